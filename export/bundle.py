@@ -1,0 +1,133 @@
+"""Write a bundle and prove it: its files, read back and run by the runtime's own engine, give what torch gives."""
+
+import copy
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from sdedit import __version__
+from sdedit.errors import BundleError, CheckpointError, EngineError
+from sdedit.export.onnx_graph import round_to_half, store_in_half, to_onnx
+from sdedit.kernels.layout import KIND_BEGIN
+from sdedit.kernels.noise import normal_numpy
+from sdedit.runtime.bundle import NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
+from sdedit.runtime.engines import open_engine
+from sdedit_ref.checkpoint import Checkpoint
+
+TOLERANCE = 1e-4
+"""Largest error of the engine against the reference with the same rounded weights, relative to the largest output."""
+
+WEIGHTS = ("half", "float32")
+
+
+def export_bundle(checkpoint: Checkpoint, out: Path, *, name: str, licence: str, weights: str = "half") -> Bundle:
+    """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
+
+    weights: how they are stored. Raises BundleError where the bundle cannot be written or differs from the reference.
+    """
+    if weights not in WEIGHTS:
+        raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
+    exact = checkpoint.network
+    network = copy.deepcopy(exact)
+    if weights == "half":
+        round_to_half(network)
+    shape = (exact.config.channels, exact.config.size, exact.config.size)
+    levels = parity_levels(len(checkpoint.schedule))
+    with staged(out) as folder:
+        outputs = reference_outputs(network, checkpoint.schedule, levels, shape)
+        check_finite(checkpoint, outputs)
+        rounding = relative_error(outputs, reference_outputs(exact, checkpoint.schedule, levels, shape))
+        model = to_onnx(network, shape)
+        if weights == "half":
+            store_in_half(model)
+        onnx.save(model, folder / NETWORK)
+        np.save(folder / SCHEDULE, checkpoint.schedule)
+        np.save(folder / REFERENCE, outputs)
+        fields = manifest_fields(checkpoint, name, licence, shape)
+        parity = {"levels": levels, "weights": weights, "weights_rounding": rounding}
+        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0}})
+        error = verify(read_bundle(folder))
+        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": error}})
+    return read_bundle(out)
+
+
+def parity_levels(levels: int) -> list[int]:
+    """Five noise levels, from the cleanest to the noisiest."""
+    return [max(1, round(levels * part)) for part in (0.001, 0.25, 0.5, 0.75, 1.0)]
+
+
+def reference_outputs(
+    network: nn.Module, schedule: np.ndarray, levels: list[int], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """The network's outputs at `levels`, float32 [L, C, H, W], for the inputs of `parity_input`."""
+    outputs = []
+    for index, k in enumerate(levels):
+        x = torch.from_numpy(parity_input(schedule, k, index, shape))
+        time = torch.tensor([schedule[k - 1, 2]], dtype=torch.float32)
+        with torch.inference_mode():
+            outputs.append(network(x, time).numpy())
+    return np.concatenate(outputs)
+
+
+def parity_input(schedule: np.ndarray, k: int, index: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """sigma_k z: an even grey, noised; float32 [1, C, H, W]."""
+    z = normal_numpy(0, index, 0, 0, KIND_BEGIN, int(np.prod(shape)))
+    return (np.float32(schedule[k - 1, 1]) * z).reshape(1, *shape)
+
+
+def verify(bundle: Bundle) -> float:
+    """The engine's largest error against the bundle's reference; raises BundleError above TOLERANCE."""
+    try:
+        engine = open_engine(bundle, engine="onnxruntime", precision="float32")
+    except EngineError as error:
+        raise BundleError(f"the exported network does not load: {error}") from None
+    levels, expected = bundle.reference()
+    x, out = np.empty((2, 1, *bundle.shape), np.float32)
+    time = np.empty(1, np.float32)
+    evaluate = engine.bind(x, time, out)
+    outputs = np.empty_like(expected)
+    for index, k in enumerate(levels):
+        x[:] = parity_input(bundle.schedule.table, k, index, bundle.shape)
+        time[:] = bundle.schedule.level(k).time
+        evaluate()
+        outputs[index] = out[0]
+    error = relative_error(outputs, expected)
+    if not error <= TOLERANCE:
+        raise BundleError(f"the exported network differs from the reference by {error:.1e}, more than {TOLERANCE:.0e}")
+    return error
+
+
+def relative_error(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute error at any level, relative to the largest expected value there."""
+    axes = tuple(range(1, expected.ndim))
+    return float((np.abs(outputs - expected).max(axes) / np.abs(expected).max(axes)).max())
+
+
+def check_finite(checkpoint: Checkpoint, outputs: np.ndarray) -> None:
+    if not np.isfinite(outputs).all() or not np.abs(outputs).max(axis=(1, 2, 3)).all():
+        raise CheckpointError(f"{checkpoint.path}: damaged: its network returns zeros, infinities or NaN")
+
+
+def manifest_fields(checkpoint: Checkpoint, name: str, licence: str, shape: tuple[int, int, int]) -> dict[str, Any]:
+    channels, height, width = shape
+    return {
+        "name": name,
+        "licence": licence,
+        "source": {"name": checkpoint.path.name, "sha256": checkpoint.sha256},
+        "image": {"channels": channels, "height": height, "width": width, "multiple_of": height},
+        "prediction": checkpoint.prediction,
+        "conditioning": "none",
+        "schedule": {"name": checkpoint.schedule_name, "levels": len(checkpoint.schedule)},
+        "exported_with": {
+            "sdedit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "numpy": np.__version__,
+        },
+    }

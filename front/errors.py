@@ -1,0 +1,25 @@
+"""What a user can get wrong. Each message is one line: the thing, the value, what is accepted."""
+
+
+class SdeditError(Exception):
+    """Base of all errors that this package raises for something outside it."""
+
+
+class BundleError(SdeditError):
+    """A bundle is missing, damaged, of another revision, or reaches outside its folder."""
+
+
+class CheckpointError(SdeditError):
+    """A checkpoint cannot be read, is not recognised, or leaves something unsaid."""
+
+
+class ImageError(SdeditError):
+    """A guide, mask or photo cannot be used, or an image cannot be written."""
+
+
+class PlanError(SdeditError):
+    """The arguments of an edit do not make a plan."""
+
+
+class EngineError(SdeditError):
+    """An engine or device is missing, refuses the network, or returns what cannot be used."""

@@ -1,0 +1,45 @@
+"""The fused step and its noise: the numpy definition, its C twin, and the one place that chooses between them."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sdedit.kernels.noise import normal_numpy
+from sdedit.kernels.step_numpy import advance_numpy, begin_numpy, step_numpy
+
+__all__ = ["TWINS", "Twin", "twin"]
+
+TWINS = ("c", "numpy")
+
+
+class Twin(NamedTuple):
+    """One implementation of the kernels; all of them give the same bits."""
+
+    name: str
+    begin: Callable[..., None]
+    step: Callable[..., None]
+    advance: Callable[..., None]
+    normal: Callable[..., object]
+
+
+def twin(name: str = "auto") -> Twin:
+    """The kernels by name; "auto" is C where the extension was built, else numpy, and then says so once.
+
+    Raises ValueError for an unknown name, ImportError for "c" without the extension.
+    """
+    if name == "numpy":
+        return Twin("numpy", begin_numpy, step_numpy, advance_numpy, normal_numpy)
+    if name not in ("auto", *TWINS):
+        raise ValueError(f"twin {name!r} is not one of auto, {', '.join(TWINS)}")
+    try:
+        from sdedit.kernels.step_c import begin_c, normal_c, step_c
+    except ImportError:
+        if name == "c":
+            raise
+        warnings.warn(
+            "sdedit: the C extension is not built; the numpy twin is used (same bits, slower)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return twin("numpy")
+    return Twin("c", begin_c, step_c, advance_numpy, normal_c)

@@ -1,0 +1,97 @@
+"""The one layout of an edit's state: names, shapes and dtypes shared by every twin, device and exporter.
+
+B slots, R rows a slot at most, C channels, H x W pixels; all arrays C-contiguous:
+
+    x, h, guide, o, o_uncond   float32 [B, C, H, W]   state, last prediction, guide, network outputs
+    mask                       float32 [B, H, W]      1 = edit, 0 = keep, between: from which fraction of t0 on
+    rows                       ROW     [B, R]         the slots' plans
+    counter, row_count         uint32  [B]            next row, number of rows; counter >= row_count: idle
+    seed, image                uint64, uint32 [B]     what the noise is keyed on
+    alpha0, sigma0             float32 [B]            the level at which a repeat begins
+    time                       float32 [B]            what the network is told
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+ROW = np.dtype(
+    [
+        ("time", "<f4"),
+        ("a_x", "<f4"),
+        ("a_o", "<f4"),
+        ("clip", "<f4"),
+        ("guidance", "<f4"),
+        ("c_x", "<f4"),
+        ("c_0", "<f4"),
+        ("c_h", "<f4"),
+        ("c_z", "<f4"),
+        ("k_g", "<f4"),
+        ("k_z", "<f4"),
+        ("threshold", "<f4"),
+        ("h_threshold", "<f4"),
+        ("step", "<u4"),
+        ("repeat", "<u4"),
+        ("keep_noise", "<u4"),
+    ]
+)
+
+MAX_ELEMENTS = 2**31 - 1
+"""Elements of one image: their index must stay a signed 32-bit integer on every device."""
+
+KIND_BEGIN = 0
+KIND_STEP = 1
+
+
+def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array of the state, by name, for images of `shape` = (C, H, W)."""
+    image = (slots, *shape)
+    float32, uint32, uint64 = np.dtype("<f4"), np.dtype("<u4"), np.dtype("<u8")
+    return {
+        "x": (image, float32),
+        "h": (image, float32),
+        "guide": (image, float32),
+        "mask": ((slots, *shape[1:]), float32),
+        "o": (image, float32),
+        "o_uncond": (image, float32),
+        "rows": ((slots, max_rows), ROW),
+        "counter": ((slots,), uint32),
+        "row_count": ((slots,), uint32),
+        "seed": ((slots,), uint64),
+        "image": ((slots,), uint32),
+        "alpha0": ((slots,), float32),
+        "sigma0": ((slots,), float32),
+        "time": ((slots,), float32),
+    }
+
+
+def check_state(**arrays: np.ndarray) -> None:
+    """Raise ValueError unless the given arrays fit together as `state_arrays` says; x and rows must be among them."""
+    x, rows = arrays["x"], arrays["rows"]
+    if x.ndim != 4 or rows.ndim != 2:
+        raise ValueError(f"x is [B, C, H, W] and rows [B, R], got shapes {x.shape} and {rows.shape}")
+    slots, *image = x.shape
+    if not 0 < np.prod(image, dtype=object) <= MAX_ELEMENTS:
+        raise ValueError(f"an image of shape {tuple(image)} is not in 1..{MAX_ELEMENTS} elements")
+    expected = state_arrays(slots, rows.shape[1], (image[0], image[1], image[2]))
+    for name, array in arrays.items():
+        shape, dtype = expected[name]
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name} must be C-contiguous {dtype_name(dtype)} {list(shape)}, "
+                f"got {dtype_name(array.dtype)} {list(array.shape)}"
+            )
+
+
+def dtype_name(dtype: np.dtype) -> str:
+    return "ROW" if dtype == ROW else dtype.name
+
+
+def busy_slots(counter: np.ndarray, row_count: np.ndarray) -> list[int]:
+    """The slots that still have a row to run."""
+    return [int(slot) for slot in np.flatnonzero(counter < row_count)]
+
+
+def allocate_state(slots: int, max_rows: int, shape: tuple[int, int, int]) -> Mapping[str, np.ndarray]:
+    """Zeroed arrays of the state; every slot is idle."""
+    return {name: np.zeros(*spec) for name, spec in state_arrays(slots, max_rows, shape).items()}

@@ -1,0 +1,259 @@
+"""A bundle: the folder that export writes and every target reads. Data only; all of it is verified before use."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from sdedit.errors import BundleError
+from sdedit.kernels.layout import MAX_ELEMENTS
+from sdedit.runtime.onnx_data import external_files
+from sdedit.runtime.plan import PREDICTIONS
+from sdedit.runtime.schedule import Schedule
+
+REVISION = 1
+"""Bump when a reader of the old revision would misread or reject the new files, never otherwise."""
+
+MANIFEST = "bundle.json"
+NETWORK = "network.onnx"
+SCHEDULE = "schedule.npy"
+REFERENCE = "reference.npy"
+MAX_MANIFEST_BYTES = 1 << 20
+
+SHIPPED = Path(__file__).parent / "models" / "earth64"
+"""The model that comes with the package."""
+
+CONDITIONINGS = ("none",)
+
+SCHEMA = {
+    "revision": int,
+    "name": str,
+    "licence": str,
+    "source": {"name": str, "sha256": str},
+    "image": {"channels": int, "height": int, "width": int, "multiple_of": int},
+    "prediction": str,
+    "conditioning": str,
+    "schedule": {"name": str, "levels": int},
+    "files": dict,
+    "exported_with": dict,
+    "parity": {"levels": list, "max_relative_error": float, "weights": str, "weights_rounding": float},
+}
+"""The manifest's keys and types; docs/design.md says what they mean."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. sha256 is that of its manifest, which holds the hashes of all other files."""
+
+    path: Path
+    sha256: str
+    manifest: Mapping[str, Any]
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        return self.manifest["name"]
+
+    @property
+    def prediction(self) -> str:
+        return self.manifest["prediction"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W of the network's images."""
+        image = self.manifest["image"]
+        return image["channels"], image["height"], image["width"]
+
+    @property
+    def network(self) -> Path:
+        return self.path / NETWORK
+
+    def reference(self) -> tuple[list[int], np.ndarray]:
+        """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
+
+        The input for output l is sigma_k z with z = normal(seed 0, image l, repeat 0, step 0, begin).
+        """
+        levels = self.manifest["parity"]["levels"]
+        outputs = _read_array(self.path / REFERENCE, self.path)
+        if outputs.dtype != np.float32 or outputs.shape != (len(levels), *self.shape):
+            raise BundleError(
+                f"bundle {self.path}: {REFERENCE} is {outputs.dtype} {list(outputs.shape)}, "
+                f"expected float32 {[len(levels), *self.shape]}"
+            )
+        return levels, outputs
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and verify a bundle: revision, schema, sizes, hashes, and that no path leaves the folder.
+
+    Raises BundleError, on one line, for anything that is wrong with it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"bundle {path}: no such folder" if not path.exists() else f"bundle {path}: not a folder")
+    text = _read_manifest(path)
+    manifest = _parse_manifest(path, text)
+    for name, entry in manifest["files"].items():
+        _verify_file(path, name, entry)
+    _verify_network(path, manifest)
+    schedule = _read_schedule(path, manifest)
+    return Bundle(path, hashlib.sha256(text).hexdigest(), manifest, schedule)
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    An existing bundle is replaced only then; raises BundleError, at once, where `out` is anything else.
+    """
+    if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
+        raise BundleError(f"{out} exists and is not a bundle: it is not replaced")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"bundle {out} cannot be written: {error.strerror}") from None
+    try:
+        new = temporary / "new"
+        new.mkdir()
+        yield new
+        if out.exists():
+            out.rename(temporary / "old")
+        new.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
+    """Complete the manifest of the bundle in folder `path`: revision, and size and hash of every file there."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
+    entries = {
+        file.relative_to(path).as_posix(): {"sha256": file_sha256(file), "bytes": file.stat().st_size} for file in files
+    }
+    manifest = {**fields, "revision": REVISION, "files": entries}
+    text = json.dumps(manifest, sort_keys=True, indent=2, allow_nan=False) + "\n"
+    (path / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        with (path / MANIFEST).open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"bundle {path}: {MANIFEST} cannot be read: {error.strerror}") from None
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"bundle {path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return text
+
+
+def _parse_manifest(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BundleError(f"bundle {path}: {MANIFEST} is not valid JSON") from None
+    revision = manifest.get("revision") if isinstance(manifest, dict) else None
+    if type(revision) is not int:
+        raise BundleError(f"bundle {path}: {MANIFEST} states no revision")
+    if revision != REVISION:
+        hint = "a newer sdedit is needed" if revision > REVISION else "export it again"
+        raise BundleError(f"bundle {path}: revision {revision} is not {REVISION}, the one this version reads: {hint}")
+    try:
+        _check_schema(manifest, SCHEMA, "")
+        _check_values(manifest)
+    except ValueError as error:
+        raise BundleError(f"bundle {path}: {MANIFEST}: {error}") from None
+    return manifest
+
+
+def _check_schema(value: Any, schema: Any, where: str) -> None:
+    if not isinstance(schema, dict):
+        if type(value) is not schema:
+            raise ValueError(f"{where} is not of type {schema.__name__}")
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not an object")
+    missing, unknown = sorted(schema.keys() - value.keys()), sorted(value.keys() - schema.keys())
+    if missing or unknown:
+        raise ValueError(f"{where or 'it'} lacks {missing} and has unknown {unknown}")
+    for key, part in schema.items():
+        _check_schema(value[key], part, f"{where}.{key}".lstrip("."))
+
+
+def _check_values(manifest: dict[str, Any]) -> None:
+    for name, accepted in (("prediction", PREDICTIONS), ("conditioning", CONDITIONINGS)):
+        if manifest[name] not in accepted:
+            raise ValueError(f"{name} {manifest[name]!r} is not one of {', '.join(accepted)}")
+    image = manifest["image"]
+    if min(image.values()) < 1 or image["channels"] * image["height"] * image["width"] > MAX_ELEMENTS:
+        raise ValueError(f"image {image} is not a size")
+    if image["height"] % image["multiple_of"] or image["width"] % image["multiple_of"]:
+        raise ValueError(f"image {image} is not a multiple of multiple_of")
+    for name, entry in manifest["files"].items():
+        _check_schema(entry, {"sha256": str, "bytes": int}, f"files[{name!r}]")
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or str(pure) != name or name == ".":
+            raise ValueError(f"files: path {name!r} does not stay in the bundle")
+    levels = manifest["parity"]["levels"]
+    if not all(type(k) is int and 1 <= k <= manifest["schedule"]["levels"] for k in levels):
+        raise ValueError(f"parity.levels {levels} are not levels of the schedule")
+    for name in (NETWORK, SCHEDULE, REFERENCE):
+        if name not in manifest["files"]:
+            raise ValueError(f"files lack {name}")
+
+
+def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
+    file = path / name
+    try:
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BundleError(f"bundle {path}: {name} leads outside the bundle")
+        if not file.is_file():
+            raise BundleError(f"bundle {path}: {name} is missing")
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry['bytes']}: it was altered")
+        if file_sha256(file) != entry["sha256"]:
+            raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
+    except (OSError, ValueError) as error:  # ValueError: a null byte in a name
+        raise BundleError(f"bundle {path}: {name!r} cannot be read: {error}") from None
+
+
+def _verify_network(path: Path, manifest: dict[str, Any]) -> None:
+    try:
+        asked = external_files(path / NETWORK)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"bundle {path}: {NETWORK}: {error}") from None
+    strangers = sorted(asked - manifest["files"].keys())
+    if strangers:
+        raise BundleError(f"bundle {path}: {NETWORK} asks for {strangers[0]!r}, which {MANIFEST} does not list")
+
+
+def _read_schedule(path: Path, manifest: dict[str, Any]) -> Schedule:
+    table = _read_array(path / SCHEDULE, path)
+    try:
+        schedule = Schedule(table)
+    except ValueError as error:
+        raise BundleError(f"bundle {path}: {SCHEDULE}: {error}") from None
+    if len(schedule) != manifest["schedule"]["levels"]:
+        raise BundleError(
+            f"bundle {path}: {SCHEDULE} has {len(schedule)} levels, {MANIFEST} says {manifest['schedule']['levels']}"
+        )
+    return schedule
+
+
+def _read_array(file: Path, path: Path) -> np.ndarray:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
+        raise BundleError(f"bundle {path}: {file.name} is not a readable array: {error}") from None

@@ -1,0 +1,253 @@
+"""Between files and the network: decoding, the part of a photo that is edited, and putting the result back."""
+
+import hashlib
+import io
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from sdedit.errors import ImageError
+
+Source = str | os.PathLike[str] | Image.Image | np.ndarray
+"""A file, a PIL image, or an array: uint8 [H, W, 3] or [H, W]; a mask may be bool or float in [0, 1] as well."""
+
+FITS = ("crop", "pad", "stretch")
+MODES = {1: "L", 3: "RGB"}
+CONVERTIBLE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded source. sha256 is of the file, or of the array's bytes; name is the file's."""
+
+    image: Image.Image
+    sha256: str
+    name: str | None
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        return {"name": self.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is edited: `box` (left, top, right, bottom) of the photo at the network's size, and where it changes.
+
+    guide: float32 [C, H, W] in [-1, 1]. mask: float32 [H, W] in [0, 1]. change: bool [h, w] over the photo, or None
+    where the result is the whole image.
+    """
+
+    photo: Image.Image
+    box: tuple[int, int, int, int]
+    guide: np.ndarray
+    mask: np.ndarray
+    change: np.ndarray | None
+
+
+def open_picture(source: Source, what: str, channels: int = 3) -> Picture:
+    """Decode to upright 8-bit RGB (grey for a network of one channel). `what` names the source in an ImageError."""
+    picture = _decode(source, what)
+    if channels not in MODES:
+        raise ImageError(f"{what}: a network of {channels} channels does not take images")
+    return Picture(_flatten(picture.image, what).convert(MODES[channels]), picture.sha256, picture.name)
+
+
+def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Picture]:
+    """A mask as float32 [H, W] in [0, 1], white = 1 = edit; it must have the guide's size (width, height)."""
+    if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+        values = _check_mask_array(source)
+        picture = Picture(Image.fromarray(np.rint(values * 255).astype(np.uint8)), _array_sha256(source), None)
+    else:
+        picture = _decode(source, "mask")
+        grey = _flatten(picture.image, "mask").convert("L")
+        values = np.asarray(grey, np.float32) / np.float32(255)
+    if picture.image.size != size:
+        raise ImageError(f"mask is {_times(picture.image.size)} pixels, the guide {_times(size)}: they must be equal")
+    return values, picture
+
+
+def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> Canvas:
+    """The photo brought to the network's size by `fit`, all of it editable."""
+    if fit not in FITS:
+        raise ImageError(f"fit {fit!r} is not one of {', '.join(FITS)}")
+    _, height, width = shape
+    size = (width, height)
+    if photo.size != size:
+        if fit == "crop":
+            photo = ImageOps.fit(photo, size, Image.Resampling.LANCZOS)
+        elif fit == "pad":
+            photo = ImageOps.pad(photo, size, Image.Resampling.LANCZOS)
+        else:
+            photo = photo.resize(size, Image.Resampling.LANCZOS)
+    return Canvas(photo, (0, 0, *size), to_state(photo), np.ones((height, width), np.float32), None)
+
+
+def masked_canvas(photo: Image.Image, mask: np.ndarray, shape: tuple[int, int, int], context: float) -> Canvas:
+    """The box around the mask, grown by `context` of its size on each side, to the network's aspect.
+
+    It is never smaller than the network's image, so that no small mask is edited enlarged, unless the photo is.
+    """
+    if not 0 <= context < math.inf:
+        raise ImageError(f"context {context} is not at least 0")
+    _, height, width = shape
+    box = _context_box(mask, (height, width), context)
+    part = photo.crop(box)
+    small = Image.fromarray(mask).crop(box)
+    if part.size != (width, height):
+        part = part.resize((width, height), Image.Resampling.LANCZOS)
+        small = small.resize((width, height), Image.Resampling.NEAREST)
+    return Canvas(photo, box, to_state(part), np.asarray(small, np.float32), mask > 0)
+
+
+def paste(canvas: Canvas, state: np.ndarray, exact: bool) -> Image.Image:
+    """The photo with the edited box put back: where the mask is, or all of the box if the keep rule is not `exact`."""
+    edited = to_image(state)
+    if canvas.change is None:
+        return edited
+    left, top, right, bottom = canvas.box
+    if edited.size != (right - left, bottom - top):
+        edited = edited.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+    out = canvas.photo.copy()
+    where = Image.fromarray(canvas.change[top:bottom, left:right]) if exact else None
+    out.paste(edited, (left, top), where)
+    return out
+
+
+def to_state(image: Image.Image) -> np.ndarray:
+    """8-bit values u become u / 127.5 - 1: float32 [C, H, W]."""
+    values = np.atleast_3d(np.asarray(image, np.float32)) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def to_image(state: np.ndarray) -> Image.Image:
+    """The inverse of `to_state`: rint((x + 1) 127.5), clamped to 0..255."""
+    values = np.clip(np.rint((state + np.float32(1)) * np.float32(127.5)), 0, 255).astype(np.uint8)
+    return Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0).copy())
+
+
+def check_output(path: Path) -> None:
+    """Raise ImageError unless a PNG can be written at `path`; called before anything is computed."""
+    if path.suffix.lower() != ".png":
+        raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
+    if path.is_dir():
+        raise ImageError(f"output {path} is a folder")
+    if not path.parent.is_dir():
+        raise ImageError(f"output {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ImageError(f"output {path}: the folder {path.parent} is not writable")
+
+
+def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+    """Write the image with these text chunks, so that `path` is either complete or untouched."""
+    check_output(path)
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_itxt(key, text)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            temporary = Path(file.name)
+            image.save(file, "PNG", pnginfo=info)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise ImageError(f"output {path} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _decode(source: Source, what: str) -> Picture:
+    if isinstance(source, np.ndarray):
+        return Picture(_array_image(source, what), _array_sha256(source), None)
+    if isinstance(source, Image.Image):
+        return Picture(source, _array_sha256(np.asarray(source)), None)
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{what} {path} cannot be read: {error.strerror}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise ImageError(f"{what} {path} is not an image in a format known here, such as PNG or JPEG") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{what} {path} is larger than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:  # Pillow's decoders raise all
+        raise ImageError(f"{what} {path} is damaged: {error}") from None
+    return Picture(image, hashlib.sha256(data).hexdigest(), path.name)
+
+
+def _flatten(image: Image.Image, what: str) -> Image.Image:
+    """An image without alpha and of 8 bits; nothing visible is dropped on the way."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"{what} has grey values outside 0..65535")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        lowest, _ = image.getchannel("A").getextrema()
+        if lowest != 255:
+            raise ImageError(f"{what} has transparent pixels: flatten it first")
+        return image.convert("RGB")
+    if image.mode not in CONVERTIBLE:
+        raise ImageError(f"{what} has pixel mode {image.mode}; accepted are grey, palette, RGB and CMYK")
+    return image
+
+
+def _array_image(array: np.ndarray, what: str) -> Image.Image:
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
+        raise ImageError(f"{what} is an array of {array.dtype} {list(array.shape)}; accepted are uint8 [H, W(, 3)]")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _check_mask_array(array: np.ndarray) -> np.ndarray:
+    values = array.astype(np.float32)
+    if array.ndim != 2 or array.dtype.kind not in "bf" or not ((values >= 0) & (values <= 1)).all():
+        raise ImageError(
+            f"mask is an array of {array.dtype} {list(array.shape)}; accepted: uint8, bool or float in [0, 1]; [H, W]"
+        )
+    return values
+
+
+def _context_box(mask: np.ndarray, model: tuple[int, int], context: float) -> tuple[int, int, int, int]:
+    editable = mask > 0
+    spans = [np.flatnonzero(editable.any(axis=axis)) for axis in (1, 0)]  # rows, columns
+    ends = [(int(s[0]), int(s[-1]) + 1) if s.size else (0, n) for s, n in zip(spans, mask.shape, strict=True)]
+    wanted = [max((high - low) * (1 + 2 * context), size) for (low, high), size in zip(ends, model, strict=True)]
+    scale = max(want / size for want, size in zip(wanted, model, strict=True))
+    sides = []
+    for (low, high), size, limit in zip(ends, model, mask.shape, strict=True):
+        length = min(math.ceil(size * scale), limit)
+        start = min(max((low + high - length) // 2, 0), limit - length)
+        sides.append((start, start + length))
+    (top, bottom), (left, right) = sides
+    return left, top, right, bottom
+
+
+def _array_sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""SDEdit as the paper has it, in torch, to be read: score networks, their checkpoints and their noise schedules."""

@@ -1,0 +1,1 @@
+"""Score networks, each with the parameter names of the checkpoints it loads."""

@@ -1,0 +1,49 @@
+"""Noise schedules as tables: row i is level k = i + 1 of T, clean to noisy: alpha, sigma, what the network is told.
+
+x_k = alpha x0 + sigma z. float64 [T, 3] throughout.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+LEVELS = 1000
+
+
+def variance_preserving(betas: np.ndarray) -> np.ndarray:
+    """DDPM (Ho et al. 2020): alpha^2 = prod (1 - beta), alpha^2 + sigma^2 = 1, time = k - 1."""
+    squared = np.cumprod(1 - betas)
+    # 1 - squared loses digits where squared is near 1; this sum of the same product does not.
+    sigma = np.sqrt(-np.expm1(np.cumsum(np.log1p(-betas))))
+    return np.stack([np.sqrt(squared), sigma, np.arange(len(betas), dtype=np.float64)], axis=1)
+
+
+def linear(levels: int = LEVELS) -> np.ndarray:
+    """DDPM's and the official SDEdit models': betas from 1e-4 to 0.02."""
+    return variance_preserving(np.linspace(1e-4, 0.02, levels))
+
+
+def cosine(levels: int = LEVELS) -> np.ndarray:
+    """Nichol & Dhariwal 2021, eq. 17: betas of alpha^2 = cos^2((u + 0.008) / 1.008 pi / 2), at most 0.999."""
+    u = np.arange(levels + 1) / levels
+    f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    return variance_preserving(np.minimum(1 - f[1:] / f[:-1], 0.999))
+
+
+def variance_exploding(levels: int = LEVELS, sigma_min: float = 0.01, sigma_max: float = 348.0) -> np.ndarray:
+    """Song et al. 2021: alpha = 1, sigma geometric; for networks of data in [0, 1], whose sigma canonical data double.
+
+    sigma(t) = sigma_min (sigma_max / sigma_min)^t at t = (k - 1) / (T - 1); time is the network's own sigma.
+    """
+    own = sigma_min * (sigma_max / sigma_min) ** (np.arange(levels) / (levels - 1))
+    return np.stack([np.ones(levels), 2 * own, own], axis=1)
+
+
+def rectified_flow(levels: int = LEVELS) -> np.ndarray:
+    """Liu et al. 2022: alpha = 1 - t, sigma = t at t = k / T; time is t."""
+    t = np.arange(1, levels + 1) / levels
+    return np.stack([1 - t, t, t], axis=1)
+
+
+SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear, "cosine": cosine}
+"""The schedules that a DDPM checkpoint may have been trained with, by name."""
