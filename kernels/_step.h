@@ -155,11 +155,10 @@ INLINE float root(float value) {
 #endif
 }
 
-/* noise.box_muller */
-INLINE void box_muller(uint32_t radius_word, uint32_t angle_word, float *RESTRICT out0, float *RESTRICT out1) {
-    float r = root(-2.0f * log_uniform(radius_word));
-    uint32_t quadrant = (angle_word + 0x20000000u) >> 30;
-    int32_t remainder = (int32_t)(angle_word - (quadrant << 30));
+/* noise.cosine_and_sine */
+INLINE void cosine_and_sine(uint32_t word, float *cosine, float *sine) {
+    uint32_t quadrant = (word + 0x20000000u) >> 30;
+    int32_t remainder = (int32_t)(word - (quadrant << 30));
     int32_t high = (remainder + 0x20000) & -0x40000;
     int32_t low = remainder - high;
     float wh = (float)high * 1.862645149230957e-09f;
@@ -174,10 +173,17 @@ INLINE void box_muller(uint32_t radius_word, uint32_t angle_word, float *RESTRIC
     q = q * z + 9.074112128359957e-09f;
     float v = 0.3084251284599304f * (wh * wh) + (0.3084251284599304f * wl * (wh + w) + q * z);
     float c = 1.0f - v;
-    float cosine = quadrant & 1 ? s : c;
-    float sine = quadrant & 1 ? c : s;
-    cosine = (quadrant + 1) & 2 ? -cosine : cosine;
-    sine = quadrant & 2 ? -sine : sine;
+    float unsigned_cosine = quadrant & 1 ? s : c;
+    float unsigned_sine = quadrant & 1 ? c : s;
+    *cosine = (quadrant + 1) & 2 ? -unsigned_cosine : unsigned_cosine;
+    *sine = quadrant & 2 ? -unsigned_sine : unsigned_sine;
+}
+
+/* noise.box_muller */
+INLINE void box_muller(uint32_t radius_word, uint32_t angle_word, float *RESTRICT out0, float *RESTRICT out1) {
+    float r = root(-2.0f * log_uniform(radius_word));
+    float cosine, sine;
+    cosine_and_sine(angle_word, &cosine, &sine);
     *out0 = r * cosine;
     *out1 = r * sine;
 }

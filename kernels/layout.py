@@ -66,7 +66,7 @@ def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict
 
 
 def check_state(**arrays: np.ndarray) -> None:
-    """Raise ValueError unless the given arrays fit together as `state_arrays` says; x and rows must be among them."""
+    """Raise ValueError unless the arrays, x, rows and row_count among them, fit together as `state_arrays` says."""
     x, rows = arrays["x"], arrays["rows"]
     if x.ndim != 4 or rows.ndim != 2:
         raise ValueError(f"x is [B, C, H, W] and rows [B, R], got shapes {x.shape} and {rows.shape}")
@@ -81,6 +81,8 @@ def check_state(**arrays: np.ndarray) -> None:
                 f"{name} must be C-contiguous {dtype_name(dtype)} {list(shape)}, "
                 f"got {dtype_name(array.dtype)} {list(array.shape)}"
             )
+    if (arrays["row_count"] > rows.shape[1]).any():
+        raise ValueError(f"row_count {arrays['row_count'].max()} exceeds the {rows.shape[1]} rows there are")
 
 
 def dtype_name(dtype: np.dtype) -> str:
