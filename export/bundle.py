@@ -1,6 +1,7 @@
 """Write a bundle and prove it: its files, read back and run by the runtime's own engine, give what torch gives."""
 
 import copy
+import math
 import platform
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,12 @@ def export_bundle(checkpoint: Checkpoint, out: Path, *, name: str, licence: str,
     shape = (exact.config.channels, exact.config.size, exact.config.size)
     levels = parity_levels(len(checkpoint.schedule))
     with staged(out) as folder:
+        exact_outputs = reference_outputs(exact, checkpoint.schedule, levels, shape)
+        check_finite(checkpoint, exact_outputs)
         outputs = reference_outputs(network, checkpoint.schedule, levels, shape)
-        check_finite(checkpoint, outputs)
-        rounding = relative_error(outputs, reference_outputs(exact, checkpoint.schedule, levels, shape))
+        rounding = relative_error(outputs, exact_outputs)
+        if not math.isfinite(rounding):
+            raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
         model = to_onnx(network, shape)
         if weights == "half":
             store_in_half(model)
@@ -96,10 +100,10 @@ def verify(bundle: Bundle) -> float:
         time[:] = bundle.schedule.level(k).time
         evaluate()
         outputs[index] = out[0]
-    error = relative_error(outputs, expected)
-    if not error <= TOLERANCE:
-        raise BundleError(f"the exported network differs from the reference by {error:.1e}, more than {TOLERANCE:.0e}")
-    return error
+    worst = relative_error(outputs, expected)
+    if not worst <= TOLERANCE:
+        raise BundleError(f"the exported network differs from the reference by {worst:.1e}, more than {TOLERANCE:.0e}")
+    return worst
 
 
 def relative_error(outputs: np.ndarray, expected: np.ndarray) -> float:

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import onnx
+import onnxscript  # noqa: F401 - torch.onnx.export needs it: where it is missing, the import of this module says so
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn

@@ -9,10 +9,13 @@ from sdedit import __version__
 from sdedit.errors import SdeditError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="sdedit")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Edit images by noising a guide up to t0 and bringing it back to a clean image (SDEdit)."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command(epilog="Example: sdedit edit strokes.png --out result.png --t0 0.5 --seed 3")
@@ -62,8 +65,8 @@ def edit(guide: Path, out: Path, mask: Path | None, bundle: Path | None, **optio
     result.images[0].save(out)
     image, r = result.images[0].pil, result.recipe
     click.echo(
-        f"{out}: {image.width}x{image.height}, {r['bundle']['name']}, {r['steps']} steps of {r['sampler']} "
-        f"from t0 {r['t0']:g}, seed {r['seed']}, {result.timings['loop']:.2f} s"
+        f"{click.format_filename(out)}: {image.width}x{image.height}, {r['bundle']['name']}, "
+        f"{r['steps']} steps of {r['sampler']} from t0 {r['t0']:g}, seed {r['seed']}, {result.timings['loop']:.2f} s"
     )
 
 
@@ -97,7 +100,8 @@ def export(
     parity = bundle.manifest["parity"]
     size_mb = sum(entry["bytes"] for entry in bundle.manifest["files"].values()) / 1e6
     click.echo(
-        f"{out}: {bundle.name}, {size_mb:.1f} MB, error against torch {parity['max_relative_error']:.1e}, "
+        f"{click.format_filename(out)}: {bundle.name}, {size_mb:.1f} MB, "
+        f"error against torch {parity['max_relative_error']:.1e}, "
         f"rounding of weights to {parity['weights']} {parity['weights_rounding']:.1e}"
     )
 
@@ -106,8 +110,6 @@ def main() -> None:
     """Entry point: every error that a user can cause is one line on stderr and exit code 2."""
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
     except click.ClickException as error:
         fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):

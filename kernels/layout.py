@@ -12,6 +12,8 @@ B slots, R rows a slot at most, C channels, H x W pixels; all arrays C-contiguou
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -43,6 +45,7 @@ KIND_BEGIN = 0
 KIND_STEP = 1
 
 
+@lru_cache  # the kernels ask at every step
 def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of every array of the state, by name, for images of `shape` = (C, H, W)."""
     image = (slots, *shape)
@@ -71,7 +74,7 @@ def check_state(**arrays: np.ndarray) -> None:
     if x.ndim != 4 or rows.ndim != 2:
         raise ValueError(f"x is [B, C, H, W] and rows [B, R], got shapes {x.shape} and {rows.shape}")
     slots, *image = x.shape
-    if not 0 < np.prod(image, dtype=object) <= MAX_ELEMENTS:
+    if not 0 < prod(image) <= MAX_ELEMENTS:
         raise ValueError(f"an image of shape {tuple(image)} is not in 1..{MAX_ELEMENTS} elements")
     expected = state_arrays(slots, rows.shape[1], (image[0], image[1], image[2]))
     for name, array in arrays.items():

@@ -96,8 +96,7 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises BundleError, on one line, for anything that is wrong with it.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise BundleError(f"bundle {path}: no such folder" if not path.exists() else f"bundle {path}: not a folder")
+    _check_folder(path)
     text = _read_manifest(path)
     manifest = _parse_manifest(path, text)
     for name, entry in manifest["files"].items():
@@ -111,22 +110,22 @@ def read_bundle(path: str | Path) -> Bundle:
 def staged(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
 
-    An existing bundle is replaced only then; raises BundleError, at once, where `out` is anything else.
+    An existing bundle is replaced only then; raises BundleError, at once, where `out` holds anything else.
     """
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
-        raise BundleError(f"{out} exists and is not a bundle: it is not replaced")
     try:
+        if not out.name or not _is_replaceable(out):
+            raise BundleError(f"{out} exists and is not a bundle alone: it is not replaced")
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise BundleError(f"bundle {out} cannot be written: {error.strerror}") from None
+        temporary = Path(tempfile.mkdtemp(prefix=".sdedit-", dir=out.parent))
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise BundleError(f"bundle {out} cannot be written: {_reason(error)}") from None
     try:
         new = temporary / "new"
         new.mkdir()
         yield new
-        if out.exists():
-            out.rename(temporary / "old")
-        new.rename(out)
+        _replace(out, new, temporary / "old")
+    except OSError as error:
+        raise BundleError(f"bundle {out} cannot be written: {_reason(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -145,6 +144,44 @@ def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise BundleError(f"bundle {path}: no such folder")
+        if not path.is_dir():
+            raise BundleError(f"bundle {path}: not a folder")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise BundleError(f"bundle {path} cannot be read: {_reason(error)}") from None
+
+
+def _is_replaceable(out: Path) -> bool:
+    """Nothing is lost with it: it does not exist, or it is a folder of files that its own manifest lists."""
+    if not out.exists():
+        return True
+    listed = _listed_files(out)
+    return out.is_dir() and all(file.is_dir() or file.relative_to(out).as_posix() in listed for file in out.rglob("*"))
+
+
+def _listed_files(path: Path) -> set[str]:
+    """What the manifest says is in the bundle, itself included; empty where there is none."""
+    try:
+        return {MANIFEST, *json.loads(_read_manifest(path))["files"]}
+    except (BundleError, ValueError, TypeError, KeyError, RecursionError):
+        return set()
+
+
+def _replace(out: Path, new: Path, old: Path) -> None:
+    """Move `out` to `old` and `new` to `out`, or nothing at all."""
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -192,6 +229,8 @@ def _check_schema(value: Any, schema: Any, where: str) -> None:
 
 
 def _check_values(manifest: dict[str, Any]) -> None:
+    if not manifest["name"].isprintable():
+        raise ValueError(f"name {manifest['name']!r} is not printable")
     for name, accepted in (("prediction", PREDICTIONS), ("conditioning", CONDITIONINGS)):
         if manifest[name] not in accepted:
             raise ValueError(f"{name} {manifest[name]!r} is not one of {', '.join(accepted)}")
@@ -202,8 +241,7 @@ def _check_values(manifest: dict[str, Any]) -> None:
         raise ValueError(f"image {image} is not a multiple of multiple_of")
     for name, entry in manifest["files"].items():
         _check_schema(entry, {"sha256": str, "bytes": int}, f"files[{name!r}]")
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or str(pure) != name or name == ".":
+        if not _stays_inside(name):
             raise ValueError(f"files: path {name!r} does not stay in the bundle")
     levels = manifest["parity"]["levels"]
     if not all(type(k) is int and 1 <= k <= manifest["schedule"]["levels"] for k in levels):
@@ -211,6 +249,13 @@ def _check_values(manifest: dict[str, Any]) -> None:
     for name in (NETWORK, SCHEDULE, REFERENCE):
         if name not in manifest["files"]:
             raise ValueError(f"files lack {name}")
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether it is a plain relative path. With a `*` onnxruntime marks data at an address in memory, not in a file."""
+    pure = PurePosixPath(name)
+    plain = name.isprintable() and not set(name) & set("\\:*") and str(pure) == name != "."
+    return plain and not pure.is_absolute() and ".." not in pure.parts
 
 
 def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
@@ -225,15 +270,15 @@ def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
             raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry['bytes']}: it was altered")
         if file_sha256(file) != entry["sha256"]:
             raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
-    except (OSError, ValueError) as error:  # ValueError: a null byte in a name
-        raise BundleError(f"bundle {path}: {name!r} cannot be read: {error}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
+        raise BundleError(f"bundle {path}: {name} cannot be read: {_reason(error)}") from None
 
 
 def _verify_network(path: Path, manifest: dict[str, Any]) -> None:
     try:
         asked = external_files(path / NETWORK)
     except (OSError, ValueError) as error:
-        raise BundleError(f"bundle {path}: {NETWORK}: {error}") from None
+        raise BundleError(f"bundle {path}: {NETWORK}: {_reason(error)}") from None
     strangers = sorted(asked - manifest["files"].keys())
     if strangers:
         raise BundleError(f"bundle {path}: {NETWORK} asks for {strangers[0]!r}, which {MANIFEST} does not list")
@@ -254,6 +299,13 @@ def _read_schedule(path: Path, manifest: dict[str, Any]) -> Schedule:
 
 def _read_array(file: Path, path: Path) -> np.ndarray:
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        raise BundleError(f"bundle {path}: {file.name} is not a readable array: {error}") from None
+        with file.open("rb") as opened:
+            return np.lib.format.read_array(opened, allow_pickle=False)
+    except Exception as error:  # numpy raises half a dozen types for damaged headers
+        raise BundleError(f"bundle {path}: {file.name} is not a readable array: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -4,7 +4,7 @@ import hashlib
 import io
 import math
 import os
-import tempfile
+import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Source = str | os.PathLike[str] | Image.Image | np.ndarray
 
 FITS = ("crop", "pad", "stretch")
 MODES = {1: "L", 3: "RGB"}
-CONVERTIBLE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+CONVERTIBLE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> C
         if fit == "crop":
             photo = ImageOps.fit(photo, size, Image.Resampling.LANCZOS)
         elif fit == "pad":
-            photo = ImageOps.pad(photo, size, Image.Resampling.LANCZOS)
+            photo = _pad(photo, size)
         else:
             photo = photo.resize(size, Image.Resampling.LANCZOS)
     return Canvas(photo, (0, 0, *size), to_state(photo), np.ones((height, width), np.float32), None)
@@ -137,12 +137,15 @@ def check_output(path: Path) -> None:
     """Raise ImageError unless a PNG can be written at `path`; called before anything is computed."""
     if path.suffix.lower() != ".png":
         raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
-    if path.is_dir():
-        raise ImageError(f"output {path} is a folder")
-    if not path.parent.is_dir():
-        raise ImageError(f"output {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise ImageError(f"output {path}: the folder {path.parent} is not writable")
+    try:
+        if path.is_dir():
+            raise ImageError(f"output {path} is a folder")
+        if not path.parent.is_dir():
+            raise ImageError(f"output {path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise ImageError(f"output {path}: the folder {path.parent} is not writable")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ImageError(f"output {path} cannot be written: {_reason(error)}") from None
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
@@ -151,52 +154,55 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
     info = PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text)
-    temporary = None
+    temporary = path.parent / f".sdedit-{secrets.token_hex(8)}"
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:
             image.save(file, "PNG", pnginfo=info)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
-        raise ImageError(f"output {path} cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(f"output {path} cannot be written: {_reason(error)}") from None
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _decode(source: Source, what: str) -> Picture:
     if isinstance(source, np.ndarray):
         return Picture(_array_image(source, what), _array_sha256(source), None)
     if isinstance(source, Image.Image):
-        return Picture(source, _array_sha256(np.asarray(source)), None)
+        image = _load(source, what)
+        return Picture(image, _array_sha256(np.asarray(image)), None)
     path = Path(source)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{what} {path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(f"{what} {path} cannot be read: {_reason(error)}") from None
+    return Picture(_load(io.BytesIO(data), f"{what} {path}"), hashlib.sha256(data).hexdigest(), path.name)
+
+
+def _load(source: io.BytesIO | Image.Image, what: str) -> Image.Image:
+    """All pixels, upright."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow about metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = source if isinstance(source, Image.Image) else Image.open(source)
             image.load()
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise ImageError(f"{what} {path} is not an image in a format known here, such as PNG or JPEG") from None
+        raise ImageError(f"{what} is not an image in a format known here, such as PNG or JPEG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{what} {path} is larger than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:  # Pillow's decoders raise all
-        raise ImageError(f"{what} {path} is damaged: {error}") from None
-    return Picture(image, hashlib.sha256(data).hexdigest(), path.name)
+        raise ImageError(f"{what} is larger than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except Exception as error:  # Pillow's decoders raise a dozen types for damaged files
+        raise ImageError(f"{what} is damaged: {_reason(error)}") from None
+    if 0 in image.size:
+        raise ImageError(f"{what} is {_times(image.size)} pixels: there is nothing to see")
+    return image
 
 
 def _flatten(image: Image.Image, what: str) -> Image.Image:
     """An image without alpha and of 8 bits; nothing visible is dropped on the way."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{what} has grey values outside 0..65535")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.mode.startswith("I"):
+        return _from_sixteen_bits(image, what)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         lowest, _ = image.getchannel("A").getextrema()
@@ -208,6 +214,26 @@ def _flatten(image: Image.Image, what: str) -> Image.Image:
     return image
 
 
+def _from_sixteen_bits(image: Image.Image, what: str) -> Image.Image:
+    """Grey of 0..65535 becomes grey of 0..255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"{what} has grey values outside 0..65535")
+    if (values == image.info.get("transparency", -1)).any():
+        raise ImageError(f"{what} has transparent pixels: flatten it first")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def _pad(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The whole photo in the middle of a black image; even the thinnest keeps a pixel, which ImageOps.pad drops."""
+    scale = min(size[0] / photo.width, size[1] / photo.height)
+    small = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    out = Image.new(photo.mode, size)
+    place = (round((size[0] - small[0]) / 2), round((size[1] - small[1]) / 2))
+    out.paste(photo.resize(small, Image.Resampling.LANCZOS), place)
+    return out
+
+
 def _array_image(array: np.ndarray, what: str) -> Image.Image:
     grey = array.ndim == 2
     if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
@@ -216,12 +242,12 @@ def _array_image(array: np.ndarray, what: str) -> Image.Image:
 
 
 def _check_mask_array(array: np.ndarray) -> np.ndarray:
-    values = array.astype(np.float32)
-    if array.ndim != 2 or array.dtype.kind not in "bf" or not ((values >= 0) & (values <= 1)).all():
+    fits = array.ndim == 2 and array.dtype.kind in "bf" and array.size > 0
+    if not fits or not ((array >= 0) & (array <= 1)).all():
         raise ImageError(
             f"mask is an array of {array.dtype} {list(array.shape)}; accepted: uint8, bool or float in [0, 1]; [H, W]"
         )
-    return values
+    return array.astype(np.float32)
 
 
 def _context_box(mask: np.ndarray, model: tuple[int, int], context: float) -> tuple[int, int, int, int]:
@@ -232,7 +258,7 @@ def _context_box(mask: np.ndarray, model: tuple[int, int], context: float) -> tu
     scale = max(want / size for want, size in zip(wanted, model, strict=True))
     sides = []
     for (low, high), size, limit in zip(ends, model, mask.shape, strict=True):
-        length = min(math.ceil(size * scale), limit)
+        length = math.ceil(min(size * scale, limit))  # in this order: scale may be infinite
         start = min(max((low + high - length) // 2, 0), limit - length)
         sides.append((start, start + length))
     (top, bottom), (left, right) = sides
@@ -247,7 +273,7 @@ def _times(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdedit.errors import CheckpointError
@@ -20,6 +21,10 @@ from sdedit_ref.sde import SCHEDULES
 
 PREDICTIONS = ("eps", "v", "x0")
 MAX_HEADER_BYTES = 100_000_000
+MAX_LEVELS = 1_000_000
+"""What a bundle's schedule holds."""
+MAX_SIZE = 16384
+"""Pixels of a side; an RGB image of that size still has fewer elements than the noise can count."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,11 @@ def load_checkpoint(
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)
-    if "temb.dense.0.weight" not in tensors or "conv_in.weight" not in tensors:
-        found = ", ".join(sorted(tensors)[:3]) or "none"
-        raise CheckpointError(f"{path}: no DDPM checkpoint: temb.dense.0.weight is not among its keys ({found}, ...)")
+    _check_family(path, tensors)
     known = {
-        "prediction": prediction or metadata.get("prediction"),
-        "schedule": schedule or metadata.get("betas"),
-        "size": size or metadata.get("image_size"),
+        "prediction": metadata.get("prediction") if prediction is None else prediction,
+        "schedule": metadata.get("betas") if schedule is None else schedule,
+        "size": metadata.get("image_size") if size is None else size,
     }
     missing = [name for name, value in known.items() if value is None]
     if missing:
@@ -66,13 +69,9 @@ def load_checkpoint(
         levels = int(metadata.get("timesteps", 1000))
     except ValueError:
         raise CheckpointError(f"{path}: size, patch or timesteps in its metadata is not a number") from None
-    config = ddpm_config(path, tensors, pixels, patch)
-    network = DDPM(config)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: does not fit the DDPM network its keys describe: {reason[:300]}") from None
+    if not 1 <= levels <= MAX_LEVELS:
+        raise CheckpointError(f"{path}: timesteps {levels} in its metadata is not in 1..{MAX_LEVELS}")
+    network = build_network(path, ddpm_config(path, tensors, pixels, patch), tensors)
     name = str(known["schedule"])
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -100,55 +99,96 @@ def is_safetensors(head: bytes, size: int) -> bool:
     return len(head) == 9 and head[8:] == b"{" and 2 <= header <= min(size - 8, MAX_HEADER_BYTES)
 
 
+def build_network(path: Path, config: DDPMConfig, tensors: dict[str, Tensor]) -> DDPM:
+    """The network around these tensors; it is laid out on the meta device, so only a shape that fits takes memory."""
+    try:
+        with torch.device("meta"):
+            network = DDPM(config)
+        network.load_state_dict(tensors, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not fit the DDPM network its keys describe: {_reason(error)}") from None
+    return network
+
+
 def ddpm_config(path: Path, tensors: Mapping[str, Tensor], size: int, patch: int) -> DDPMConfig:
     """Read the network's shape from its parameters' shapes."""
-    width, channels = tensors["conv_in.weight"].shape[:2]
+    conv_in = tensors["conv_in.weight"]
+    width = _filters(conv_in)
+    if not width or width % 32:
+        raise CheckpointError(f"{path}: damaged: conv_in.weight is {list(conv_in.shape)}, not [32 n, channels, 3, 3]")
+    channels = conv_in.shape[1]
     levels = _count(tensors, r"down\.(\d+)\.")
     blocks = _count(tensors, r"down\.0\.block\.(\d+)\.")
-    widths = [tensors.get(f"down.{i}.block.0.conv1.weight") for i in range(levels)]
-    if not levels or not blocks or any(w is None or w.ndim != 4 or w.shape[0] % width for w in widths) or width % 32:
+    widths = [_filters(tensors.get(f"down.{i}.block.0.conv1.weight")) for i in range(levels)]
+    if not levels or not blocks or any(w < width or w % width for w in widths):
         raise CheckpointError(f"{path}: damaged: its down.* blocks do not form a U-Net of width {width}")
-    if patch < 1 or channels % patch**2:
-        raise CheckpointError(f"{path}: conv_in takes {channels} channels, which patch {patch} does not divide")
+    if patch < 1 or channels not in (patch**2, 3 * patch**2):
+        raise CheckpointError(f"{path}: conv_in takes {channels} channels: no grey or RGB image in patches of {patch}")
     config = DDPMConfig(
         channels=channels // patch**2,
         size=size,
         width=width,
-        width_multiples=tuple(w.shape[0] // width for w in widths if w is not None),
+        width_multiples=tuple(w // width for w in widths),
         blocks=blocks,
         attention=tuple(i for i in range(levels) if f"down.{i}.attn.0.q.weight" in tensors),
         patch=patch,
     )
-    if size < 1 or size % config.multiple_of:
-        raise CheckpointError(f"{path}: size {size} is not a multiple of {config.multiple_of}, as this network needs")
+    if not 1 <= size <= MAX_SIZE or size % config.multiple_of:
+        raise CheckpointError(f"{path}: size {size} is not a multiple of {config.multiple_of} in 1..{MAX_SIZE}")
     return config
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {key: _float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file: {error}") from None
+        raise CheckpointError(f"{path}: damaged safetensors file: {_reason(error)}") from None
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for damaged files
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {reason}") from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, accepted is a dict of tensors by name")
-    return {str(key): value.float() for key, value in content.items()}
+        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {_reason(error)}") from None
+    if not isinstance(content, dict) or not all(map(_is_plain, content.values())):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; accepted is a dict of float tensors by name")
+    return {str(key): _float32(value) for key, value in content.items()}
+
+
+def _check_family(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for key in ("temb.dense.0.weight", "conv_in.weight"):
+        if key not in tensors:
+            found = ", ".join(map(repr, sorted(tensors)[:3])) or "none"
+            raise CheckpointError(f"{path}: no DDPM checkpoint: {key} is not among its keys ({found}, ...)")
+
+
+def _filters(weight: Tensor | None) -> int:
+    """How many filters a convolution's weight holds; 0 where it is no such weight."""
+    return len(weight) if weight is not None and weight.ndim == 4 and weight.numel() else 0
+
+
+def _is_plain(value: object) -> bool:
+    """A tensor of floating-point numbers, all of them in the file."""
+    return (
+        isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided and not value.is_meta
+    )
+
+
+def _float32(value: Tensor) -> Tensor:
+    """A copy in aligned memory: torch's results depend on the alignment, and the file's differs by container."""
+    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    found = {int(match.group(1)) for match in (re.match(pattern, key) for key in tensors) if match}
-    return max(found) + 1 if found else 0
+    """How many different numbers the keys have there."""
+    return len({match.group(1) for match in (re.match(pattern, key) for key in tensors) if match})
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line that can be read."""
+    return " ".join(str(error).split())[:300]
 
 
 def _check_choice(path: Path, name: str, value: str, accepted: tuple[str, ...]) -> None:

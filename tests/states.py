@@ -13,6 +13,9 @@ SHAPES = [(1, 1, 1), (3, 1, 1), (1, 7, 9), (3, 5, 7), (1, 10, 100), (3, 16, 16),
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 1.0, -1.0], np.float32)
 
 
+State = dict[str, np.ndarray]
+
+
 def random_state(
     rng: np.random.Generator, shape: tuple[int, int, int], slots: int = 3, max_rows: int = 4, special: float = 0.0
 ) -> dict[str, np.ndarray]:

@@ -1,0 +1,114 @@
+"""What one step costs: `python -m sdedit.benchmarks.step`.
+
+First the twins are compared by bits; then the fused step is timed on one thread at 3x256x256, and one step of the
+shipped model split into the network and everything else, both in the same run.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from sdedit.kernels import Twin, twin
+from sdedit.kernels.layout import allocate_state
+from sdedit.runtime import Editor
+from sdedit.runtime.engines import Evaluate
+from sdedit.runtime.loop import Task
+from sdedit.runtime.plan import Plan, make_plan
+
+SHAPE = (3, 256, 256)
+
+
+def main() -> None:
+    """Print the tables."""
+    editor = Editor.open()
+    plan = make_plan(editor.bundle.schedule, editor.bundle.prediction, t0=0.5, steps=25, sampler="ancestral")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}")
+    engine = editor.device.engine
+    print(f"python {platform.python_version()}, numpy {np.__version__}, {engine.name} {engine.version}")
+    check_parity(plan)
+    print(f"\nfused step, {'x'.join(map(str, SHAPE))}, one thread, same bits     median    p5   p95  ms")
+    for name, rounds in (("c", 400), ("numpy", 30)):
+        print_row(f"  {name}", milliseconds(step_of(twin(name), plan), rounds))
+    network, rest = split_steps(editor, plan, edits=20)
+    print(
+        f"\none step of {editor.bundle.name}, {engine.precision}, {engine.threads} threads      median    p5   p95  ms"
+    )
+    print_row("  network", network)
+    print_row("  everything else", rest)
+    share = 100 * sum(rest) / (sum(network) + sum(rest))
+    print(f"  everything else is {share:.2f} % of a step; load {os.getloadavg()[0]:.2f}")
+
+
+def check_parity(plan: Plan) -> None:
+    """Raise RuntimeError unless the twins agree by bits: what is wrong is not timed."""
+    results = []
+    for name in ("c", "numpy"):
+        state = random_state(plan)
+        run_step(twin(name), state)
+        results.append(state["x"].tobytes() + state["h"].tobytes())
+    if results[0] != results[1]:
+        raise RuntimeError("the C and numpy twins differ: nothing is timed")
+
+
+def random_state(plan: Plan) -> dict[str, np.ndarray]:
+    state = dict(allocate_state(1, len(plan.rows), SHAPE))
+    rng = np.random.default_rng(0)
+    for name in ("x", "h", "guide", "o"):
+        state[name][:] = rng.standard_normal(state[name].shape)
+    state["mask"][:] = rng.integers(0, 2, state["mask"].shape)
+    state["rows"][0], state["row_count"][:] = plan.rows, len(plan.rows)
+    return state
+
+
+def run_step(kernels: Twin, s: dict[str, np.ndarray]) -> None:
+    slots = (s["rows"], s["counter"], s["row_count"], s["seed"], s["image"])
+    kernels.step(s["x"], s["h"], s["guide"], s["mask"], s["o"], None, *slots)
+
+
+def step_of(kernels: Twin, plan: Plan) -> Callable[[], None]:
+    state = random_state(plan)
+    return lambda: run_step(kernels, state)
+
+
+def milliseconds(function: Callable[[], None], rounds: int) -> list[float]:
+    function()
+    return [1e3 * seconds(function) for _ in range(rounds)]
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of the network and of everything else, for every step of some edits after a first one."""
+    loop, device = editor._loop, editor.device
+    inner: list[float] = []
+
+    def timed(evaluate: Evaluate) -> Evaluate:
+        return lambda: inner.append(1e3 * seconds(evaluate))
+
+    device._evaluate[:] = [timed(evaluate) for evaluate in device._evaluate]
+    guide, mask = np.zeros(editor.bundle.shape, np.float32), np.ones(editor.bundle.shape[1:], np.float32)
+    whole = []
+    for image in range(edits + 1):
+        loop.admit(Task(plan, guide, mask, 0, image))
+        while loop.busy:
+            whole.append(1e3 * seconds(loop.step))
+    warm = len(plan.rows)
+    network = inner[warm:]
+    return network, [total - part for total, part in zip(whole[warm:], network, strict=True)]
+
+
+def print_row(name: str, values: list[float]) -> None:
+    low, high = np.percentile(values, [5, 95])
+    print(f"{name:<56}{statistics.median(values):>9.3f}{low:>7.3f}{high:>7.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A Gaussian has an exact denoiser, so every sampler's moments follow from its rows alone. Closed forms, float64.
+
+Data: every pixel x0 ~ N(MU, TAU^2), independent. At level (a, s): x ~ N(a MU, a^2 TAU^2 + s^2).
+"""
+
+import numpy as np
+
+from sdedit.runtime.plan import Plan
+from sdedit.runtime.schedule import Level, Schedule
+from sdedit_ref import sde
+
+MU, TAU = 0.3, 0.25
+
+SCHEDULES = {
+    "vp-linear": Schedule(sde.linear()),
+    "vp-cosine": Schedule(sde.cosine()),
+    "ve": Schedule(sde.variance_exploding(sigma_max=25.0)),
+    "flow": Schedule(sde.rectified_flow()),
+}
+
+
+def denoiser(level: Level) -> tuple[float, float]:
+    """A, B such that E[x0 | x] = A x + B."""
+    a, s, _ = level
+    gain = a * TAU**2 / (a * a * TAU**2 + s * s)
+    return gain, MU - gain * a * MU
+
+
+def predict(x: np.ndarray, level: Level, prediction: str) -> np.ndarray:
+    """What a perfect network of that prediction type returns."""
+    a, s, _ = level
+    gain, offset = denoiser(level)
+    x0 = gain * x + offset
+    z = (x - a * x0) / s
+    return {"eps": z, "v": a * z - s * x0, "x0": x0, "flow": z - x0}[prediction]
+
+
+def final_moments(plan: Plan, levels: list[Level], guide: float) -> tuple[float, float]:
+    """Mean and variance of an edited pixel after the plan's one repeat, from the rows, by a 2x2 recursion on (x, h)."""
+    mean = np.array([plan.alpha0 * guide, 0.0])
+    covariance = np.array([[plan.sigma0**2, 0.0], [0.0, 0.0]])
+    for row, level in zip(plan.rows, levels, strict=True):
+        gain, offset = denoiser(level)
+        c_x, c_0, c_h, c_z = (float(row[name]) for name in ("c_x", "c_0", "c_h", "c_z"))
+        fresh = np.isinf(row["h_threshold"])
+        forward = np.array([[c_x + (c_0 + c_h * fresh) * gain, c_h * (not fresh)], [gain, 0.0]])
+        mean = forward @ mean + np.array([(c_0 + c_h * fresh) * offset, offset])
+        covariance = forward @ covariance @ forward.T + np.diag([c_z**2, 0.0])
+    return float(mean[0]), float(covariance[0, 0])
+
+
+def exact_moments(start: Level, guide: float, eta: float) -> tuple[float, float]:
+    """Mean and variance that the exact reverse process gives from `start`: the ODE (eta 0) or the SDE (eta 1)."""
+    a, s, _ = start
+    total = a * a * TAU**2 + s * s
+    if eta == 0:
+        gain = TAU / np.sqrt(total)
+        return MU + gain * a * (guide - MU), gain**2 * s * s
+    gain = a * TAU**2 / total
+    return MU + gain * a * (guide - MU), gain**2 * s * s + TAU**2 * s * s / total

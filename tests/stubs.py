@@ -1,0 +1,47 @@
+"""A network made of a Python function, and a loop around it."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sdedit.kernels import twin
+from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.engines import Evaluate
+from sdedit.runtime.loop import Loop, Task
+
+Function = Callable[[np.ndarray, float], np.ndarray]
+"""x [1, C, H, W], time -> out of x's shape"""
+
+
+class StubEngine:
+    """An engine whose network is `function`; `calls` records the times it was told."""
+
+    name, precision, version = "stub", "float32", "0"
+    batch = threads = 1
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.calls: list[float] = []
+
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+        def evaluate() -> None:
+            self.calls.append(float(time[0]))
+            out[:] = self.function(x, float(time[0]))
+
+        return evaluate
+
+
+def stub_loop(function: Function, shape: tuple[int, int, int], slots: int = 1, kernels: str = "auto") -> Loop:
+    return Loop(CpuDevice(StubEngine(function), shape, slots, twin(kernels)))
+
+
+def run(loop: Loop, tasks: list[Task]) -> list[np.ndarray]:
+    """The results of tasks, which are told apart by (seed, image), in their order."""
+    waiting = list(tasks)
+    results = {}
+    while waiting or loop.busy:
+        while waiting and not loop.full:
+            loop.admit(waiting.pop(0))
+        for task, x in loop.step():
+            results[task.seed, task.image] = x
+    return [results[task.seed, task.image] for task in tasks]

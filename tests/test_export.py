@@ -1,0 +1,490 @@
+"""Export: checkpoint -> bundle -> engine gives what torch gives, or nothing is written; no file executes code."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny import tiny_ddpm
+from torch import Tensor
+
+from sdedit.errors import BundleError, CheckpointError
+from sdedit.export import bundle as export_module
+from sdedit.export.bundle import export_bundle, parity_levels
+from sdedit.runtime import Bundle, Editor, read_bundle
+from sdedit.runtime.engines import open_engine
+from sdedit_ref.checkpoint import Checkpoint, load_checkpoint
+from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
+from sdedit_ref.sde import cosine, linear
+
+METADATA = {"prediction": "v", "betas": "cosine", "image_size": "16", "patch": "2", "timesteps": "100"}
+SAID = {"prediction": "eps", "schedule": "linear", "size": 16}
+"""What must be said of a file without metadata."""
+
+Tensors = dict[str, Tensor]
+
+
+def state(patch: int = 2) -> Tensors:
+    return {key: value.clone() for key, value in tiny_ddpm(patch).state_dict().items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More cost a hundred times as much for networks this small, where other processes run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def safetensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    save_file(state(), path, METADATA)
+    return path
+
+
+@pytest.fixture(scope="module")
+def half(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("half") / "tiny"
+    return export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0")
+
+
+@pytest.fixture(scope="module")
+def float32(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("float32") / "tiny"
+    return export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32")
+
+
+def run_engine(bundle: Bundle, x: np.ndarray, time: float) -> np.ndarray:
+    out = np.full_like(x, np.nan)
+    open_engine(bundle).bind(x, np.float32([time]), out)()
+    return out
+
+
+def run_torch(network: DDPM, x: np.ndarray, time: float) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(x), torch.tensor([time])).numpy()
+
+
+def relative(out: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(out - expected).max() / np.abs(expected).max())
+
+
+def some_x(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+
+
+# Bundles
+
+
+@pytest.mark.parametrize("time", [0.0, 12.0, 99.0])
+def test_the_engine_gives_what_torch_gives(safetensors: Path, float32: Bundle, time: float) -> None:
+    x = some_x(float32.shape)
+    expected = run_torch(load_checkpoint(safetensors).network, x, time)
+    assert relative(run_engine(float32, x, time), expected) < export_module.TOLERANCE
+
+
+def test_half_weights_round_as_much_as_is_reported(safetensors: Path, half: Bundle) -> None:
+    x = some_x(half.shape)
+    expected = run_torch(load_checkpoint(safetensors).network, x, 12.0)
+    rounding = half.manifest["parity"]["weights_rounding"]
+    assert 0 < rounding < 1e-2
+    assert 0 < relative(run_engine(half, x, 12.0), expected) < 10 * rounding
+
+
+def test_float32_weights_are_not_rounded(float32: Bundle) -> None:
+    parity = float32.manifest["parity"]
+    assert (parity["weights"], parity["weights_rounding"]) == ("float32", 0.0)
+    assert 0 < parity["max_relative_error"] <= export_module.TOLERANCE
+
+
+def test_half_is_about_half_as_large(half: Bundle, float32: Bundle) -> None:
+    sizes = [bundle.manifest["files"]["network.onnx"]["bytes"] for bundle in (half, float32)]
+    assert 0.45 < sizes[0] / sizes[1] < 0.6
+
+
+def test_the_manifest_says_what_the_checkpoint_said(safetensors: Path, half: Bundle) -> None:
+    manifest = half.manifest
+    assert manifest["name"] == "tiny"
+    assert manifest["licence"] == "CC0"
+    assert manifest["prediction"] == "v"
+    assert manifest["image"] == {"channels": 3, "height": 16, "width": 16, "multiple_of": 16}
+    assert manifest["schedule"] == {"name": "cosine", "levels": 100}
+    assert manifest["source"] == {"name": "tiny.safetensors", "sha256": load_checkpoint(safetensors).sha256}
+    assert manifest["parity"]["levels"] == parity_levels(100)
+    assert np.array_equal(half.schedule.table, cosine(100))
+
+
+def test_levels_for_the_parity_are_levels_even_of_the_shortest_schedule() -> None:
+    assert parity_levels(1000) == [1, 250, 500, 750, 1000]
+    assert parity_levels(1) == [1, 1, 1, 1, 1]
+
+
+def test_the_network_names_its_tensors_and_has_a_free_batch(half: Bundle) -> None:
+    graph = onnx.load(half.network).graph
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.output]
+    }
+    assert shapes == {"x": ["batch", 3, 16, 16], "time": ["batch"], "out": ["batch", 3, 16, 16]}
+
+
+def test_the_bundle_holds_no_path_of_this_machine(half: Bundle) -> None:
+    here = {str(Path.home()), str(Path.cwd()), sys.prefix, str(Path(torch.__file__).parent), "site-packages", ".py"}
+    for file in half.path.iterdir():
+        data = file.read_bytes()
+        assert [path for path in here if path.encode() in data] == [], file.name
+
+
+def test_the_bundle_edits(half: Bundle) -> None:
+    guide = np.full((16, 16, 3), 128, np.uint8)
+    result = Editor.open(half.path).edit(guide, steps=4)
+    assert result.images[0].pil.size == (16, 16)
+
+
+def test_the_command_line_exports_and_gives_the_same_bytes(safetensors: Path, half: Bundle, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from sdedit.cli import main; main()", "export", safetensors]
+    options = ["--out", tmp_path / "tiny", "--licence", "CC0"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: torch's rounding may depend on it
+    done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{tmp_path / 'tiny'}: tiny, ")
+    assert len(done.stdout.splitlines()) == 1
+    for name in ("network.onnx", "schedule.npy", "reference.npy", "bundle.json"):
+        assert (tmp_path / "tiny" / name).read_bytes() == (half.path / name).read_bytes(), name
+
+
+# What is not written
+
+
+@pytest.fixture
+def old(float32: Bundle, tmp_path: Path) -> Path:
+    """A bundle that was there before."""
+    return Path(shutil.copytree(float32.path, tmp_path / "old"))
+
+
+def test_nothing_is_replaced_where_the_verification_fails(
+    safetensors: Path, old: Path, float32: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "TOLERANCE", 0.0)
+    monkeypatch.setattr(export_module, "to_onnx", lambda network, shape: onnx.load(float32.network))  # saves seconds
+    for out in (old, old.with_name("new")):
+        with pytest.raises(BundleError, match=r"the exported network differs from the reference by .*, more than 0e"):
+            export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32")
+    assert list(old.parent.iterdir()) == [old]
+    assert read_bundle(old).sha256 == float32.sha256
+
+
+def assert_not_exported(checkpoint: Checkpoint, out: Path, message: str, **options: str) -> None:
+    before = sorted(out.parent.iterdir())
+    with pytest.raises((BundleError, CheckpointError), match=message) as caught:
+        export_bundle(checkpoint, out, name=options.pop("name", "tiny"), licence="CC0", **options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert sorted(out.parent.iterdir()) == before
+
+
+def test_a_folder_of_something_else_is_not_replaced(safetensors: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").touch()
+    assert_not_exported(load_checkpoint(safetensors), tmp_path / "photos", "exists and is not a bundle alone")
+    assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+def test_an_unknown_storage_of_weights(safetensors: Path, tmp_path: Path) -> None:
+    message = "weights 'int8' is not one of half, float32"
+    assert_not_exported(load_checkpoint(safetensors), tmp_path / "out", message, weights="int8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_weights_that_make_no_network(tmp_path: Path, value: float) -> None:
+    tensors = state()
+    for key in ("conv_out.weight", "conv_out.bias"):
+        tensors[key].fill_(value)
+    save_file(tensors, tmp_path / "bad.safetensors", METADATA)
+    message = "bad.safetensors: damaged: its network returns zeros, infinities or NaN"
+    assert_not_exported(load_checkpoint(tmp_path / "bad.safetensors"), tmp_path / "out", message)
+
+
+def test_weights_too_large_for_half(tmp_path: Path) -> None:
+    tensors = state()
+    tensors["conv_out.weight"] *= 1e8
+    save_file(tensors, tmp_path / "large.safetensors", METADATA)
+    message = "weights half cannot hold those of .*large.safetensors: choose float32"
+    assert_not_exported(load_checkpoint(tmp_path / "large.safetensors"), tmp_path / "out", message)
+
+
+# Checkpoints
+
+
+OFFICIAL_KEYS = {
+    "temb.dense.0.weight",
+    "temb.dense.1.bias",
+    "conv_in.weight",
+    "down.0.block.0.norm1.weight",
+    "down.0.block.0.conv1.weight",
+    "down.0.block.0.temb_proj.weight",
+    "down.0.block.1.norm2.bias",
+    "down.0.block.1.conv2.weight",
+    "down.0.downsample.conv.weight",
+    "down.2.block.0.nin_shortcut.weight",
+    "down.4.attn.0.norm.weight",
+    "down.4.attn.1.proj_out.bias",
+    "down.5.block.1.conv2.bias",
+    "mid.block_1.conv1.weight",
+    "mid.attn_1.q.weight",
+    "mid.attn_1.k.weight",
+    "mid.attn_1.v.weight",
+    "mid.attn_1.proj_out.weight",
+    "mid.block_2.temb_proj.bias",
+    "up.0.block.0.nin_shortcut.weight",
+    "up.0.block.2.conv2.weight",
+    "up.4.attn.2.q.weight",
+    "up.5.block.2.conv1.weight",
+    "up.5.upsample.conv.weight",
+    "norm_out.weight",
+    "conv_out.bias",
+}
+"""Some names in the checkpoints that the paper's authors gave out, of 256 x 256 pixels."""
+
+
+def test_names_are_those_of_the_official_checkpoints() -> None:
+    with torch.device("meta"):
+        shapes = {key: list(value.shape) for key, value in DDPM(DDPMConfig()).state_dict().items()}
+    assert shapes.keys() >= OFFICIAL_KEYS
+    assert shapes["temb.dense.0.weight"] == [512, 128]
+    assert shapes["down.2.block.0.nin_shortcut.weight"] == [256, 128, 1, 1]
+    assert shapes["mid.attn_1.q.weight"] == [512, 512, 1, 1]
+    assert shapes["up.0.block.0.nin_shortcut.weight"] == [128, 256, 1, 1]
+    assert shapes["conv_out.weight"] == [3, 128, 3, 3]
+
+
+def test_the_shape_of_a_network_is_read_from_its_keys(tmp_path: Path) -> None:
+    config = DDPMConfig(size=32, width=32, width_multiples=(1, 2, 2), blocks=2, attention=(0, 2), patch=1)
+    torch.save(DDPM(config).state_dict(), tmp_path / "net.ckpt")
+    loaded = load_checkpoint(tmp_path / "net.ckpt", prediction="eps", schedule="linear", size=32)
+    assert loaded.network.config == config
+    assert (loaded.prediction, loaded.schedule_name) == ("eps", "linear")
+    assert np.array_equal(loaded.schedule, linear(1000))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_file_holds_the_same_network(tmp_path: Path, legacy: bool) -> None:
+    tensors = state(patch=1)
+    torch.save(tensors, tmp_path / "net.ckpt", _use_new_zipfile_serialization=not legacy)
+    save_file(tensors, tmp_path / "net.safetensors")
+    x = some_x((3, 16, 16))
+    first, second = (
+        run_torch(load_checkpoint(tmp_path / name, prediction="eps", schedule="linear", size=16).network, x, 3.0)
+        for name in ("net.ckpt", "net.safetensors")
+    )
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, run_torch(tiny_ddpm(patch=1), x, 3.0))
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    torch.save({key: value.half() for key, value in state(patch=1).items()}, tmp_path / "net.ckpt")
+    network = load_checkpoint(tmp_path / "net.ckpt", prediction="eps", schedule="linear", size=16).network
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_what_is_said_overrides_the_metadata(safetensors: Path) -> None:
+    loaded = load_checkpoint(safetensors, prediction="x0", schedule="linear", size=32)
+    assert (loaded.prediction, loaded.schedule_name, loaded.network.config.size) == ("x0", "linear", 32)
+    assert len(loaded.schedule) == 100
+
+
+def assert_refused(path: Path, message: str, **said: str | int) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path, **said)  # type: ignore[arg-type] # by name
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_checkpoint(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "nothing.ckpt", "cannot be read: No such file or directory")
+    assert_refused(tmp_path, "cannot be read: Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("data", "begins"),
+    [
+        (b"", "b''"),
+        (b"all my weights\n", "b'all my w'"),
+        (b"\x08\0\0\0\0\0\0\0", r"b'\\x08"),
+        (b"\xff" * 8 + b"{}", r"b'\\xff"),
+    ],
+    ids=["empty", "text", "8 bytes", "endless header"],
+)
+def test_a_file_of_no_known_container(tmp_path: Path, data: bytes, begins: str) -> None:
+    (tmp_path / "net.ckpt").write_bytes(data)
+    assert_refused(tmp_path / "net.ckpt", f"is neither a safetensors nor a torch file; it begins with {begins}")
+
+
+@pytest.mark.parametrize("kept", [0.999, 0.5])
+def test_a_truncated_safetensors_file(safetensors: Path, tmp_path: Path, kept: float) -> None:
+    data = safetensors.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[: int(len(data) * kept)])
+    assert_refused(tmp_path / "cut.safetensors", "damaged safetensors file: ")
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"\x80", b"\x80\x02.", b"\x80\x02}."])
+def test_a_damaged_torch_file(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "net.ckpt").write_bytes(data)
+    assert_refused(tmp_path / "net.ckpt", "not a torch file of tensors alone, or damaged: ")
+
+
+def test_a_truncated_torch_file(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "net.ckpt")
+    data = (tmp_path / "net.ckpt").read_bytes()
+    (tmp_path / "net.ckpt").write_bytes(data[: len(data) // 2])
+    assert_refused(tmp_path / "net.ckpt", "not a torch file of tensors alone, or damaged: ")
+
+
+class Intruder:
+    """Its pickle makes a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path) -> None:
+    content = {"temb.dense.0.weight": torch.zeros(1), "evil": Intruder(tmp_path / "executed")}
+    torch.save(content, tmp_path / "zip.ckpt")
+    torch.save(content, tmp_path / "legacy.ckpt", _use_new_zipfile_serialization=False)
+    (tmp_path / "raw.ckpt").write_bytes(pickle.dumps(content["evil"], protocol=2))
+    for name in ("zip.ckpt", "legacy.ckpt", "raw.ckpt"):
+        assert_refused(tmp_path / name, "not a torch file of tensors alone, or damaged: ")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.zeros(1)],
+        {"state_dict": {}},
+        {"weight": torch.zeros(1, dtype=torch.int64)},
+        {"weight": torch.zeros(1, dtype=torch.complex64)},
+        {"weight": torch.zeros(1).to_sparse()},
+        {"weight": torch.zeros(1, device="meta")},
+    ],
+    ids=["list", "nested", "integer", "complex", "sparse", "meta"],
+)
+def test_a_torch_file_of_something_else(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "net.ckpt")
+    assert_refused(tmp_path / "net.ckpt", "accepted is a dict of float tensors by name", **SAID)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, r"temb\.dense\.0\.weight is not among its keys \(none"),
+        ({"time_embed.0.weight": torch.zeros(1)}, r"temb\.dense\.0\.weight is not .* \('time_embed\.0\.weight'"),
+        ({"temb.dense.0.weight": torch.zeros(1)}, r"conv_in\.weight is not among its keys"),
+    ],
+)
+def test_a_checkpoint_of_another_family(tmp_path: Path, tensors: Tensors, message: str) -> None:
+    save_file(tensors, tmp_path / "adm.safetensors")
+    assert_refused(tmp_path / "adm.safetensors", f"no DDPM checkpoint: {message}", **SAID)
+
+
+def test_all_that_keys_do_not_tell_is_asked_for_at_once(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "net.ckpt")
+    expected = r"its keys do not tell prediction, schedule, size: say --prediction eps\|v\|x0 --schedule linear\|cosine"
+    assert_refused(tmp_path / "net.ckpt", expected + " --size PIXELS")
+    assert_refused(tmp_path / "net.ckpt", "do not tell schedule: say", prediction="eps", size=16)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"prediction": "score"}, "prediction 'score' is not one of eps, v, x0"),
+        ({"prediction": ""}, "prediction '' is not one of"),
+        ({"schedule": "sigmoid"}, "schedule 'sigmoid' is not one of linear, cosine"),
+        ({"size": 18}, "size 18 is not a multiple of 4 in 1..16384"),
+        ({"size": 0}, "size 0 is not a multiple of 4"),
+        ({"size": -16}, "size -16 is not a multiple of 4"),
+        ({"size": 1_000_000}, "size 1000000 is not a multiple of 4 in 1..16384"),
+    ],
+)
+def test_what_is_said_wrongly(safetensors: Path, said: dict[str, str | int], message: str) -> None:
+    assert_refused(safetensors, message, **said)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"prediction": "noise"}, "prediction 'noise' is not one of"),
+        ({"betas": "sqrt"}, "schedule 'sqrt' is not one of"),
+        ({"image_size": "big"}, "size, patch or timesteps in its metadata is not a number"),
+        ({"patch": "2.0"}, "size, patch or timesteps in its metadata is not a number"),
+        ({"patch": "0"}, "conv_in takes 12 channels: no grey or RGB image in patches of 0"),
+        ({"patch": "1"}, "conv_in takes 12 channels: no grey or RGB image in patches of 1"),
+        ({"timesteps": "0"}, "timesteps 0 in its metadata is not in 1..1000000"),
+        ({"timesteps": "1000000000000"}, "timesteps 1000000000000 in its metadata"),
+    ],
+)
+def test_metadata_that_is_wrong(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+    save_file(state(), tmp_path / "net.safetensors", METADATA | metadata)
+    assert_refused(tmp_path / "net.safetensors", message)
+
+
+def without(key: str) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.pop(key)
+
+
+def with_shape(key: str, *shape: int) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.update({key: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("norm_out.weight"), "does not fit the DDPM network its keys describe: .*norm_out.weight"),
+        (with_shape("extra", 1), "does not fit .*Unexpected key.*extra"),
+        (with_shape("conv_out.weight", 24, 32, 3, 3), "does not fit .*size mismatch for conv_out.weight"),
+        (with_shape("conv_in.weight", 32), r"damaged: conv_in.weight is \[32\]"),
+        (with_shape("conv_in.weight", 33, 12, 3, 3), r"damaged: conv_in.weight is \[33, 12, 3, 3\]"),
+        (with_shape("conv_in.weight", 2**40, 12, 0, 3), "damaged: conv_in.weight is"),
+        (with_shape("conv_in.weight", 32, 16, 3, 3), "conv_in takes 16 channels: no grey or RGB image"),
+        (without("down.1.block.0.conv1.weight"), "damaged: its down.* blocks do not form a U-Net of width 32"),
+        (with_shape("down.1.block.0.conv1.weight", 2**40, 32, 0, 3), "damaged: its down.* blocks"),
+        (with_shape("down.1.block.0.conv1.weight"), "damaged: its down.* blocks"),
+        (with_shape("down.999999999999.block.0.conv1.weight", 1), "damaged: its down.* blocks"),
+        (with_shape("down.0.block.999999999999.conv1.weight", 1), "does not fit"),
+    ],
+)
+def test_tensors_that_form_no_network(tmp_path: Path, change: Callable[[Tensors], object], message: str) -> None:
+    tensors = state()
+    change(tensors)
+    save_file(tensors, tmp_path / "net.safetensors", METADATA)
+    assert_refused(tmp_path / "net.safetensors", message)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 3000), change=st.binary(min_size=1, max_size=4))
+def test_a_damaged_safetensors_file_never_crashes(safetensors: Path, tmp_path: Path, at: int, change: bytes) -> None:
+    data = safetensors.read_bytes()
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(data[:at] + change + data[at + len(change) :])
+    try:
+        loaded = load_checkpoint(path)
+    except CheckpointError as error:
+        message = str(error)
+    else:
+        message = json.dumps(loaded.prediction)
+    assert len(message.splitlines()) == 1

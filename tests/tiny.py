@@ -1,0 +1,83 @@
+"""Tiny models: a bundle of a few kilobytes, and a DDPM that exports in seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from sdedit.kernels.layout import KIND_BEGIN
+from sdedit.kernels.noise import normal_numpy
+from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, write_manifest
+from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
+from sdedit_ref.sde import cosine
+
+SHAPE = (3, 8, 8)
+LEVELS = 20
+PARITY_LEVELS = [1, 10, 20]
+
+FIELDS: dict[str, Any] = {
+    "name": "tiny",
+    "licence": "CC0",
+    "source": {"name": "tiny.safetensors", "sha256": "0" * 64},
+    "image": {"channels": 3, "height": 8, "width": 8, "multiple_of": 8},
+    "prediction": "eps",
+    "conditioning": "none",
+    "schedule": {"name": "cosine", "levels": LEVELS},
+    "exported_with": {"sdedit": "0"},
+    "parity": {"levels": PARITY_LEVELS, "max_relative_error": 0.0, "weights": "float32", "weights_rounding": 0.0},
+}
+
+
+def halving_network() -> onnx.ModelProto:
+    """out = x / 2"""
+    half = numpy_helper.from_array(np.float32([0.5]), "half")
+    return model([helper.make_node("Mul", ["x", "half"], ["out"])], [half])
+
+
+def model(
+    nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto], functions: list[onnx.FunctionProto] | None = None
+) -> onnx.ModelProto:
+    """x [B, 3, 8, 8], time [B] -> out [B, 3, 8, 8]"""
+    image = ["batch", *SHAPE]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, image),
+            helper.make_tensor_value_info("time", TensorProto.FLOAT, ["batch"]),
+        ],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, image)],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, functions=functions)
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle of the halving network."""
+    folder.mkdir(parents=True)
+    schedule = cosine(LEVELS)
+    noise = [normal_numpy(0, image, 0, 0, KIND_BEGIN, int(np.prod(SHAPE))) for image in range(len(PARITY_LEVELS))]
+    sigmas = schedule[np.array(PARITY_LEVELS) - 1, 1].astype(np.float32)
+    onnx.save(halving_network(), folder / NETWORK)
+    np.save(folder / SCHEDULE, schedule)
+    np.save(folder / REFERENCE, np.stack(noise).reshape(-1, *SHAPE) * sigmas[:, None, None, None] / np.float32(2))
+    write_manifest(folder, FIELDS)
+    return folder
+
+
+def rewrite(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file of a bundle, and what the manifest says of it."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    write_manifest(folder, manifest)
+
+
+def tiny_ddpm(patch: int = 2) -> DDPM:
+    """Random weights; two levels of width 32, attention on the coarser one, 16 x 16 pixels."""
+    config = DDPMConfig(size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,), patch=patch)
+    torch.manual_seed(0)
+    return DDPM(config).eval()
