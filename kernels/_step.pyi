@@ -1,19 +1,19 @@
 """The C extension's functions as step_c.py calls them; the arguments' meaning is documented there."""
 
-from typing_extensions import Buffer
+import numpy as np
 
 def step(
-    x: Buffer,
-    h: Buffer,
-    guide: Buffer,
-    mask: Buffer,
-    o: Buffer,
-    o_uncond: Buffer | None,
-    rows: Buffer,
-    counter: Buffer,
-    row_count: Buffer,
-    seed: Buffer,
-    image: Buffer,
+    x: np.ndarray,
+    h: np.ndarray,
+    guide: np.ndarray,
+    mask: np.ndarray,
+    o: np.ndarray,
+    o_uncond: np.ndarray | None,
+    rows: np.ndarray,
+    counter: np.ndarray,
+    row_count: np.ndarray,
+    seed: np.ndarray,
+    image: np.ndarray,
     slots: int,
     max_rows: int,
     channels: int,
@@ -21,20 +21,20 @@ def step(
     /,
 ) -> None: ...
 def begin(
-    x: Buffer,
-    guide: Buffer,
-    mask: Buffer,
-    alpha0: Buffer,
-    sigma0: Buffer,
-    rows: Buffer,
-    counter: Buffer,
-    row_count: Buffer,
-    seed: Buffer,
-    image: Buffer,
+    x: np.ndarray,
+    guide: np.ndarray,
+    mask: np.ndarray,
+    alpha0: np.ndarray,
+    sigma0: np.ndarray,
+    rows: np.ndarray,
+    counter: np.ndarray,
+    row_count: np.ndarray,
+    seed: np.ndarray,
+    image: np.ndarray,
     slots: int,
     max_rows: int,
     channels: int,
     pixels: int,
     /,
 ) -> None: ...
-def normal(out: Buffer, seed: int, image: int, repeat: int, step: int, kind: int, /) -> None: ...
+def normal(out: np.ndarray, seed: int, image: int, repeat: int, step: int, kind: int, /) -> None: ...

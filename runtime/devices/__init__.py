@@ -12,7 +12,7 @@ class Device(Protocol):
     name: str
     slots: int
 
-    def write(self, slot: int, values: Mapping[str, np.ndarray]) -> None:
+    def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
         """Copy values into one slot's part of the arrays of those names; rows may be fewer than there is room for."""
 
     def read(self, slot: int, name: str) -> np.ndarray:

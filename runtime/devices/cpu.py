@@ -26,10 +26,10 @@ class CpuDevice:
         s = self._state
         self._evaluate = [engine.bind(s["x"][b : b + 1], s["time"][b : b + 1], s["o"][b : b + 1]) for b in range(slots)]
 
-    def write(self, slot: int, values: Mapping[str, np.ndarray]) -> None:
+    def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
         for name, value in values.items():
             if name == "rows":
-                self._state[name][slot, : len(value)] = value
+                self._state[name][slot, : np.size(value)] = value
             else:
                 self._state[name][slot] = value
 
