@@ -23,3 +23,9 @@ class PlanError(SdeditError):
 
 class EngineError(SdeditError):
     """An engine or device is missing, refuses the network, or returns what cannot be used."""
+
+
+def reason(error: Exception) -> str:
+    """What another library's error says, on one line of at most 300 characters."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__

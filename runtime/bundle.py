@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import BundleError
+from sdedit.errors import BundleError, reason
 from sdedit.kernels.layout import MAX_ELEMENTS
 from sdedit.runtime.onnx_data import external_files
 from sdedit.runtime.plan import PREDICTIONS
@@ -118,14 +118,14 @@ def staged(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".sdedit-", dir=out.parent))
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise BundleError(f"bundle {out} cannot be written: {_reason(error)}") from None
+        raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
     try:
         new = temporary / "new"
         new.mkdir()
         yield new
         _replace(out, new, temporary / "old")
     except OSError as error:
-        raise BundleError(f"bundle {out} cannot be written: {_reason(error)}") from None
+        raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -153,7 +153,7 @@ def _check_folder(path: Path) -> None:
         if not path.is_dir():
             raise BundleError(f"bundle {path}: not a folder")
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise BundleError(f"bundle {path} cannot be read: {_reason(error)}") from None
+        raise BundleError(f"bundle {path} cannot be read: {reason(error)}") from None
 
 
 def _is_replaceable(out: Path) -> bool:
@@ -271,14 +271,14 @@ def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
         if file_sha256(file) != entry["sha256"]:
             raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
     except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
-        raise BundleError(f"bundle {path}: {name} cannot be read: {_reason(error)}") from None
+        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
 
 
 def _verify_network(path: Path, manifest: dict[str, Any]) -> None:
     try:
         asked = external_files(path / NETWORK)
     except (OSError, ValueError) as error:
-        raise BundleError(f"bundle {path}: {NETWORK}: {_reason(error)}") from None
+        raise BundleError(f"bundle {path}: {NETWORK}: {reason(error)}") from None
     strangers = sorted(asked - manifest["files"].keys())
     if strangers:
         raise BundleError(f"bundle {path}: {NETWORK} asks for {strangers[0]!r}, which {MANIFEST} does not list")
@@ -302,10 +302,4 @@ def _read_array(file: Path, path: Path) -> np.ndarray:
         with file.open("rb") as opened:
             return np.lib.format.read_array(opened, allow_pickle=False)
     except Exception as error:  # numpy raises half a dozen types for damaged headers
-        raise BundleError(f"bundle {path}: {file.name} is not a readable array: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+        raise BundleError(f"bundle {path}: {file.name} is not a readable array: {reason(error)}") from None

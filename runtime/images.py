@@ -14,10 +14,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from sdedit.errors import ImageError
+from sdedit.errors import ImageError, reason
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray
 """A file, a PIL image, or an array: uint8 [H, W, 3] or [H, W]; a mask may be bool or float in [0, 1] as well."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA")
+"""What is decoded: not all that Pillow knows, which starts other programs for some."""
 
 FITS = ("crop", "pad", "stretch")
 MODES = {1: "L", 3: "RGB"}
@@ -26,7 +29,7 @@ CONVERTIBLE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX")
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded source. sha256 is of the file, or of the array's bytes; name is the file's."""
+    """A decoded source. sha256 is of the file, or of the array; name is the file's."""
 
     image: Image.Image
     sha256: str
@@ -145,7 +148,7 @@ def check_output(path: Path) -> None:
         if not os.access(path.parent, os.W_OK):
             raise ImageError(f"output {path}: the folder {path.parent} is not writable")
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise ImageError(f"output {path} cannot be written: {_reason(error)}") from None
+        raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
@@ -160,7 +163,7 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
             image.save(file, "PNG", pnginfo=info)
         temporary.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ImageError(f"output {path} cannot be written: {_reason(error)}") from None
+        raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -170,12 +173,12 @@ def _decode(source: Source, what: str) -> Picture:
         return Picture(_array_image(source, what), _array_sha256(source), None)
     if isinstance(source, Image.Image):
         image = _load(source, what)
-        return Picture(image, _array_sha256(np.asarray(image)), None)
+        return Picture(image, _image_sha256(image), None)
     path = Path(source)
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ImageError(f"{what} {path} cannot be read: {_reason(error)}") from None
+        raise ImageError(f"{what} {path} cannot be read: {reason(error)}") from None
     return Picture(_load(io.BytesIO(data), f"{what} {path}"), hashlib.sha256(data).hexdigest(), path.name)
 
 
@@ -185,15 +188,15 @@ def _load(source: io.BytesIO | Image.Image, what: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
             image.load()
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise ImageError(f"{what} is not an image in a format known here, such as PNG or JPEG") from None
+        raise ImageError(f"{what} is not an image of format {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{what} is larger than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files
-        raise ImageError(f"{what} is damaged: {_reason(error)}") from None
+        raise ImageError(f"{what} is damaged: {reason(error)}") from None
     if 0 in image.size:
         raise ImageError(f"{what} is {_times(image.size)} pixels: there is nothing to see")
     return image
@@ -266,14 +269,16 @@ def _context_box(mask: np.ndarray, model: tuple[int, int], context: float) -> tu
 
 
 def _array_sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    """Of its dtype, shape and values."""
+    header = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _image_sha256(image: Image.Image) -> str:
+    """Of all that its pixels mean."""
+    header = f"{image.mode}{image.size}{image.getpalette()}".encode()
+    return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
 def _times(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sdedit.errors import CheckpointError
+from sdedit.errors import CheckpointError, reason
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.sde import SCHEDULES
 
@@ -106,7 +106,7 @@ def build_network(path: Path, config: DDPMConfig, tensors: dict[str, Tensor]) ->
             network = DDPM(config)
         network.load_state_dict(tensors, assign=True)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: does not fit the DDPM network its keys describe: {_reason(error)}") from None
+        raise CheckpointError(f"{path}: does not fit the DDPM network its keys describe: {reason(error)}") from None
     return network
 
 
@@ -144,14 +144,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {key: _float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file: {_reason(error)}") from None
+        raise CheckpointError(f"{path}: damaged safetensors file: {reason(error)}") from None
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for damaged files
-        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {_reason(error)}") from None
+        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {reason(error)}") from None
     if not isinstance(content, dict) or not all(map(_is_plain, content.values())):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; accepted is a dict of float tensors by name")
     return {str(key): _float32(value) for key, value in content.items()}
@@ -184,11 +184,6 @@ def _float32(value: Tensor) -> Tensor:
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     """How many different numbers the keys have there."""
     return len({match.group(1) for match in (re.match(pattern, key) for key in tensors) if match})
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line that can be read."""
-    return " ".join(str(error).split())[:300]
 
 
 def _check_choice(path: Path, name: str, value: str, accepted: tuple[str, ...]) -> None:

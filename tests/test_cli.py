@@ -187,7 +187,7 @@ def test_a_missing_guide(run: Run, out: Path) -> None:
 
 def test_a_guide_that_is_no_image(run: Run, out: Path, tmp_path: Path) -> None:
     (tmp_path / "guide.txt").write_text("not an image")
-    assert_mistake(run("edit", tmp_path / "guide.txt", "--out", out), "is not an image in a format known here")
+    assert_mistake(run("edit", tmp_path / "guide.txt", "--out", out), "is not an image of format PNG, JPEG")
     assert not out.exists()
 
 

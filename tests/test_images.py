@@ -206,11 +206,20 @@ def test_a_name_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_equal_bytes_of_another_shape_or_palette_are_another_source() -> None:
+    flat = np.zeros((2, 8), np.uint8)
+    red, blue = Image.fromarray(flat).convert("P"), Image.fromarray(flat).convert("P")
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    sources = [flat, flat.reshape(8, 2), red, blue]
+    assert len({open_picture(source, "guide").sha256 for source in sources}) == len(sources)
+
+
 @pytest.mark.parametrize("data", [b"", b"not an image\n", b"\x89PNG"])
 def test_a_file_that_is_no_image(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "guide.png"
     path.write_bytes(data)
-    expected = f"guide {path} is not an image in a format known here, such as PNG or JPEG"
+    expected = f"guide {path} is not an image of format PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, TGA"
     assert refusal(open_picture, path, "guide") == expected
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, reason
 from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.engines import Evaluate
 
@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
                 str(bundle.network), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise EngineError(f"onnxruntime refuses {bundle.network}: {first_line(error)}") from None
+            raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         self._check(bundle)
 
     def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
@@ -53,7 +53,7 @@ class OnnxRuntimeEngine:
             try:
                 session.run_with_iobinding(binding)
             except Exception as error:  # onnxruntime's exceptions share no base class
-                raise EngineError(f"onnxruntime failed in mid-edit: {first_line(error)}") from None
+                raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
 
         return evaluate
 
@@ -74,7 +74,3 @@ def available_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
