@@ -3,6 +3,7 @@
 import copy
 import math
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError
+from sdedit.export.kernels import write_kernels
 from sdedit.export.onnx_graph import round_to_half, store_in_half, to_onnx
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
@@ -26,10 +28,20 @@ TOLERANCE = 1e-4
 WEIGHTS = ("half", "float32")
 
 
-def export_bundle(checkpoint: Checkpoint, out: Path, *, name: str, licence: str, weights: str = "half") -> Bundle:
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    name: str,
+    licence: str,
+    weights: str = "half",
+    cubins: Sequence[str] | None = None,
+) -> Bundle:
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
 
-    weights: how they are stored. Raises BundleError where the bundle cannot be written or differs from the reference.
+    weights: how they are stored. cubins: GPU kernels for these targets, besides PTX for all others; None: no kernels.
+    Raises BundleError where the bundle cannot be written or differs from the reference, EngineError where asked-for
+    kernels cannot be built.
     """
     if weights not in WEIGHTS:
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
@@ -52,6 +64,8 @@ def export_bundle(checkpoint: Checkpoint, out: Path, *, name: str, licence: str,
         onnx.save(model, folder / NETWORK)
         np.save(folder / SCHEDULE, checkpoint.schedule)
         np.save(folder / REFERENCE, outputs)
+        if cubins is not None:
+            write_kernels(folder, shape, cubins)
         fields = manifest_fields(checkpoint, name, licence, shape)
         parity = {"levels": levels, "weights": weights, "weights_rounding": rounding}
         write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0}})
@@ -123,7 +137,7 @@ def manifest_fields(checkpoint: Checkpoint, name: str, licence: str, shape: tupl
         "name": name,
         "licence": licence,
         "source": {"name": checkpoint.path.name, "sha256": checkpoint.sha256},
-        "image": {"channels": channels, "height": height, "width": width, "multiple_of": height},
+        "image": {"channels": channels, "height": height, "width": width, "multiple_of": math.gcd(height, width)},
         "prediction": checkpoint.prediction,
         "conditioning": "none",
         "schedule": {"name": checkpoint.schedule_name, "levels": len(checkpoint.schedule)},

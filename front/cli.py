@@ -79,6 +79,7 @@ def edit(guide: Path, out: Path, mask: Path | None, bundle: Path | None, **optio
 @click.option("--prediction", help="What the network predicts, where the file does not say: eps, v, x0.")
 @click.option("--schedule", help="The noise it was trained with, where the file does not say: linear, cosine.")
 @click.option("--size", type=int, help="Pixels of its images' sides, where the file does not say.")
+@click.option("--cubins", help="Add GPU kernels: PTX, and cubins for all or some of sm80,sm86,sm89,sm90,sm100,sm120.")
 def export(
     source: Path,
     out: Path,
@@ -88,15 +89,30 @@ def export(
     prediction: str | None,
     schedule: str | None,
     size: int | None,
+    cubins: str | None,
 ) -> None:
-    """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced."""
+    """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced.
+
+    SOURCE may be a bundle, to add GPU kernels to it.
+    """
+    from sdedit.export.kernels import add_kernels, parse_targets
+
+    targets = None if cubins is None else parse_targets(cubins)
+    if source.is_dir():
+        if targets is None or (prediction, schedule, size, name) != (None,) * 4:
+            raise click.UsageError(f"{source} is a folder: to a bundle only --cubins can be added")
+        bundle = add_kernels(source, out, targets)
+        click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels for PTX, {', '.join(targets)}")
+        return
     try:
         from sdedit.export.bundle import export_bundle
         from sdedit_ref.checkpoint import load_checkpoint
     except ImportError as error:
         raise SdeditError(f"export needs the package {error.name}: pip install 'sdedit[export]'") from None
     checkpoint = load_checkpoint(source, prediction=prediction, schedule=schedule, size=size)
-    bundle = export_bundle(checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights)
+    bundle = export_bundle(
+        checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights, cubins=targets
+    )
     parity = bundle.manifest["parity"]
     size_mb = sum(entry["bytes"] for entry in bundle.manifest["files"].values()) / 1e6
     click.echo(

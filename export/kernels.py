@@ -1,0 +1,43 @@
+"""GPU kernels into a bundle: compiled ahead of time, listed and hashed like all its files."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdedit.errors import BundleError
+from sdedit.kernels.aot import DIVISIBLE_BY, TARGETS, export_kernels
+from sdedit.kernels.binaries import FOLDER
+from sdedit.runtime.bundle import Bundle, read_bundle, staged, write_manifest
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """ "sm80,sm90" or "all"; the names are checked where the kernels are built."""
+    return TARGETS if text == "all" else tuple(part.strip() for part in text.split(","))
+
+
+def add_kernels(source: Path, out: Path, targets: Sequence[str]) -> Bundle:
+    """Copy the bundle `source` to `out`, which may be the same, with kernels for these targets in place of any it had.
+
+    Raises BundleError, and EngineError where the kernels cannot be built; then nothing is replaced.
+    """
+    bundle = read_bundle(source)
+    with staged(out) as folder:
+        for name in bundle.manifest["files"]:
+            if not name.startswith(f"{FOLDER}/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, folder / name)
+        write_kernels(folder, bundle.shape, targets)
+        write_manifest(folder, bundle.manifest)
+        read_bundle(folder)
+    return read_bundle(out)
+
+
+def write_kernels(folder: Path, shape: tuple[int, int, int], targets: Sequence[str]) -> None:
+    """Build the kernels into the bundle that is being written to `folder`, for images of `shape` = (C, H, W)."""
+    _, height, width = shape
+    if height * width % DIVISIBLE_BY:
+        raise BundleError(
+            f"GPU kernels need height x width divisible by {DIVISIBLE_BY}, the bundle has {height}x{width}"
+        )
+    (folder / FOLDER).mkdir()
+    export_kernels(folder / FOLDER, targets)

@@ -1,0 +1,40 @@
+"""A bundle's exported GPU kernels, as the target reads them: their manifest, and which file fits a device."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sdedit.errors import EngineError
+
+FOLDER = "kernels"
+"""Of a bundle."""
+
+MANIFEST = "kernels.json"
+
+PTX_CAPABILITY = (7, 5)
+"""The oldest GPU that the PTX serves."""
+
+
+def read_kernels(bundle: Path) -> dict[str, Any]:
+    """The manifest of a verified bundle's kernels; raises EngineError where it has none."""
+    path = bundle / FOLDER / MANIFEST
+    if not path.is_file():
+        raise EngineError(f"bundle {bundle} has no GPU kernels: sdedit export {bundle} --cubins all --out {bundle}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def choose_binary(manifest: dict[str, Any], kernel: str, capability: tuple[int, int]) -> dict[str, str]:
+    """The file and sha256 of `kernel` for a GPU: a cubin of its major version and at most its minor one, else the PTX.
+
+    Raises EngineError where the bundle has neither for it.
+    """
+    entry = manifest["kernels"].get(kernel)
+    if entry is None:
+        raise EngineError(f"the bundle has no GPU kernel {kernel!r}, only {', '.join(manifest['kernels'])}")
+    major, minor = capability
+    fitting = [m for m in range(minor, -1, -1) if f"sm{major}{m}" in entry["cubins"]]
+    if fitting:
+        return entry["cubins"][f"sm{major}{fitting[0]}"]
+    if capability < PTX_CAPABILITY:
+        raise EngineError(f"the bundle's kernels serve GPUs from sm75 on; this one is sm{major}{minor}")
+    return entry["ptx"]

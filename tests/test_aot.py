@@ -1,0 +1,214 @@
+"""The exported GPU kernels: static proofs on PTX and machine code, and their way into a bundle."""
+
+import json
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sdedit.errors import BundleError, EngineError
+from sdedit.export.kernels import add_kernels, parse_targets
+from sdedit.kernels import aot
+from sdedit.kernels.binaries import MANIFEST, choose_binary, read_kernels
+from sdedit.kernels.cubin import read_cubin
+from sdedit.runtime.bundle import SHIPPED, read_bundle
+
+NAMES = tuple(aot.VARIANTS)
+IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5, "step_guided": 6, "step_guided_begin_noise": 6}
+"""Loads of 128 bits a thread: x, h, guide, mask, o (and o_uncond); begin reads guide, x, mask."""
+SQUARE_ROOTS = {"begin": 2, "step": 2, "step_begin_noise": 4, "step_guided": 2, "step_guided_begin_noise": 4}
+"""Box-Muller pairs of a thread's four normals."""
+
+ROOTS_PTX = """
+.version 7.4
+.target sm_75
+.address_size 64
+.visible .entry roots(.param .u64 out)
+.reqntid 128, 1, 1
+{{
+    .reg .b64 %rd<3>;
+    .reg .f32 %f<{registers}>;
+    ld.param.u64 %rd1, [out];
+    {body}
+    ret;
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kernels")
+    aot.export_kernels(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def machine_code(cubin: Path) -> Counter[str]:
+    """How often each instruction, modifiers included, stands in a cubin."""
+    text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
+    return Counter(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", text))
+
+
+def inexact(code: Counter[str]) -> Counter[str]:
+    """What an exact kernel has only inside its square roots."""
+    suspects = {op: n for op, n in code.items() if op.startswith(("FFMA", "HFMA2.", "MUFU")) or ".FTZ" in op}
+    return Counter({op: n for op, n in suspects.items() if not op.startswith("HFMA2")})
+
+
+def roots_alone(count: int, target: str, tmp_path: Path) -> Counter[str]:
+    """What the assembler makes of `count` square roots, correctly rounded, and nothing else."""
+    body = ""
+    for i in range(count):
+        body += f"ld.global.f32 %f{2 * i}, [%rd1+{8 * i}];\nsqrt.rn.f32 %f{2 * i + 1}, %f{2 * i};\n"
+        body += f"st.global.f32 [%rd1+{8 * i + 4}], %f{2 * i + 1};\n"
+    cubin = tmp_path / "roots.cubin"
+    cubin.write_bytes(aot.assemble(ROOTS_PTX.format(registers=2 * count + 1, body=body).encode(), target))
+    return inexact(machine_code(cubin))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ptx_rounds_every_operation_and_fuses_none(folder: Path, name: str) -> None:
+    ptx = (folder / f"{name}.ptx").read_text()
+    assert ".version 7.4" in ptx
+    assert ".target sm_75" in ptx
+    operations = re.findall(r"\b((?:add|sub|mul|fma|mad|sqrt|div|rcp|rsqrt|ex2|lg2|sin|cos)\.[\w.]*f32)\b", ptx)
+    assert set(operations) <= {"add.rn.f32", "sub.rn.f32", "mul.rn.f32", "sqrt.rn.f32"}
+    assert not re.search(r"\.(ftz|approx|sat)\b", ptx)
+    assert len(operations) > 50 or name == "advance"
+    assert operations.count("sqrt.rn.f32") == SQUARE_ROOTS.get(name, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_machine_code_is_exact_outside_the_square_roots(folder: Path, name: str, target: str, tmp_path: Path) -> None:
+    """The same count of fused, approximate and flushing instructions as so many square roots have by themselves."""
+    expected = roots_alone(SQUARE_ROOTS[name], target, tmp_path) if name in SQUARE_ROOTS else Counter()
+    assert inexact(machine_code(folder / f"{name}.{target}.cubin")) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_cubins_say_what_the_manifest_says(folder: Path, manifest: dict, name: str, target: str) -> None:
+    entry = manifest["kernels"][name]
+    data = (folder / entry["cubins"][target]["file"]).read_bytes()
+    cubin = read_cubin(data)
+    last = entry["parameters"][-1]
+    assert cubin.kernel == entry["entry"]
+    assert cubin.parameters == tuple((p["offset"], p["size"]) for p in entry["parameters"])
+    assert cubin.parameter_bytes == last["offset"] + last["size"]
+    assert cubin.threads == entry["threads"]
+    assert cubin.registers == entry["cubins"][target]["registers"]
+    assert cubin.registers <= 64
+    assert cubin.shared == entry["shared"] == 0
+    assert cubin.frame == 0
+    assert len(data) <= 20 * 1024
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_memory_is_accessed_128_bits_at_a_time_and_nothing_is_spilled(folder: Path, name: str, target: str) -> None:
+    code = machine_code(folder / f"{name}.{target}.cubin")
+    assert not [op for op in code if op.startswith(("LDL", "STL", "LDS", "STS", "BAR"))]
+    if name != "advance":
+        assert sum(n for op, n in code.items() if op.startswith("LDG") and ".128" in op) == IMAGE_READS[name]
+        stores = {op: n for op, n in code.items() if op.startswith("STG")}
+        assert sum(stores.values()) == 2
+        assert all(".128" in op for op in stores)
+
+
+def test_export_is_reproducible(folder: Path, tmp_path: Path) -> None:
+    aot.export_kernels(tmp_path)
+    files = sorted(file.name for file in folder.iterdir())
+    assert files == sorted(file.name for file in tmp_path.iterdir())
+    for name in files:
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:
+    source = str(Path(aot.__file__).parent).encode()
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        assert source not in data, file.name
+        assert b"step_triton" not in data, file.name
+
+
+def test_a_binary_is_chosen_by_the_devices_capability(manifest: dict) -> None:
+    files = {
+        (8, 0): "step.sm80.cubin",
+        (8, 7): "step.sm86.cubin",  # same major version, at most its minor one
+        (8, 9): "step.sm89.cubin",
+        (9, 0): "step.sm90.cubin",
+        (10, 3): "step.sm100.cubin",
+        (12, 1): "step.sm120.cubin",
+        (7, 5): "step.ptx",
+        (11, 0): "step.ptx",
+    }
+    for capability, file in files.items():
+        assert choose_binary(manifest, "step", capability)["file"] == file
+    with pytest.raises(EngineError, match="serve GPUs from sm75 on; this one is sm70"):
+        choose_binary(manifest, "step", (7, 0))
+    with pytest.raises(EngineError, match="no GPU kernel 'blur', only advance, begin, step"):
+        choose_binary(manifest, "blur", (8, 0))
+
+
+def test_a_bundle_without_kernels_says_how_to_add_them() -> None:
+    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit export .* --cubins all --out"):
+        read_kernels(SHIPPED)
+
+
+def test_kernels_are_added_to_a_bundle(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    before = read_bundle(SHIPPED)
+    bundle = add_kernels(SHIPPED, out, ("sm90",))
+    expected = {f"kernels/{name}.{kind}" for name in NAMES for kind in ("ptx", "sm90.cubin")} | {"kernels/kernels.json"}
+    assert set(bundle.manifest["files"]) - set(before.manifest["files"]) == expected
+    assert {**bundle.manifest, "files": None} == {**before.manifest, "files": None}
+    assert choose_binary(read_kernels(out), "begin", (9, 0))["file"] == "begin.sm90.cubin"
+    again = add_kernels(out, out, ("sm80",))  # in place of the ones it had
+    assert not [name for name in again.manifest["files"] if "sm90" in name]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (("sm70",), "cubin target 'sm70' is not one of sm80, sm86"),
+        (("sm90", ""), "cubin target '' is not one of"),
+    ],
+)
+def test_unknown_targets_are_refused_and_nothing_is_written(
+    targets: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        add_kernels(SHIPPED, tmp_path / "out", targets)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_assembler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(aot, "ASSEMBLER", "ptxas-of-nowhere")
+    with pytest.raises(EngineError, match=r"assembler ptxas-of-nowhere is missing from triton 3\.9\.0"):
+        add_kernels(SHIPPED, tmp_path / "out", ("sm80",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_128_bit_accesses_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from sdedit.export.kernels import write_kernels
+
+    with pytest.raises(BundleError, match="divisible by 16, the bundle has 6x5"):
+        write_kernels(tmp_path, (3, 6, 5), ("sm80",))
+
+
+def test_targets_are_given_by_name_or_all() -> None:
+    assert parse_targets("all") == aot.TARGETS
+    assert parse_targets("sm80, sm90") == ("sm80", "sm90")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + bytes(60), b"not a cubin" * 100])
+def test_what_is_no_cubin_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a cubin"):
+        read_cubin(data)
