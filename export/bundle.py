@@ -14,13 +14,14 @@ from torch import nn
 
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError
-from sdedit.export.kernels import write_kernels
-from sdedit.export.onnx_graph import round_to_half, store_in_half, to_onnx
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
 from sdedit.runtime.bundle import NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.engines import open_engine
 from sdedit_ref.checkpoint import Checkpoint
+
+from .kernels import write_kernels
+from .onnx_graph import round_to_half, store_in_half, to_onnx
 
 TOLERANCE = 1e-4
 """Largest error of the engine against the reference with the same rounded weights, relative to the largest output."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from sdedit import __version__
-from sdedit.errors import SdeditError
+from . import __version__
+from .errors import SdeditError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sdedit.kernels.noise import normal_numpy
-from sdedit.kernels.step_numpy import advance_numpy, begin_numpy, step_numpy
+from .noise import normal_numpy
+from .step_numpy import advance_numpy, begin_numpy, step_numpy
 
 __all__ = ["TWINS", "Twin", "twin"]
 
@@ -32,7 +32,7 @@ def twin(name: str = "auto") -> Twin:
     if name not in ("auto", *TWINS):
         raise ValueError(f"twin {name!r} is not one of auto, {', '.join(TWINS)}")
     try:
-        from sdedit.kernels.step_c import begin_c, normal_c, step_c
+        from .step_c import begin_c, normal_c, step_c
     except ImportError:
         if name == "c":
             raise

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sdedit.errors import EngineError
-from sdedit.kernels.binaries import MANIFEST
-from sdedit.kernels.cubin import read_cubin
+
+from .binaries import MANIFEST
+from .cubin import read_cubin
 
 TARGETS = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
 
@@ -69,7 +70,7 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
     try:
         import triton
 
-        from sdedit.kernels import step_triton
+        from . import step_triton
     except ImportError as error:
         raise EngineError(f"cubins need the package {error.name}: pip install 'sdedit[export]'") from None
     kernels = {name: _export_variant(folder, name, variant, targets) for name, variant in VARIANTS.items()}
@@ -111,7 +112,7 @@ def compile_ptx(variant: Variant) -> tuple[bytes, list[dict[str, Any]]]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sdedit.kernels import step_triton
+    from . import step_triton
 
     kernel = getattr(step_triton, variant.kernel)
     names = kernel.arg_names

@@ -6,7 +6,7 @@ the same bits. Constants are exact float32 values. Against float64 a normal z is
 
 import numpy as np
 
-from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, MAX_ELEMENTS
+from .layout import KIND_BEGIN, KIND_STEP, MAX_ELEMENTS
 
 __all__ = ["normal_numpy", "philox"]
 

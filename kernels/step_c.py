@@ -5,9 +5,9 @@ Importing this module raises ImportError where the extension was not built.
 
 import numpy as np
 
-from sdedit.kernels import _step
-from sdedit.kernels.layout import check_state
-from sdedit.kernels.noise import check_noise_key
+from . import _step
+from .layout import check_state
+from .noise import check_noise_key
 
 
 def begin_c(

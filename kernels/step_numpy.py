@@ -6,8 +6,8 @@ stays a NaN, whatever its payload. Arrays are those of layout.py and are updated
 
 import numpy as np
 
-from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, busy_slots, check_state
-from sdedit.kernels.noise import normal_numpy
+from .layout import KIND_BEGIN, KIND_STEP, busy_slots, check_state
+from .noise import normal_numpy
 
 
 def begin_numpy(

@@ -14,9 +14,10 @@ import numpy as np
 
 from sdedit.errors import BundleError, reason
 from sdedit.kernels.layout import MAX_ELEMENTS
-from sdedit.runtime.onnx_data import external_files
-from sdedit.runtime.plan import PREDICTIONS
-from sdedit.runtime.schedule import Schedule
+
+from .onnx_data import external_files
+from .plan import PREDICTIONS
+from .schedule import Schedule
 
 REVISION = 1
 """Bump when a reader of the old revision would misread or reject the new files, never otherwise."""

@@ -15,12 +15,13 @@ from PIL import Image
 from sdedit import __version__
 from sdedit.errors import EngineError, PlanError
 from sdedit.kernels import twin
-from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
-from sdedit.runtime.devices.cpu import CpuDevice
-from sdedit.runtime.engines import open_engine
-from sdedit.runtime.images import Canvas, Source, masked_canvas, open_mask, open_picture, paste, save_png, whole_canvas
-from sdedit.runtime.loop import Loop, Task
-from sdedit.runtime.plan import SAMPLERS, Plan, make_plan
+
+from .bundle import SHIPPED, Bundle, read_bundle
+from .devices.cpu import CpuDevice
+from .engines import open_engine
+from .images import Canvas, Source, masked_canvas, open_mask, open_picture, paste, save_png, whole_canvas
+from .loop import Loop, Task
+from .plan import SAMPLERS, Plan, make_plan
 
 RECIPE_KEY = "sdedit"
 """The PNG text chunk that holds an image's recipe, as JSON."""

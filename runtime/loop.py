@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdedit.errors import EngineError
-from sdedit.runtime.devices import Device
-from sdedit.runtime.plan import Plan
+
+from .devices import Device
+from .plan import Plan
 
 
 @dataclass(frozen=True)

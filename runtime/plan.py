@@ -12,7 +12,8 @@ import numpy as np
 
 from sdedit.errors import PlanError
 from sdedit.kernels.layout import ROW
-from sdedit.runtime.schedule import CLEAN, Level, Schedule
+
+from .schedule import CLEAN, Level, Schedule
 
 MAX_ROWS = 4096
 """Network evaluations of one edit at most: what the static buffers hold."""

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdedit.errors import CheckpointError, reason
-from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
-from sdedit_ref.sde import SCHEDULES
+
+from .networks.ddpm import DDPM, DDPMConfig
+from .sde import SCHEDULES
 
 PREDICTIONS = ("eps", "v", "x0")
 MAX_HEADER_BYTES = 100_000_000

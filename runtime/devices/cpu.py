@@ -6,8 +6,9 @@ import numpy as np
 
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import allocate_state, busy_slots
-from sdedit.runtime.engines import Engine
-from sdedit.runtime.plan import MAX_ROWS
+
+from ..engines import Engine
+from ..plan import MAX_ROWS
 
 UNUSED = ("o_uncond",)
 """Arrays of the layout that unconditional networks do without."""

@@ -6,7 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from sdedit.errors import EngineError
-from sdedit.runtime.bundle import Bundle
+
+from ..bundle import Bundle
 
 ENGINES = ("onnxruntime",)
 PRECISIONS = ("float32",)
@@ -39,6 +40,6 @@ def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto"
         raise EngineError(f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise EngineError(f"threads {threads} is not at least 1")
-    from sdedit.runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from .onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(bundle, threads)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from sdedit.errors import EngineError, reason
-from sdedit.runtime.bundle import Bundle
-from sdedit.runtime.engines import Evaluate
+
+from ..bundle import Bundle
+from . import Evaluate
 
 EXPECTED = {"x": 4, "time": 1, "out": 4}
 """Names and ranks of the network's inputs and output."""
