@@ -102,7 +102,7 @@ def export(
         if targets is None or (prediction, schedule, size, name) != (None,) * 4:
             raise click.UsageError(f"{source} is a folder: to a bundle only --cubins can be added")
         bundle = add_kernels(source, out, targets)
-        click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels for PTX, {', '.join(targets)}")
+        click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as PTX and for {', '.join(targets)}")
         return
     try:
         from sdedit.export.bundle import export_bundle

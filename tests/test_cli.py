@@ -13,6 +13,7 @@ from PIL import Image
 
 from sdedit import __version__
 from sdedit.cli import main
+from sdedit.runtime.bundle import SHIPPED
 
 Run = Callable[..., tuple[int, str, str]]
 """Arguments -> exit code, stdout, stderr"""
@@ -287,3 +288,22 @@ def test_names_need_not_be_unicode(run: Run, guide: Path) -> None:
     code, stdout, stderr = run("edit", odd, "--out", odd, "--steps", 1)
     assert (code, stderr) == (0, "")
     assert "\N{REPLACEMENT CHARACTER}.png: 64x64" in stdout
+
+
+def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
+    code, stdout, stderr = run("export", SHIPPED, "--cubins", "sm90", "--out", tmp_path / "with")
+    assert (code, stderr) == (0, "")
+    assert stdout == f"{tmp_path / 'with'}: earth64, kernels as PTX and for sm90\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "is a folder: to a bundle only --cubins can be added"),
+        (("--cubins", "all", "--size", 64), "is a folder: to a bundle only --cubins can be added"),
+        (("--cubins", "sm70"), "cubin target 'sm70' is not one of sm80, sm86, sm89, sm90, sm100, sm120"),
+    ],
+)
+def test_what_cannot_be_added_to_a_bundle(run: Run, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
+    assert_mistake(run("export", SHIPPED, *options, "--out", tmp_path / "with"), message)
+    assert list(tmp_path.iterdir()) == []

@@ -169,6 +169,7 @@ def test_begin_noises_the_guide_and_later_takes_over_what_was_edited(twin: objec
     state["row_count"][:] = 2
     state["alpha0"][:], state["sigma0"][:] = 0.5, 2.0
     state["guide"][:] = 1
+    state["x"][:] = np.nan  # all of it is written, none of it read
     twin.begin(*begin_arguments(state))  # type: ignore[attr-defined]
     z = normal_numpy(0, 0, 0, 0, KIND_BEGIN, 8).reshape(1, 2, 4)
     assert same_bits(state["x"][0], np.float32(0.5) + np.float32(2) * z)
