@@ -55,7 +55,7 @@ def check_parity(plan: Plan) -> None:
 
 
 def random_state(plan: Plan) -> dict[str, np.ndarray]:
-    state = dict(allocate_state(1, len(plan.rows), SHAPE))
+    state = allocate_state(1, len(plan.rows), SHAPE)
     rng = np.random.default_rng(0)
     for name in ("x", "h", "guide", "o"):
         state[name][:] = rng.standard_normal(state[name].shape)

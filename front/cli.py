@@ -1,6 +1,7 @@
 """The command line. Heavy rooms are imported inside the command that needs them."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -124,6 +125,7 @@ def export(
 
 def main() -> None:
     """Entry point: every error that a user can cause is one line on stderr and exit code 2."""
+    warnings.formatwarning = one_line
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -132,6 +134,11 @@ def main() -> None:
         sys.exit(130)
     except SdeditError as error:
         fail(str(error))
+
+
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning without the place in our code where it was raised."""
+    return f"{message}\n"
 
 
 def fail(message: str) -> None:

@@ -11,7 +11,6 @@ B slots, R rows a slot at most, C channels, H x W pixels; all arrays C-contiguou
     time                       float32 [B]            what the network is told
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 
@@ -97,6 +96,6 @@ def busy_slots(counter: np.ndarray, row_count: np.ndarray) -> list[int]:
     return [int(slot) for slot in np.flatnonzero(counter < row_count)]
 
 
-def allocate_state(slots: int, max_rows: int, shape: tuple[int, int, int]) -> Mapping[str, np.ndarray]:
+def allocate_state(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """Zeroed arrays of the state; every slot is idle."""
     return {name: np.zeros(*spec) for name, spec in state_arrays(slots, max_rows, shape).items()}

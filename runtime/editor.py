@@ -1,6 +1,7 @@
 """The one door for products: open a bundle once, edit as often as you like."""
 
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -121,19 +122,10 @@ class Editor:
             repeats=repeats,
             clip=clip,
         )
-        picture = open_picture(guide, "guide", self.bundle.shape[0])
-        if mask is None:
-            mask_identity = None
-            canvas = whole_canvas(picture.image, self.bundle.shape, fit)
-        else:
-            values, mask_picture = open_mask(mask, picture.image.size)
-            mask_identity = mask_picture.identity
-            canvas = masked_canvas(picture.image, values, self.bundle.shape, context)
+        canvas, sources = self._open(guide, mask, fit, context)
         recipe = {
-            "version": __version__,
-            "bundle": {"name": self.bundle.name, "sha256": self.bundle.sha256},
-            "guide": picture.identity,
-            "mask": mask_identity,
+            **self._settings(),
+            **sources,
             "t0": t0,
             "steps": steps,
             "sampler": sampler,
@@ -142,17 +134,9 @@ class Editor:
             "repeats": repeats,
             "seed": seed,
             "images": images,
-            "clip": clip if np.isfinite(clip) else "inf",
+            "clip": clip if math.isfinite(clip) else "inf",
             "fit": fit,
             "context": context,
-            "device": self.device.name,
-            "kernels": self.device.twin.name,
-            "engine": {
-                "name": self.device.engine.name,
-                "version": self.device.engine.version,
-                "precision": self.device.engine.precision,
-                "threads": self.device.engine.threads,
-            },
         }
         prepared = time.perf_counter()
         with self._lock:
@@ -169,6 +153,32 @@ class Editor:
             "evaluations": len(plan.rows) * images,
         }
         return Edit(results, recipe, timings)
+
+    def _open(self, guide: Source, mask: Source | None, fit: str, context: float) -> tuple[Canvas, dict[str, Any]]:
+        """What is edited, and what the recipe says of where it came from."""
+        picture = open_picture(guide, "guide", self.bundle.shape[0])
+        if mask is None:
+            canvas = whole_canvas(picture.image, self.bundle.shape, fit)
+            return canvas, {"guide": picture.identity, "mask": None}
+        values, mask_picture = open_mask(mask, picture.image.size)
+        canvas = masked_canvas(picture.image, values, self.bundle.shape, context)
+        return canvas, {"guide": picture.identity, "mask": mask_picture.identity}
+
+    def _settings(self) -> dict[str, Any]:
+        """The recipe's part that is the same for every edit of this editor."""
+        engine = self.device.engine
+        return {
+            "version": __version__,
+            "bundle": {"name": self.bundle.name, "sha256": self.bundle.sha256},
+            "device": self.device.name,
+            "kernels": self.device.twin.name,
+            "engine": {
+                "name": engine.name,
+                "version": engine.version,
+                "precision": engine.precision,
+                "threads": engine.threads,
+            },
+        }
 
     def _run(self, plan: Plan, canvas: Canvas, seed: int, images: int) -> list[np.ndarray]:
         waiting = deque(Task(plan, canvas.guide, canvas.mask, seed, image) for image in range(images))

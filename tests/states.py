@@ -23,7 +23,7 @@ def random_state(
 
     special: the fraction of image values that are NaN, infinite, denormal or signed zeros.
     """
-    state = dict(allocate_state(slots, max_rows, shape))
+    state = allocate_state(slots, max_rows, shape)
     for name in ("x", "h", "guide", "o", "o_uncond"):
         values = rng.standard_normal(state[name].shape).astype(np.float32)
         where = rng.random(values.shape) < special

@@ -307,3 +307,15 @@ def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
 def test_what_cannot_be_added_to_a_bundle(run: Run, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
     assert_mistake(run("export", SHIPPED, *options, "--out", tmp_path / "with"), message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_extension_one_line_says_so_and_the_image_is_the_same(guide: Path, tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['sdedit.kernels._step'] = None; from sdedit.cli import main; main()"
+    results = []
+    for name, script in (("c.png", "from sdedit.cli import main; main()"), ("numpy.png", hidden)):
+        command = [sys.executable, "-c", script, "edit", guide, "--out", tmp_path / name, "--steps", "3"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        results.append((done.stderr, np.asarray(Image.open(tmp_path / name))))
+    assert results[0][0] == ""
+    assert results[1][0] == "sdedit: the C extension is not built; the numpy twin is used (same bits, slower)\n"
+    assert np.array_equal(results[0][1], results[1][1])

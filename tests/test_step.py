@@ -117,7 +117,7 @@ def test_a_slot_does_not_depend_on_its_place_and_neighbours(
 
 def one_slot(shape: tuple[int, int, int] = (1, 2, 4), **row: float) -> dict[str, np.ndarray]:
     """One busy slot of zeros with mask 1, whose row edits nothing but what is given."""
-    state = dict(allocate_state(1, 2, shape))
+    state = allocate_state(1, 2, shape)
     state["row_count"][:] = 1
     state["mask"][:] = 1
     for name, value in {"clip": np.inf, "threshold": 1.0, "h_threshold": np.inf, **row}.items():
@@ -189,7 +189,7 @@ def test_begin_noises_the_guide_and_later_takes_over_what_was_edited(twin: objec
 
 
 def test_advance_moves_busy_slots_and_tells_their_time() -> None:
-    state = dict(allocate_state(3, 3, (1, 1, 1)))
+    state = allocate_state(3, 3, (1, 1, 1))
     state["rows"]["time"] = [[10, 11, 12], [20, 21, 22], [30, 31, 32]]
     state["counter"][:], state["row_count"][:], state["time"][:] = [0, 2, 3], [3, 3, 3], [10, 22, -1]
     NUMPY.advance(state["rows"], state["counter"], state["row_count"], state["time"])

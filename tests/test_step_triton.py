@@ -179,7 +179,7 @@ def test_the_size_of_the_official_models_in_one_launch(gpu: Gpu) -> None:
 
 def test_a_whole_masked_edit_with_repeats_gives_the_bits_of_numpy(gpu: Gpu) -> None:
     """begin and steps launched as a host would, two slots with different plans; the network is o = x / 2."""
-    state = dict(allocate_state(2, 12, (3, 8, 8)))
+    state = allocate_state(2, 12, (3, 8, 8))
     rng = np.random.default_rng(3)
     state["guide"][:] = rng.uniform(-1, 1, state["guide"].shape)
     state["mask"][:] = rng.integers(0, 3, state["mask"].shape) / 2

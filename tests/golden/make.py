@@ -40,7 +40,7 @@ def rows() -> dict[str, np.ndarray]:
 def step_state() -> dict[str, np.ndarray]:
     """Two slots in mid-plan: 2M with the fresh rule and a strength map; ancestral with the official rule."""
     schedule = Schedule(sde.linear())
-    state = dict(allocate_state(2, 4, (2, 3, 5)))
+    state = allocate_state(2, 4, (2, 3, 5))
     for index, name in enumerate(("x", "h", "guide", "o", "o_uncond")):
         z = normal_numpy(9, index, 0, 0, 0, state[name].size)
         state[name][:] = z.reshape(state[name].shape) * np.float32(0.5)
@@ -52,7 +52,7 @@ def step_state() -> dict[str, np.ndarray]:
 
 
 def edit() -> np.ndarray:
-    state = dict(allocate_state(1, 4, (3, 8, 8)))
+    state = allocate_state(1, 4, (3, 8, 8))
     plan = make_plan(Schedule(sde.linear()), "v", t0=0.5, steps=4, sampler="ancestral")
     state["guide"][:] = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)
     state["mask"][0, :, 2:] = 1
