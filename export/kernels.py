@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdedit.errors import BundleError
-from sdedit.kernels.aot import DIVISIBLE_BY, TARGETS, export_kernels
+from sdedit.kernels.aot import DIVISIBLE_BY, MAX_PIXELS, TARGETS, check_targets, export_kernels
 from sdedit.kernels.binaries import FOLDER
 from sdedit.runtime.bundle import Bundle, read_bundle, staged, write_manifest
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """ "sm80,sm90" or "all"; the names are checked where the kernels are built."""
-    return TARGETS if text == "all" else tuple(part.strip() for part in text.split(","))
+    """ "sm80,sm90", "all", or "ptx" for no cubins beside it. Raises EngineError for an unknown target."""
+    named = {"all": TARGETS, "ptx": ()}
+    targets = named[text] if text in named else tuple(part.strip() for part in text.split(","))
+    check_targets(targets)
+    return targets
 
 
 def add_kernels(source: Path, out: Path, targets: Sequence[str]) -> Bundle:
@@ -35,9 +38,10 @@ def add_kernels(source: Path, out: Path, targets: Sequence[str]) -> Bundle:
 def write_kernels(folder: Path, shape: tuple[int, int, int], targets: Sequence[str]) -> None:
     """Build the kernels into the bundle that is being written to `folder`, for images of `shape` = (C, H, W)."""
     _, height, width = shape
-    if height * width % DIVISIBLE_BY:
+    if height * width % DIVISIBLE_BY or height * width > MAX_PIXELS:
         raise BundleError(
-            f"GPU kernels need height x width divisible by {DIVISIBLE_BY}, the bundle has {height}x{width}"
+            f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
+            f"the bundle has {height}x{width}"
         )
     (folder / FOLDER).mkdir()
     export_kernels(folder / FOLDER, targets)

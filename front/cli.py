@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from . import __version__
 from .errors import SdeditError
@@ -80,8 +81,10 @@ def edit(guide: Path, out: Path, mask: Path | None, bundle: Path | None, **optio
 @click.option("--prediction", help="What the network predicts, where the file does not say: eps, v, x0.")
 @click.option("--schedule", help="The noise it was trained with, where the file does not say: linear, cosine.")
 @click.option("--size", type=int, help="Pixels of its images' sides, where the file does not say.")
-@click.option("--cubins", help="Add GPU kernels: PTX, and cubins for all or some of sm80,sm86,sm89,sm90,sm100,sm120.")
+@click.option("--cubins", help="Add GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120.")
+@click.pass_context
 def export(
+    context: click.Context,
     source: Path,
     out: Path,
     name: str | None,
@@ -100,10 +103,11 @@ def export(
 
     targets = None if cubins is None else parse_targets(cubins)
     if source.is_dir():
-        if targets is None or (prediction, schedule, size, name) != (None,) * 4:
+        given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
+        if targets is None or given != {"source", "out", "cubins"}:
             raise click.UsageError(f"{source} is a folder: to a bundle only --cubins can be added")
         bundle = add_kernels(source, out, targets)
-        click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as PTX and for {', '.join(targets)}")
+        click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as {', '.join(('PTX', *targets))}")
         return
     try:
         from sdedit.export.bundle import export_bundle

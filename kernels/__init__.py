@@ -1,4 +1,7 @@
-"""The fused step and its noise: the numpy definition, its C twin, and the one place that chooses between them."""
+"""The fused step and its noise: numpy defines, C is the twin for CPUs, and here is the one place that chooses.
+
+The Triton twin (step_triton.py) is compiled ahead of time by aot.py, never chosen here.
+"""
 
 import warnings
 from collections.abc import Callable

@@ -21,11 +21,11 @@ INLINE void leave_floating_point(FloatingPointScope saved) { _mm_setcsr(saved); 
 typedef uint64_t FloatingPointScope;
 INLINE FloatingPointScope enter_default_floating_point(void) {
     FloatingPointScope saved;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved) : : "memory");
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0) : "memory");
     return saved;
 }
-INLINE void leave_floating_point(FloatingPointScope saved) { __asm__ volatile("msr fpcr, %0" : : "r"(saved)); }
+INLINE void leave_floating_point(FloatingPointScope saved) { __asm__ volatile("msr fpcr, %0" : : "r"(saved) : "memory"); }
 #else
 #error "the floating-point control register of this processor is not known here: the numpy twin is used instead"
 #endif
@@ -177,6 +177,11 @@ static int hold_slots(Buffers *held, Slots *s, PyObject *const *arguments) {
         PyErr_SetString(PyExc_ValueError, "an image has 2^31 elements or more");
         return 0;
     }
+    if (s->max_rows > SIZE_MAX / sizeof(Row) / s->slots ||
+        s->channels * s->pixels > SIZE_MAX / sizeof(float) / s->slots) {
+        PyErr_SetString(PyExc_ValueError, "the state is larger than the memory that can be addressed");
+        return 0;
+    }
     s->rows = hold(held, arguments[0], "rows", s->slots * s->max_rows * sizeof(Row), 0);
     s->counter = s->rows ? hold(held, arguments[1], "counter", s->slots * sizeof(uint32_t), 0) : NULL;
     s->row_count = s->counter ? hold(held, arguments[2], "row_count", s->slots * sizeof(uint32_t), 0) : NULL;
@@ -221,7 +226,7 @@ static PyObject *py_step(PyObject *module, PyObject *const *arguments, Py_ssize_
         FloatingPointScope saved = enter_default_floating_point();
         for (size_t b = 0; b < s.slots; b++) {
             const uint32_t at = s.counter[b];
-            if (at < s.row_count[b]) {
+            if (at < s.row_count[b] && at < s.max_rows) { /* again: other threads may write, now that the lock is free */
                 const size_t e = b * elements;
                 step_slot(x + e, h + e, guide + e, mask + b * s.pixels, o + e, o_uncond ? o_uncond + e : NULL,
                           s.rows + b * s.max_rows + at, s.seed[b], s.image[b], s.channels, s.pixels);
@@ -258,7 +263,7 @@ static PyObject *py_begin(PyObject *module, PyObject *const *arguments, Py_ssize
         FloatingPointScope saved = enter_default_floating_point();
         for (size_t b = 0; b < s.slots; b++) {
             const uint32_t at = s.counter[b];
-            if (at >= s.row_count[b]) {
+            if (at >= s.row_count[b] || at >= s.max_rows) {
                 continue;
             }
             const Row *row = s.rows + b * s.max_rows + at;

@@ -40,17 +40,21 @@ DIVISIBLE_BY = 16
 """What pointers (in bytes) and `pixels` must be multiples of, for accesses of 128 bits."""
 
 
+MAX_PIXELS = 65535 * 512
+"""Of a channel: as many blocks as a grid has along y, of as many elements as a program has."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A kernel of step_triton and the values of its compile-time arguments, BLOCK aside."""
 
     kernel: str
     constants: dict[str, bool]
-    warps: int = 4
+    one_warp: bool = False
 
 
 VARIANTS = {
-    "advance": Variant("advance_kernel", {}, warps=1),
+    "advance": Variant("advance_kernel", {}, one_warp=True),
     "begin": Variant("begin_kernel", {}),
     "step": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": False}),
     "step_begin_noise": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": True}),
@@ -64,9 +68,7 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
 
     Raises EngineError for an unknown target, or where triton or one of its assemblers is missing.
     """
-    unknown = [target for target in targets if target not in TARGETS]
-    if unknown:
-        raise EngineError(f"cubin target {unknown[0]!r} is not one of {', '.join(TARGETS)}")
+    check_targets(targets)
     try:
         import triton
 
@@ -85,6 +87,12 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
     return manifest
 
 
+def check_targets(targets: Sequence[str]) -> None:
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown:
+        raise EngineError(f"cubin target {unknown[0]!r} is not one of {', '.join(TARGETS)}")
+
+
 def _export_variant(folder: Path, name: str, variant: Variant, targets: Sequence[str]) -> dict[str, Any]:
     ptx, parameters = compile_ptx(variant)
     (folder / f"{name}.ptx").write_bytes(ptx)
@@ -98,7 +106,7 @@ def _export_variant(folder: Path, name: str, variant: Variant, targets: Sequence
         cubins[target] = {"file": f"{name}.{target}.cubin", "sha256": _sha256(data), "registers": described.registers}
     return {
         "entry": variant.kernel,
-        "threads": 32 * variant.warps,
+        "threads": 32 * _warps(variant),
         "shared": 0,
         "parameters": parameters,
         "ptx": {"file": f"{name}.ptx", "sha256": _sha256(ptx)},
@@ -125,7 +133,7 @@ def compile_ptx(variant: Variant) -> tuple[bytes, list[dict[str, Any]]]:
         compiled = triton.compile(
             ASTSource(kernel, types, constants, attributes),
             target=GPUTarget("cuda", 75, 32),
-            options={"num_warps": variant.warps, "enable_fp_fusion": False, "ptx_version": 74},
+            options={"num_warps": _warps(variant), "enable_fp_fusion": False, "ptx_version": 74},
         )
     metadata = compiled.metadata
     if metadata.shared or metadata.global_scratch_size or metadata.profile_scratch_size or metadata.num_ctas != 1:
@@ -166,6 +174,12 @@ def _run_tool(name: str, *arguments: str) -> str:
 def _version(name: str) -> str:
     found = re.search(r"release [\d.]+, V([\d.]+)", _run_tool(name, "--version"))
     return found.group(1) if found else "unknown"
+
+
+def _warps(variant: Variant) -> int:
+    from . import step_triton
+
+    return 1 if variant.one_warp else step_triton.NUM_WARPS
 
 
 def _type_of(name: str) -> str:

@@ -1,7 +1,5 @@
 """A bundle's exported GPU kernels, as the target reads them: their manifest, and which file fits a device."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from sdedit.errors import EngineError
@@ -13,14 +11,6 @@ MANIFEST = "kernels.json"
 
 PTX_CAPABILITY = (7, 5)
 """The oldest GPU that the PTX serves."""
-
-
-def read_kernels(bundle: Path) -> dict[str, Any]:
-    """The manifest of a verified bundle's kernels; raises EngineError where it has none."""
-    path = bundle / FOLDER / MANIFEST
-    if not path.is_file():
-        raise EngineError(f"bundle {bundle} has no GPU kernels: sdedit export {bundle} --cubins all --out {bundle}")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def choose_binary(manifest: dict[str, Any], kernel: str, capability: tuple[int, int]) -> dict[str, str]:

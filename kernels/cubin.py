@@ -29,11 +29,12 @@ class Cubin:
 def read_cubin(data: bytes) -> Cubin:
     """Raises ValueError where `data` is no cubin with one kernel."""
     try:
-        sections = {name: data[offset : offset + size] for name, offset, size in _sections(data)}
+        headers = {name: (offset, size) for name, offset, size in _sections(data)}
+        sections = {name: data[offset : offset + size] for name, (offset, size) in headers.items()}
         (text,) = [name for name in sections if name.startswith(".text.")]
         kernel = text.removeprefix(".text.")
         attributes = list(_attributes(sections[f".nv.info.{kernel}"]))
-        described = sorted(struct.unpack("<IHHI", value) for code, value in attributes if code == PARAMETER)
+        described = [struct.unpack("<IHHI", value) for code, value in attributes if code == PARAMETER]
         values = dict(attributes)
         functions = list(_attributes(sections[".nv.info"]))
         return Cubin(
@@ -42,7 +43,7 @@ def read_cubin(data: bytes) -> Cubin:
             parameter_bytes=struct.unpack("<H", values[PARAMETERS_SIZE])[0],
             threads=struct.unpack("<III", values[REQUIRED_THREADS])[0],
             registers=_largest(functions, REGISTERS),
-            shared=len(sections.get(f".nv.shared.{kernel}", b"")),
+            shared=headers.get(f".nv.shared.{kernel}", (0, 0))[1],  # of a section without bytes in the file
             frame=_largest(functions, FRAME_SIZE),
         )
     except (struct.error, KeyError, IndexError, ValueError, UnicodeDecodeError) as error:

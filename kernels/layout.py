@@ -78,7 +78,7 @@ def check_state(**arrays: np.ndarray) -> None:
     expected = state_arrays(slots, rows.shape[1], (image[0], image[1], image[2]))
     for name, array in arrays.items():
         shape, dtype = expected[name]
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        if array.shape != shape or array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
             raise ValueError(
                 f"{name} must be C-contiguous {dtype_name(dtype)} {list(shape)}, "
                 f"got {dtype_name(array.dtype)} {list(array.shape)}"

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import BundleError, reason
+from sdedit.errors import BundleError, EngineError, reason
+from sdedit.kernels.binaries import FOLDER as KERNELS
+from sdedit.kernels.binaries import MANIFEST as KERNELS_MANIFEST
 from sdedit.kernels.layout import MAX_ELEMENTS
 
 from .onnx_data import external_files
@@ -91,6 +93,27 @@ class Bundle:
         return levels, outputs
 
 
+def read_kernels(bundle: Bundle) -> dict[str, Any]:
+    """The manifest of the bundle's GPU kernels (kernels/aot.py); all files it names are verified ones of the bundle.
+
+    Raises EngineError where there are no kernels, BundleError where their manifest is damaged.
+    """
+    listed = bundle.manifest["files"]
+    name = f"{KERNELS}/{KERNELS_MANIFEST}"
+    if name not in listed:
+        path = bundle.path
+        raise EngineError(f"bundle {path} has no GPU kernels: sdedit export {path} --cubins all --out {path}")
+    try:
+        kernels = json.loads((bundle.path / name).read_text(encoding="utf-8"))
+        files = [file["file"] for k in kernels["kernels"].values() for file in (k["ptx"], *k["cubins"].values())]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise BundleError(f"bundle {bundle.path}: {name} is damaged") from None
+    strangers = [file for file in files if f"{KERNELS}/{file}" not in listed]
+    if strangers:
+        raise BundleError(f"bundle {bundle.path}: {name} names {strangers[0]!r}, which {MANIFEST} does not list")
+    return kernels
+
+
 def read_bundle(path: str | Path) -> Bundle:
     """Read and verify a bundle: revision, schema, sizes, hashes, and that no path leaves the folder.
 
@@ -128,7 +151,8 @@ def staged(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if out.exists() or not (temporary / "old").exists():  # else the only copy would go
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
@@ -179,7 +203,7 @@ def _replace(out: Path, new: Path, old: Path) -> None:
         out.rename(old)
     try:
         new.rename(out)
-    except OSError:
+    except BaseException:  # an interrupt as well
         if old.exists():
             old.rename(out)
         raise

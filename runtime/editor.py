@@ -2,9 +2,9 @@
 
 import json
 import math
+import operator
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,17 @@ from sdedit.kernels import twin
 from .bundle import SHIPPED, Bundle, read_bundle
 from .devices.cpu import CpuDevice
 from .engines import open_engine
-from .images import Canvas, Source, masked_canvas, open_mask, open_picture, paste, save_png, whole_canvas
+from .images import (
+    Canvas,
+    Source,
+    check_placement,
+    masked_canvas,
+    open_mask,
+    open_picture,
+    paste,
+    save_png,
+    whole_canvas,
+)
 from .loop import Loop, Task
 from .plan import SAMPLERS, Plan, make_plan
 
@@ -107,10 +117,16 @@ class Editor:
         Raises ImageError, PlanError, EngineError.
         """
         started = time.perf_counter()
+        seed, images, steps, repeats = map(
+            _integer, ("seed", "images", "steps", "repeats"), (seed, images, steps, repeats)
+        )
+        t0, clip, context = map(_number, ("t0", "clip", "context"), (t0, clip, context))
+        eta = None if eta is None else _number("eta", eta)
         if not 0 <= seed < 2**64:
             raise PlanError(f"seed {seed} is not in 0..2^64-1")
         if not 1 <= images <= 2**32:
             raise PlanError(f"images {images} is not in 1..2^32")
+        check_placement(fit, context)
         plan = make_plan(
             self.bundle.schedule,
             self.bundle.prediction,
@@ -122,7 +138,7 @@ class Editor:
             repeats=repeats,
             clip=clip,
         )
-        canvas, sources = self._open(guide, mask, fit, context)
+        canvas, sources = self._open(guide, mask, fit, context, float(plan.rows["threshold"].min()))
         recipe = {
             **self._settings(),
             **sources,
@@ -140,6 +156,7 @@ class Editor:
         }
         prepared = time.perf_counter()
         with self._lock:
+            admitted = time.perf_counter()
             states = self._run(plan, canvas, seed, images)
         looped = time.perf_counter()
         results = [
@@ -148,20 +165,23 @@ class Editor:
         ]
         timings = {
             "prepare": prepared - started,
-            "loop": looped - prepared,
+            "wait": admitted - prepared,
+            "loop": looped - admitted,
             "finish": time.perf_counter() - looped,
             "evaluations": len(plan.rows) * images,
         }
         return Edit(results, recipe, timings)
 
-    def _open(self, guide: Source, mask: Source | None, fit: str, context: float) -> tuple[Canvas, dict[str, Any]]:
+    def _open(
+        self, guide: Source, mask: Source | None, fit: str, context: float, threshold: float
+    ) -> tuple[Canvas, dict[str, Any]]:
         """What is edited, and what the recipe says of where it came from."""
         picture = open_picture(guide, "guide", self.bundle.shape[0])
         if mask is None:
             canvas = whole_canvas(picture.image, self.bundle.shape, fit)
             return canvas, {"guide": picture.identity, "mask": None}
         values, mask_picture = open_mask(mask, picture.image.size)
-        canvas = masked_canvas(picture.image, values, self.bundle.shape, context)
+        canvas = masked_canvas(picture.image, values, self.bundle.shape, context, threshold)
         return canvas, {"guide": picture.identity, "mask": mask_picture.identity}
 
     def _settings(self) -> dict[str, Any]:
@@ -181,14 +201,28 @@ class Editor:
         }
 
     def _run(self, plan: Plan, canvas: Canvas, seed: int, images: int) -> list[np.ndarray]:
-        waiting = deque(Task(plan, canvas.guide, canvas.mask, seed, image) for image in range(images))
+        waiting = iter(range(images))
         states: dict[int, np.ndarray] = {}
         try:
-            while waiting or self._loop.busy:
-                while waiting and not self._loop.full:
-                    self._loop.admit(waiting.popleft())
+            while len(states) < images:
+                while not self._loop.full and (image := next(waiting, None)) is not None:
+                    self._loop.admit(Task(plan, canvas.guide, canvas.mask, seed, image))
                 for task, state in self._loop.step():
                     states[task.image] = state
         finally:
             self._loop.clear()
         return [states[image] for image in range(images)]
+
+
+def _integer(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise PlanError(f"{name} {value!r} is not an integer") from None
+
+
+def _number(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise PlanError(f"{name} {value!r} is not a number") from None

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from sdedit.errors import ImageError, reason
 
@@ -60,7 +59,10 @@ def open_picture(source: Source, what: str, channels: int = 3) -> Picture:
     picture = _decode(source, what)
     if channels not in MODES:
         raise ImageError(f"{what}: a network of {channels} channels does not take images")
-    return Picture(_flatten(picture.image, what).convert(MODES[channels]), picture.sha256, picture.name)
+    image = _flatten(picture.image, what).convert(MODES[channels])
+    if image.mode != picture.image.mode:
+        image.info.pop("icc_profile", None)  # it describes colours of another kind
+    return Picture(image, picture.sha256, picture.name)
 
 
 def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Picture]:
@@ -77,10 +79,16 @@ def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Pictur
     return values, picture
 
 
-def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> Canvas:
-    """The photo brought to the network's size by `fit`, all of it editable."""
+def check_placement(fit: str, context: float) -> None:
+    """Raise ImageError unless both are accepted, whichever of them an edit uses."""
     if fit not in FITS:
         raise ImageError(f"fit {fit!r} is not one of {', '.join(FITS)}")
+    if not 0 <= context < math.inf:
+        raise ImageError(f"context {context} is not at least 0")
+
+
+def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> Canvas:
+    """The photo brought to the network's size by `fit`, all of it editable."""
     _, height, width = shape
     size = (width, height)
     if photo.size != size:
@@ -93,27 +101,45 @@ def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> C
     return Canvas(photo, (0, 0, *size), to_state(photo), np.ones((height, width), np.float32), None)
 
 
-def masked_canvas(photo: Image.Image, mask: np.ndarray, shape: tuple[int, int, int], context: float) -> Canvas:
-    """The box around the mask, grown by `context` of its size on each side, to the network's aspect.
+def masked_canvas(
+    photo: Image.Image, mask: np.ndarray, shape: tuple[int, int, int], context: float, threshold: float
+) -> Canvas:
+    """The box around what the mask edits, grown by `context` of its size on each side, to the network's aspect.
 
-    It is never smaller than the network's image, so that no small mask is edited enlarged, unless the photo is.
+    It is never smaller than the network's image, so that no small mask is edited enlarged, unless the photo is; where
+    the photo is too small for the aspect, the box is stretched. threshold: the mask's values from which on a pixel is
+    edited at all. Raises ImageError where none is.
     """
-    if not 0 <= context < math.inf:
-        raise ImageError(f"context {context} is not at least 0")
+    change = mask >= np.float32(threshold)
+    if not change.any():
+        raise ImageError(
+            f"mask edits nothing: its brightest value is {mask.max():.3g}, with white 1, and t0 and steps edit from "
+            f"{threshold:.3g} on"
+        )
     _, height, width = shape
-    box = _context_box(mask, (height, width), context)
+    box = _context_box(change, (height, width), context)
+    left, top, right, bottom = box
     part = photo.crop(box)
-    small = Image.fromarray(mask).crop(box)
+    small = mask[top:bottom, left:right]
     if part.size != (width, height):
         part = part.resize((width, height), Image.Resampling.LANCZOS)
-        small = small.resize((width, height), Image.Resampling.NEAREST)
-    return Canvas(photo, box, to_state(part), np.asarray(small, np.float32), mask > 0)
+        small = _reduce_mask(small, (height, width))
+    return Canvas(photo, box, to_state(part), np.ascontiguousarray(small), change)
+
+
+def _reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The maximum over each cell, or the nearest value: no stroke is too thin for it, and no new greys appear."""
+    for axis, count in enumerate(size):
+        starts = np.arange(count) * mask.shape[axis] // count
+        mask = np.maximum.reduceat(mask, starts, axis=axis)
+    return mask
 
 
 def paste(canvas: Canvas, state: np.ndarray, exact: bool) -> Image.Image:
     """The photo with the edited box put back: where the mask is, or all of the box if the keep rule is not `exact`."""
     edited = to_image(state)
     if canvas.change is None:
+        edited.info["icc_profile"] = canvas.photo.info.get("icc_profile")
         return edited
     left, top, right, bottom = canvas.box
     if edited.size != (right - left, bottom - top):
@@ -153,6 +179,8 @@ def check_output(path: Path) -> None:
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
     """Write the image with these text chunks, so that `path` is either complete or untouched."""
+    from PIL.PngImagePlugin import PngInfo  # a seventh of what importing the runtime would cost
+
     check_output(path)
     info = PngInfo()
     for key, text in texts.items():
@@ -160,7 +188,7 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
     temporary = path.parent / f".sdedit-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
-            image.save(file, "PNG", pnginfo=info)
+            image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
         temporary.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
@@ -253,14 +281,13 @@ def _check_mask_array(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def _context_box(mask: np.ndarray, model: tuple[int, int], context: float) -> tuple[int, int, int, int]:
-    editable = mask > 0
-    spans = [np.flatnonzero(editable.any(axis=axis)) for axis in (1, 0)]  # rows, columns
-    ends = [(int(s[0]), int(s[-1]) + 1) if s.size else (0, n) for s, n in zip(spans, mask.shape, strict=True)]
+def _context_box(change: np.ndarray, model: tuple[int, int], context: float) -> tuple[int, int, int, int]:
+    spans = [np.flatnonzero(change.any(axis=axis)) for axis in (1, 0)]  # rows, columns
+    ends = [(int(span[0]), int(span[-1]) + 1) for span in spans]
     wanted = [max((high - low) * (1 + 2 * context), size) for (low, high), size in zip(ends, model, strict=True)]
     scale = max(want / size for want, size in zip(wanted, model, strict=True))
     sides = []
-    for (low, high), size, limit in zip(ends, model, mask.shape, strict=True):
+    for (low, high), size, limit in zip(ends, model, change.shape, strict=True):
         length = math.ceil(min(size * scale, limit))  # in this order: scale may be infinite
         start = min(max((low + high - length) // 2, 0), limit - length)
         sides.append((start, start + length))

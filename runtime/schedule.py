@@ -61,5 +61,5 @@ class Schedule:
         if first < 1:
             raise PlanError(f"t0 {t0} is below the schedule's first level: at least {0.5 / len(self):g} is needed")
         if not 1 <= steps <= first:
-            raise PlanError(f"steps {steps} is not in 1..{first}, the levels that the schedule has below t0 {t0:g}")
+            raise PlanError(f"steps {steps} is not in 1..{first}, the levels that the schedule has up to t0 {t0:g}")
         return [(2 * n * first + steps) // (2 * steps) for n in range(steps, 0, -1)]

@@ -38,7 +38,6 @@ class Checkpoint:
     prediction: str
     schedule_name: str
     schedule: np.ndarray
-    source: str
 
 
 def load_checkpoint(
@@ -76,8 +75,7 @@ def load_checkpoint(
     name = str(known["schedule"])
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = metadata.get("source", "")
-    return Checkpoint(path, sha256, network.eval(), str(known["prediction"]), name, SCHEDULES[name](levels), origin)
+    return Checkpoint(path, sha256, network.eval(), str(known["prediction"]), name, SCHEDULES[name](levels))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

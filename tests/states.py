@@ -10,6 +10,8 @@ from sdedit.kernels.layout import ROW, allocate_state
 SHAPES = [(1, 1, 1), (3, 1, 1), (1, 7, 9), (3, 5, 7), (1, 10, 100), (3, 16, 16), (4, 8, 13), (3, 33, 31)]
 """1, 63 and 1000 elements among them; sizes below, at and above the C twin's block of 256, channels across blocks."""
 
+ANY_SHAPES = st.sampled_from(SHAPES) | st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 40))
+
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 1.0, -1.0], np.float32)
 
 

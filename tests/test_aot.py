@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from sdedit.errors import BundleError, EngineError
-from sdedit.export.kernels import add_kernels, parse_targets
+from sdedit.export.kernels import add_kernels, parse_targets, write_kernels
 from sdedit.kernels import aot
-from sdedit.kernels.binaries import MANIFEST, choose_binary, read_kernels
+from sdedit.kernels.binaries import MANIFEST, choose_binary
 from sdedit.kernels.cubin import read_cubin
-from sdedit.runtime.bundle import SHIPPED, read_bundle
+from sdedit.runtime.bundle import SHIPPED, read_bundle, read_kernels, write_manifest
 
 NAMES = tuple(aot.VARIANTS)
 IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5, "step_guided": 6, "step_guided_begin_noise": 6}
@@ -57,8 +57,7 @@ def machine_code(cubin: Path) -> Counter[str]:
 
 def inexact(code: Counter[str]) -> Counter[str]:
     """What an exact kernel has only inside its square roots."""
-    suspects = {op: n for op, n in code.items() if op.startswith(("FFMA", "HFMA2.", "MUFU")) or ".FTZ" in op}
-    return Counter({op: n for op, n in suspects.items() if not op.startswith("HFMA2")})
+    return Counter({op: n for op, n in code.items() if op.startswith(("FFMA", "MUFU")) or ".FTZ" in op})
 
 
 def roots_alone(count: int, target: str, tmp_path: Path) -> Counter[str]:
@@ -159,7 +158,7 @@ def test_a_binary_is_chosen_by_the_devices_capability(manifest: dict) -> None:
 
 def test_a_bundle_without_kernels_says_how_to_add_them() -> None:
     with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit export .* --cubins all --out"):
-        read_kernels(SHIPPED)
+        read_kernels(read_bundle(SHIPPED))
 
 
 def test_kernels_are_added_to_a_bundle(tmp_path: Path) -> None:
@@ -169,7 +168,7 @@ def test_kernels_are_added_to_a_bundle(tmp_path: Path) -> None:
     expected = {f"kernels/{name}.{kind}" for name in NAMES for kind in ("ptx", "sm90.cubin")} | {"kernels/kernels.json"}
     assert set(bundle.manifest["files"]) - set(before.manifest["files"]) == expected
     assert {**bundle.manifest, "files": None} == {**before.manifest, "files": None}
-    assert choose_binary(read_kernels(out), "begin", (9, 0))["file"] == "begin.sm90.cubin"
+    assert choose_binary(read_kernels(bundle), "begin", (9, 0))["file"] == "begin.sm90.cubin"
     again = add_kernels(out, out, ("sm80",))  # in place of the ones it had
     assert not [name for name in again.manifest["files"] if "sm90" in name]
 
@@ -196,16 +195,40 @@ def test_a_missing_assembler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_128_bit_accesses_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from sdedit.export.kernels import write_kernels
-
-    with pytest.raises(BundleError, match="divisible by 16, the bundle has 6x5"):
+def test_images_that_128_bit_accesses_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="divisible by 16 and at most 33553920, the bundle has 6x5"):
         write_kernels(tmp_path, (3, 6, 5), ("sm80",))
+
+
+def test_kernels_that_the_bundle_does_not_list_are_refused(tmp_path: Path) -> None:
+    bundle = add_kernels(SHIPPED, tmp_path / "bundle", ())
+    manifest = bundle.path / "kernels" / MANIFEST
+    for text, message in (
+        (manifest.read_text().replace('"begin.ptx"', '"../begin.ptx"'), r"names '../begin.ptx', which bundle.json"),
+        ("[]", "kernels/kernels.json is damaged"),
+    ):
+        manifest.write_text(text)
+        write_manifest(bundle.path, bundle.manifest)
+        with pytest.raises(BundleError, match=message):
+            read_kernels(read_bundle(bundle.path))
 
 
 def test_targets_are_given_by_name_or_all() -> None:
     assert parse_targets("all") == aot.TARGETS
+    assert parse_targets("ptx") == ()
     assert parse_targets("sm80, sm90") == ("sm80", "sm90")
+
+
+def test_the_grid_covers_the_largest_image() -> None:
+    from sdedit.kernels import step_triton
+
+    assert aot.MAX_PIXELS == 65535 * step_triton.BLOCK
+
+
+@pytest.mark.parametrize("target", ["sm80", "sm120"])
+def test_shared_memory_would_be_seen(target: str, tmp_path: Path) -> None:
+    ptx = ROOTS_PTX.format(registers=2, body=".shared .b8 s[8192];\nst.shared.f32 [s], 0f00000000;")
+    assert read_cubin(aot.assemble(ptx.encode(), target)).shared >= 8192  # newer GPUs reserve some more
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + bytes(60), b"not a cubin" * 100])

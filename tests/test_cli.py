@@ -293,7 +293,7 @@ def test_names_need_not_be_unicode(run: Run, guide: Path) -> None:
 def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
     code, stdout, stderr = run("export", SHIPPED, "--cubins", "sm90", "--out", tmp_path / "with")
     assert (code, stderr) == (0, "")
-    assert stdout == f"{tmp_path / 'with'}: earth64, kernels as PTX and for sm90\n"
+    assert stdout == f"{tmp_path / 'with'}: earth64, kernels as PTX, sm90\n"
 
 
 @pytest.mark.parametrize(
@@ -301,6 +301,7 @@ def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
     [
         ((), "is a folder: to a bundle only --cubins can be added"),
         (("--cubins", "all", "--size", 64), "is a folder: to a bundle only --cubins can be added"),
+        (("--cubins", "all", "--licence", "CC0"), "is a folder: to a bundle only --cubins can be added"),
         (("--cubins", "sm70"), "cubin target 'sm70' is not one of sm80, sm86, sm89, sm90, sm100, sm120"),
     ],
 )

@@ -1,5 +1,6 @@
 """Editor: the shipped model, images and masks of any size, several images, threads, and what goes wrong in mid-edit."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from stubs import StubEngine
 
-from sdedit.errors import EngineError, PlanError
+from sdedit import __version__
+from sdedit.errors import EngineError, ImageError, PlanError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import SHIPPED, read_bundle
@@ -78,6 +80,7 @@ def test_outside_the_mask_every_byte_of_a_photo_of_any_size_stays(
     top, bottom = sorted(round(part * height) for part in box[2:])
     mask = np.zeros((height, width), bool)
     mask[top:bottom, left:right] = True
+    mask[height // 2, width // 2] = True
     (result,) = pixels(editor, photo, mask, steps=2, keep=keep, context=context)
     assert result.shape == photo.shape
     assert np.array_equal(result[~mask], photo[~mask])
@@ -109,9 +112,29 @@ def test_the_recipe_says_all_that_made_the_image(editor: Editor, tmp_path: Path)
     assert (recipe["image"], recipe["images"]) == (1, 2)
     assert recipe["engine"]["name"] == "onnxruntime"
     assert recipe["engine"]["precision"] == "float32"
+    assert recipe["engine"]["version"]
+    assert (recipe["version"], recipe["device"], recipe["kernels"]) == (__version__, "cpu", "c")
+    assert (recipe["t0"], recipe["keep"], recipe["repeats"], recipe["clip"]) == (0.5, "fresh", 1, 1.0)
+    assert (recipe["fit"], recipe["context"]) == ("crop", 0.25)
     assert recipe["engine"]["threads"] == 2
     assert recipe["bundle"] == {"name": "earth64", "sha256": editor.bundle.sha256}
     assert result.timings["evaluations"] == 6
+
+
+def test_numpy_numbers_are_numbers(editor: Editor, tmp_path: Path) -> None:
+    result = editor.edit(GUIDE, t0=np.float32(0.5), steps=np.int64(2), seed=np.uint64(2**64 - 1))  # type: ignore[arg-type]
+    result.images[0].save(tmp_path / "out.png")
+    assert json.loads(Image.open(tmp_path / "out.png").text["sdedit"])["seed"] == 2**64 - 1  # type: ignore[attr-defined]
+
+
+def test_a_colour_profile_goes_with_its_colours(editor: Editor, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, expected in (("RGB", profile), ("CMYK", None)):
+        photo = Image.fromarray(GUIDE).convert(mode)
+        photo.info["icc_profile"] = profile
+        for mask in (None, np.ones((64, 64))):
+            editor.edit(photo, mask, steps=1).images[0].save(tmp_path / "out.png")
+            assert Image.open(tmp_path / "out.png").info.get("icc_profile") == expected
 
 
 def test_threads_may_share_an_editor(editor: Editor) -> None:
@@ -157,9 +180,17 @@ def test_a_result_that_is_not_finite_is_an_error_not_an_image() -> None:
         ({"seed": 2**64}, PlanError, "seed 18446744073709551616"),
         ({"images": 0}, PlanError, "images 0"),
         ({"steps": 501}, PlanError, "steps 501"),
+        ({"steps": 2.5}, PlanError, "steps 2.5 is not an integer"),
+        ({"seed": 3.7}, PlanError, "seed 3.7 is not an integer"),
+        ({"seed": None}, PlanError, "seed None is not an integer"),
+        ({"t0": "half"}, PlanError, "t0 'half' is not a number"),
+        ({"fit": "banana"}, ImageError, "fit 'banana' is not one of crop, pad, stretch"),
+        ({"context": -5}, ImageError, "context -5.0 is not at least 0"),
+        ({"mask": np.zeros((64, 64), np.uint8)}, ImageError, "mask edits nothing: its brightest value is 0"),
+        ({"mask": np.ones((64, 64), np.uint8)}, ImageError, "mask edits nothing: its brightest value is 0.00392"),
     ],
 )
-def test_arguments_that_are_refused(editor: Editor, options: dict[str, int], error: type, message: str) -> None:
+def test_arguments_that_are_refused(editor: Editor, options: dict[str, object], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         editor.edit(GUIDE, **options)  # type: ignore[arg-type]
 

@@ -52,8 +52,9 @@ def test_step(kernels: Twin) -> None:
     assert same_bits(state["h"], golden["h_after"])
 
 
-def test_edit(make: ModuleType) -> None:
-    assert same_bits(make.edit(), np.load(GOLDEN / "edit.npy"))
+@TWINS
+def test_edit(make: ModuleType, kernels: Twin) -> None:
+    assert same_bits(make.edit(kernels), np.load(GOLDEN / "edit.npy"))
 
 
 def test_the_files_are_small() -> None:

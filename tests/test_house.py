@@ -24,6 +24,7 @@ MAY_IMPORT = {
 ROOM_OF = {"sdedit." + room: room for room in ("kernels", "runtime", "export", "benchmarks")} | {
     "sdedit_ref": "sdedit_ref"
 }
+PACKAGE_OF = {room: name for name, room in ROOM_OF.items()} | {"front": "sdedit"}
 BARE_NAMES = {"kernels", "runtime", "export", "front", "benchmarks"}
 LEAN_ROOMS = ("kernels", "runtime", "front")
 HEAVY = {"torch", "triton", "onnx", "onnxscript", "safetensors", "openvino", "onnxruntime", "tensorrt", "cuda"}
@@ -35,14 +36,23 @@ def modules(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
 
-def imports(tree: ast.AST) -> list[str]:
+def imports(tree: ast.AST, package: str = "") -> list[str]:
+    """Every module that is imported, and whatever is imported from one; relative names resolved within `package`."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.append(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
     return found
+
+
+def package_of(path: Path, room: str) -> str:
+    """The package that relative imports of that file start from."""
+    inner = path.relative_to(ROOT / room).parent.parts
+    return ".".join([PACKAGE_OF[room], *inner])
 
 
 def room_of(module: str) -> str | None:
@@ -53,10 +63,25 @@ def room_of(module: str) -> str | None:
 def test_rooms_import_only_what_they_may(room: str) -> None:
     assert modules(room)
     for path in modules(room):
-        for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
-            target = room_of(module)
-            assert target is None or target in MAY_IMPORT[room], f"{path.name}: {module}; inside a room: relative"
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for module in imports(tree, package_of(path, room)):
+            assert room_of(module) in (None, room, *MAY_IMPORT[room]), f"{path.name} imports {module}"
+        for module in imports(tree):
+            assert room_of(module) != room, f"{path.name} imports {module}; inside a room imports are relative"
             assert module.split(".")[0] not in BARE_NAMES, f"{path.name} imports {module} by its folder's name"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from sdedit import runtime", "sdedit.runtime"),
+        ("from ..runtime import loop", "sdedit.runtime.loop"),
+        ("from .. import runtime", "sdedit.runtime"),
+        ("import sdedit.export.bundle", "sdedit.export.bundle"),
+    ],
+)
+def test_the_import_law_sees_every_spelling(text: str, expected: str) -> None:
+    assert expected in imports(ast.parse(text), "sdedit.kernels")
 
 
 @pytest.mark.parametrize("path", [p for room in LEAN_ROOMS for p in modules(room)], ids=lambda p: p.stem)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from states import SHAPES, begin_arguments, copy_state, random_state, same_bits, step_arguments
+from states import ANY_SHAPES, begin_arguments, copy_state, random_state, same_bits, step_arguments
 
 from sdedit.kernels import _step, twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
@@ -22,7 +22,7 @@ def some_states(*special: float) -> st.SearchStrategy[dict[str, np.ndarray]]:
     return st.builds(
         lambda seed, shape, slots, part: random_state(np.random.default_rng(seed), shape, slots, special=part),
         st.integers(0, 2**32),
-        st.sampled_from(SHAPES),
+        ANY_SHAPES,
         st.integers(1, 4),
         st.sampled_from(special),
     )
@@ -248,6 +248,8 @@ def test_the_extension_itself_checks_sizes() -> None:
             _step.step(*arguments, *wrong)
     with pytest.raises(TypeError, match="15 arguments"):
         _step.step(*arguments)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="can be addressed"):
+        _step.step(*arguments, 2**31 - 1, 2**31 - 1, 2**15, 2**15)
     arguments[8] = np.full(1, 3, np.uint32)
     with pytest.raises(ValueError, match="row_count 3 of slot 0"):
         _step.step(*arguments, *sizes)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import ROW, allocate_state
 from sdedit.kernels.noise import normal_numpy
-from sdedit.kernels.step_numpy import advance_numpy, begin_numpy, step_numpy
+from sdedit.kernels.step_numpy import step_numpy
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref import sde
@@ -51,7 +52,7 @@ def step_state() -> dict[str, np.ndarray]:
     return state
 
 
-def edit() -> np.ndarray:
+def edit(kernels: Twin) -> np.ndarray:
     state = allocate_state(1, 4, (3, 8, 8))
     plan = make_plan(Schedule(sde.linear()), "v", t0=0.5, steps=4, sampler="ancestral")
     state["guide"][:] = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)
@@ -61,11 +62,11 @@ def edit() -> np.ndarray:
     state["alpha0"][:], state["sigma0"][:] = plan.alpha0, plan.sigma0
     s = state
     slots = (s["rows"], s["counter"], s["row_count"], s["seed"], s["image"])
-    begin_numpy(s["x"], s["guide"], s["mask"], s["alpha0"], s["sigma0"], *slots)
+    kernels.begin(s["x"], s["guide"], s["mask"], s["alpha0"], s["sigma0"], *slots)
     for _ in range(2):
         s["o"][:] = s["x"] * np.float32(0.5)
-        step_numpy(s["x"], s["h"], s["guide"], s["mask"], s["o"], None, *slots)
-        advance_numpy(s["rows"], s["counter"], s["row_count"], s["time"])
+        kernels.step(s["x"], s["h"], s["guide"], s["mask"], s["o"], None, *slots)
+        kernels.advance(s["rows"], s["counter"], s["row_count"], s["time"])
     return s["x"]
 
 
@@ -78,7 +79,7 @@ def write() -> None:
     inputs = {name: before[name] for name in STEP_INPUTS if name != "rows"}
     inputs["rows"] = before["rows"].view(np.uint32).reshape(2, 4, len(ROW))
     np.savez_compressed(HERE / "step.npz", **inputs, x_after=after["x"], h_after=after["h"])
-    np.save(HERE / "edit.npy", edit())
+    np.save(HERE / "edit.npy", edit(twin("numpy")))
 
 
 if __name__ == "__main__":
