@@ -39,7 +39,6 @@ SIZES = {"*": 8, "i": 4}
 DIVISIBLE_BY = 16
 """What pointers (in bytes) and `pixels` must be multiples of, for accesses of 128 bits."""
 
-
 MAX_PIXELS = 65535 * 512
 """Of a channel: as many blocks as a grid has along y, of as many elements as a program has."""
 
@@ -66,7 +65,7 @@ VARIANTS = {
 def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, Any]:
     """Write PTX, cubins and their manifest to `folder`, which must exist; returns the manifest.
 
-    Raises EngineError for an unknown target, or where triton or one of its assemblers is missing.
+    Raises EngineError for an unknown target, or where triton or its assembler is missing.
     """
     check_targets(targets)
     try:
@@ -100,8 +99,8 @@ def _export_variant(folder: Path, name: str, variant: Variant, targets: Sequence
     for target in targets:
         data = assemble(ptx, target)
         described = read_cubin(data)
-        if described.parameters != tuple((p["offset"], p["size"]) for p in parameters):
-            raise EngineError(f"the {target} cubin of {name} has other parameters than its PTX was compiled for")
+        if described.parameters != tuple((p["offset"], p["size"]) for p in parameters) or described.shared:
+            raise EngineError(f"the {target} cubin of {name} is not what its PTX was compiled for")
         (folder / f"{name}.{target}.cubin").write_bytes(data)
         cubins[target] = {"file": f"{name}.{target}.cubin", "sha256": _sha256(data), "registers": described.registers}
     return {
