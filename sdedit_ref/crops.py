@@ -1,0 +1,190 @@
+"""What a network is trained on: random crops of pictures over a pyramid of scales, each a function of (seed, number).
+
+Crop number i is always the same, so a run that is killed goes on as if nothing had happened, and nothing is shuffled.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdedit.errors import ImageError, reason
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+CACHED = 64
+"""Pictures kept decoded, each at one scale."""
+ATTEMPTS = 1000
+"""Crops tried before it is said that none fits."""
+
+HELD_OUT = 64
+"""Crops that the held-out loss is measured on."""
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels of a picture at full size."""
+
+
+@dataclass(frozen=True)
+class Crops(Dataset[Tensor]):
+    """Item i: float32 [3, size, size] in [-1, 1].
+
+    scales: how much a picture is reduced before the crop, with its probability. within, without: a crop lies inside
+    this box, or shares no pixel with it. flat: of crops whose standard deviation is below `flat_below` (of 255) this
+    share is used. turns: quarter turns as well as mirror images, for pictures without an up.
+    """
+
+    paths: Sequence[Path]
+    size: int
+    seed: int
+    scales: Sequence[tuple[float, float]] = ((1.0, 1.0),)
+    within: Box | None = None
+    without: Box | None = None
+    flat: float = 1.0
+    flat_below: float = 14.0
+    turns: bool = False
+
+    def __getitem__(self, index: int) -> Tensor:
+        random = np.random.default_rng((self.seed, index))
+        for _ in range(ATTEMPTS):
+            crop = self._draw(random)
+            if crop is None or (self.flat < 1 and crop.std() < self.flat_below and random.random() >= self.flat):
+                continue
+            if random.random() < 0.5:
+                crop = crop[:, ::-1]
+            if self.turns:
+                crop = np.rot90(crop, random.integers(4))
+            return torch.from_numpy(crop.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+        raise ImageError(f"{self.paths[0]}: no crop of {self.size}x{self.size} pixels found in {ATTEMPTS} attempts")
+
+    def _draw(self, random: np.random.Generator) -> np.ndarray | None:
+        """uint8 [size, size, 3], or None where the place that was drawn is no good."""
+        path = self.paths[random.integers(len(self.paths))]
+        factors, chances = zip(*self.scales, strict=True)
+        scale = float(random.choice(factors, p=np.divide(chances, sum(chances))))
+        picture = decoded(path, scale)
+        height, width = picture.shape[:2]
+        left, top, right, bottom = (0, 0, width, height) if self.within is None else _scaled(self.within, scale)
+        if right - left < self.size or bottom - top < self.size:
+            return None
+        x = int(random.integers(left, right - self.size + 1))
+        y = int(random.integers(top, bottom - self.size + 1))
+        if self.without is not None and _overlap((x, y, x + self.size, y + self.size), _scaled(self.without, scale)):
+            return None
+        return picture[y : y + self.size, x : x + self.size]
+
+
+@functools.lru_cache(CACHED)
+def decoded(path: Path, scale: float) -> np.ndarray:
+    """The picture reduced by `scale` (the mean of what each pixel covers); uint8 [H, W, 3]. Raises ImageError."""
+    image = _open(path).convert("RGB")
+    if scale != 1:
+        size = (max(1, int(image.width / scale)), max(1, int(image.height / scale)))
+        image = image.resize(size, Image.Resampling.BOX, box=(0, 0, size[0] * scale, size[1] * scale))
+    return np.asarray(image)
+
+
+def find_pictures(source: Path, size: int) -> list[Path]:
+    """The picture `source`, or all of that folder and its sub-folders, sorted.
+
+    Raises ImageError where there is none, and where one is smaller than a crop of `size`.
+    """
+    if source.is_dir():
+        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    else:
+        paths = [source]
+    if not paths:
+        raise ImageError(f"{source} has no images; looked for {', '.join(SUFFIXES)}")
+    sizes = [(path, _open(path).size) for path in paths]
+    small = [(path, found) for path, found in sizes if min(found) < size]
+    if small:
+        path, (width, height) = small[0]
+        raise ImageError(
+            f"{path} is {width}x{height} pixels, smaller than the crop of {size}x{size}"
+            + (f"; so are {len(small) - 1} other images" if len(small) > 1 else "")
+        )
+    return paths
+
+
+def split(
+    paths: list[Path],
+    hold_out: str | None,
+    size: int,
+    seed: int,
+    scales: Sequence[tuple[float, float]],
+    flat: float,
+    turns: bool,
+) -> tuple[Crops, Crops]:
+    """What is trained on, and what is held out: LEFT,TOP,RIGHT,BOTTOM of one picture, or every N-th of several.
+
+    Without `hold_out` the second is other crops of the same pictures, which over-fitting would not show. Raises
+    ImageError.
+    """
+    every = Crops(paths, size, seed, scales, flat=flat, turns=turns)
+    others = replace(every, seed=seed + 1, flat=1.0)
+    if hold_out is None:
+        return every, others
+    try:
+        numbers = parse_numbers(hold_out)
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 4 and len(paths) == 1:
+        left, top, right, bottom = numbers
+        width, height = _open(paths[0]).size
+        inside = min(left, top) >= 0 and right <= width and bottom <= height
+        if not inside or right - left < size or bottom - top < size:
+            raise ImageError(f"hold-out {hold_out} is no box of at least {size}x{size} in {paths[0]}, {width}x{height}")
+        box = (left, top, right, bottom)
+        return replace(every, without=box), replace(others, within=box)
+    if len(numbers) == 1 and 2 <= numbers[0] <= len(paths):
+        (every_nth,) = numbers
+        kept = [path for index, path in enumerate(paths) if index % every_nth]
+        return replace(every, paths=kept), replace(others, paths=paths[::every_nth])
+    raise ImageError(
+        f"hold-out {hold_out!r} fits neither one picture (LEFT,TOP,RIGHT,BOTTOM) nor several (N in 2..{len(paths)}); "
+        f"there are {len(paths)}"
+    )
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """ "1,2,2" -> (1, 2, 2); "" -> (). Raises ValueError."""
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def parse_scales(text: str) -> list[tuple[float, float]]:
+    """ "1:0.7,2:0.3" -> [(1.0, 0.7), (2.0, 0.3)]; a chance that is left out is 1. Raises ImageError."""
+    try:
+        pairs = [part.partition(":") for part in text.split(",")]
+        scales = [(float(scale), float(chance or 1)) for scale, _, chance in pairs]
+    except ValueError:
+        scales = []
+    if not scales or not all(1 <= scale < math.inf and 0 < chance < math.inf for scale, chance in scales):
+        raise ImageError(f"scales {text!r} is no list of SCALE:CHANCE with SCALE >= 1 and CHANCE > 0, like 1:0.7,2:0.3")
+    return scales
+
+
+def _open(path: Path) -> Image.Image:
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # one's own training data may be as large as it likes
+        return Image.open(path)
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} is not an image") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {reason(error)}") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    left, top, right, bottom = box
+    return round(left / scale), round(top / scale), round(right / scale), round(bottom / scale)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

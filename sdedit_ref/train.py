@@ -1,0 +1,253 @@
+"""Train a score network on pictures: `python -m sdedit_ref.train --help`.
+
+Denoising score matching (Ho et al. 2020) of eps or v (Salimans & Ho 2022), weighted by min-SNR (Hang et al. 2023).
+Every step is a function of (seed, step), so a run that was killed goes on from its last save to the same weights.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from sdedit.errors import CheckpointError, SdeditError, reason
+
+from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
+from .networks.ddpm import DDPM, DDPMConfig
+from .quality import denoising_error, held_out_loss, sample, sheet
+from .sde import SCHEDULES
+
+STATE = "state.pt"
+WEIGHTS = "ema.safetensors"
+GAMMA = 5.0
+"""min-SNR's bound: levels with more signal than this do not count more."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast. images, warm_up, report: counted in images. ema: decay a step."""
+
+    images: int
+    batch: int
+    lr: float
+    warm_up: int
+    ema: float
+    report: int
+    save_minutes: float
+    workers: int
+
+
+@dataclass
+class Run:
+    """All that a step needs and changes. seen: images so far; a step is one batch."""
+
+    network: DDPM
+    ema: DDPM
+    optimizer: torch.optim.Optimizer
+    schedule: Tensor
+    prediction: str
+    precision: torch.dtype
+    seen: int = 0
+
+
+def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch.dtype, device: str, seed: int) -> Run:
+    """Untrained weights; the schedule as float32 [T, 3]."""
+    torch.manual_seed(seed)
+    network = DDPM(config).to(device)
+    ema = DDPM(config).to(device).requires_grad_(False)
+    ema.load_state_dict(network.state_dict())
+    table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
+    return Run(network, ema, torch.optim.AdamW(network.parameters()), table, prediction, precision)
+
+
+def weight(run: Run, k: Tensor) -> Tensor:
+    """min(SNR, GAMMA) counts x0's error; this is it in terms of what is predicted, for levels k [B]."""
+    alpha, sigma, _ = run.schedule[k - 1].unbind(1)
+    snr = (alpha / sigma).square()
+    return snr.clamp(max=GAMMA) / (snr if run.prediction == "eps" else snr + 1)
+
+
+def train_step(run: Run, x0: Tensor, seed: int, recipe: Recipe) -> float:
+    """One batch x0 [B, C, H, W]; returns the weighted loss."""
+    batch, levels, step = len(x0), len(run.schedule), run.seen // len(x0)
+    random = torch.Generator().manual_seed(seed << 32 | step)
+    u = (torch.rand((), generator=random) + torch.arange(batch) / batch) % 1  # spread evenly: less variance
+    k = ((u * levels).long() + 1).clamp(max=levels).to(x0.device)
+    z = torch.randn(x0.shape, generator=random).to(x0.device)
+    errors = denoising_error(run.network, run.prediction, run.schedule, x0, k, z, run.precision)
+    loss = (weight(run, k) * errors).mean()
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.seen, recipe)
+    run.optimizer.step()
+    decay = min(recipe.ema, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mean, now in zip(run.ema.parameters(), run.network.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+    run.seen += batch
+    return loss.item()
+
+
+def learning_rate(seen: int, recipe: Recipe) -> float:
+    """Up in a line while warming up, then down on a cosine to 0."""
+    if seen < recipe.warm_up:
+        return recipe.lr * (seen + 1) / recipe.warm_up
+    part = (seen - recipe.warm_up) / max(1, recipe.images - recipe.warm_up)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+
+
+def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
+    """Write STATE and WEIGHTS, each complete or not at all; raises CheckpointError, and what was there stays."""
+    parts = {"network": run.network, "ema": run.ema, "optimizer": run.optimizer}
+    state = {"seen": run.seen, **{name: part.state_dict() for name, part in parts.items()}}
+    temporary = folder / "saving.part"
+    try:
+        torch.save(state, temporary)
+        temporary.replace(folder / STATE)
+        save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
+        temporary.replace(folder / WEIGHTS)
+    except Exception as error:  # torch and safetensors have types of their own for a full disk
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{folder} cannot be saved to: {reason(error)}; the save before stands") from None
+
+
+def resume(run: Run, folder: Path) -> None:
+    """Go on from the folder's last save, if it has one; raises CheckpointError for one of another network."""
+    path = folder / STATE
+    if not path.exists():
+        return
+    try:
+        state = torch.load(path, map_location=run.schedule.device, weights_only=True)
+        run.network.load_state_dict(state["network"])
+        run.ema.load_state_dict(state["ema"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.seen = int(state["seen"])
+    except Exception as error:  # damaged files raise a dozen types
+        raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
+
+
+def start_from(run: Run, path: Path) -> None:
+    """Take over the weights of a safetensors file, such as another run's; raises CheckpointError."""
+    try:
+        tensors = load_file(path)
+        run.network.load_state_dict(tensors)
+        run.ema.load_state_dict(tensors)
+    except Exception as error:  # safetensors and torch have types of their own
+        raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
+
+
+def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[str, str], recipe: Recipe) -> None:
+    """Train until `recipe.images` were seen; a line of log.jsonl and a new samples.png every `recipe.report` images."""
+    device = run.schedule.device
+    saved = started = time.monotonic()
+    first, losses = run.seen, []
+    numbers = range(run.seen, recipe.images - recipe.images % recipe.batch)
+    for x0 in DataLoader(Subset(crops, numbers), recipe.batch, num_workers=recipe.workers):
+        losses.append(train_step(run, x0.to(device), crops.seed, recipe))
+        if run.seen % recipe.report < recipe.batch:
+            line = {
+                "images": run.seen,
+                "loss": round(sum(losses) / len(losses), 6),
+                "held_out": round(held_out_loss(run.ema, run.prediction, run.schedule, views), 6),
+                "images_per_second": round((run.seen - first) / (time.monotonic() - started), 2),
+            }
+            losses.clear()
+            click.echo(json.dumps(line))
+            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+            samples = sample(run.ema, run.prediction, run.schedule, (36, *x0.shape[1:]))
+            sheet(samples, 6).save(folder / "samples.png")
+        if time.monotonic() - saved > 60 * recipe.save_minutes:
+            save(run, folder, metadata)
+            saved = time.monotonic()
+    save(run, folder, metadata)
+
+
+@click.command(epilog="Example: python -m sdedit_ref.train photos/ --out run --size 64 --patch 2 --images 500000")
+@click.argument("pictures", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; one with a save goes on."
+)
+@click.option("--start", type=click.Path(path_type=Path), help="Safetensors file with the first weights.")
+@click.option("--size", default=64, show_default=True, help="Pixels of a crop's sides.")
+@click.option("--width", default=64, show_default=True, help="Channels at the finest level; a multiple of 32.")
+@click.option("--multiples", default="1,2,2", show_default=True, help="Channels of each level, in widths.")
+@click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")
+@click.option("--attention", default="2", show_default=True, help="Levels with attention, 0 = finest.")
+@click.option("--patch", default=2, show_default=True, help="Pixels of a square that the network takes as one.")
+@click.option("--prediction", type=click.Choice(("v", "eps")), default="v", show_default=True)
+@click.option("--schedule", type=click.Choice(tuple(SCHEDULES)), default="cosine", show_default=True)
+@click.option("--images", default=500_000, show_default=True, help="To train on in all; the learning rate ends at 0.")
+@click.option("--batch", default=32, show_default=True)
+@click.option("--lr", default=4e-4, show_default=True, help="Learning rate at its peak (AdamW).")
+@click.option("--warm-up", default=10_000, show_default=True, help="Images until the peak.")
+@click.option("--ema", default=0.9995, show_default=True, help="Decay of the averaged weights, which are the result.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--scales", default="1", show_default=True, help="Reductions before a crop: SCALE:CHANCE,...")
+@click.option("--turns", is_flag=True, help="Quarter turns as well as mirror images.")
+@click.option("--flat", default=1.0, show_default=True, help="Share of the nearly even crops that is used.")
+@click.option("--hold-out", help="Never trained on: LEFT,TOP,RIGHT,BOTTOM of one picture, or every N-th of a folder.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=0, show_default=True, help="Processes that cut crops.")
+@click.option("--save-minutes", default=5.0, show_default=True)
+@click.option("--report", default=20_000, show_default=True, help="Images between two held-out losses.")
+def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> None:
+    """Train a score network on PICTURES, a folder of images or one large image, by random crops.
+
+    Kill it whenever you like: the same command goes on from the last save. OUT/ema.safetensors is what `sdedit export`
+    takes; OUT/samples.png and OUT/log.jsonl show how far it is.
+    """
+    o = argparse.Namespace(**options)
+    recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
+    config = DDPMConfig(3, o.size, o.width, parse_numbers(o.multiples), o.blocks, parse_numbers(o.attention), o.patch)
+    if o.width % 32 or o.size % config.multiple_of:
+        raise CheckpointError(f"width {o.width} must be a multiple of 32, size {o.size} one of {config.multiple_of}")
+    crops, held_out = split(
+        find_pictures(pictures, o.size), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns
+    )
+    views = torch.stack([held_out[index] for index in range(HELD_OUT)]).to(o.device)
+    run = new_run(config, o.prediction, o.schedule, PRECISIONS[o.precision], o.device, o.seed)
+    if start is not None:
+        start_from(run, start)
+    out.mkdir(parents=True, exist_ok=True)
+    resume(run, out)
+    click.echo(f"{sum(map(Tensor.numel, run.network.parameters()))} parameters, from image {run.seen} on")
+    metadata = {
+        "family": "ddpm",
+        "prediction": o.prediction,
+        "betas": o.schedule,
+        "timesteps": str(len(run.schedule)),
+        "image_size": str(o.size),
+        "patch": str(o.patch),
+    }
+    train(run, crops, views, out, metadata, recipe)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    try:
+        command.main(standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except (click.ClickException, SdeditError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"train: {' '.join(message.split())}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
