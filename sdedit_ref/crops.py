@@ -129,10 +129,7 @@ def split(
     others = replace(every, seed=seed + 1, flat=1.0)
     if hold_out is None:
         return every, others
-    try:
-        numbers = parse_numbers(hold_out)
-    except ValueError:
-        numbers = ()
+    numbers = parse_numbers(hold_out)
     if len(numbers) == 4 and len(paths) == 1:
         left, top, right, bottom = numbers
         width, height = _open(paths[0]).size
@@ -152,8 +149,11 @@ def split(
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:
-    """ "1,2,2" -> (1, 2, 2); "" -> (). Raises ValueError."""
-    return tuple(int(part) for part in text.split(",") if part)
+    """ "1,2,2" -> (1, 2, 2); "" -> (). Raises ImageError."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ImageError(f"{text!r} is no list of whole numbers like 1,2,2") from None
 
 
 def parse_scales(text: str) -> list[tuple[float, float]]:

@@ -7,9 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
+
+NEIGHBOURHOOD = 7
+"""Pixels of the squares whose statistics sliced_wasserstein compares."""
 
 
 def denoising_error(
@@ -63,3 +67,38 @@ def noise(shape: tuple[int, ...]) -> Tensor:
     """The project's own noise, image by image: float32 [B, C, H, W]."""
     z = [normal_numpy(0, image, 0, 0, KIND_BEGIN, math.prod(shape[1:])) for image in range(shape[0])]
     return torch.from_numpy(np.stack(z).reshape(shape))
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256) -> list[float]:
+    """Distance of two sets of images [N, C, H, W], level by level of a Laplacian pyramid, finest first.
+
+    Karras et al. 2018, section 5: every 7x7 neighbourhood is a point, normalised per channel by the statistics of its
+    own set; the mean over random directions of the 1-D Wasserstein-1 distance of the projected points. Both sets need
+    the same shape. 0 for equal sets; sets of one kind differ by their sampling, so compare with that.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"the sets have different shapes: {list(a.shape)} and {list(b.shape)}")
+    directions = noise((projections, a.shape[1] * NEIGHBOURHOOD**2))
+    directions /= directions.norm(dim=1, keepdim=True)
+    distances = []
+    for levels in zip(laplacian_pyramid(a), laplacian_pyramid(b), strict=True):
+        p, q = ((neighbourhoods(level) @ directions.T).sort(0).values for level in levels)
+        distances.append(float((p - q).abs().mean()))
+    return distances
+
+
+def laplacian_pyramid(images: Tensor) -> list[Tensor]:
+    """What each octave adds, finest first, and the remaining mean of at least 8 pixels a side."""
+    levels = []
+    while min(images.shape[2:]) >= 16:
+        small = F.avg_pool2d(images, 2)
+        levels.append(images - F.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False))
+        images = small
+    return [*levels, images]
+
+
+def neighbourhoods(images: Tensor) -> Tensor:
+    """Squares of pixels as points [M, C NEIGHBOURHOOD^2], each channel with mean 0 and deviation 1 over the set."""
+    mean, deviation = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
+    points = F.unfold((images - mean) / deviation.clamp(min=1e-6), NEIGHBOURHOOD, stride=3)
+    return points.transpose(1, 2).reshape(-1, points.shape[1])

@@ -16,21 +16,20 @@ from typing import Any
 
 import click
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from sdedit.errors import CheckpointError, SdeditError, reason
+from sdedit.errors import CheckpointError, SdeditError
 
 from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
-from .networks.ddpm import DDPM, DDPMConfig
+from .networks.ddpm import DDPMConfig
 from .quality import denoising_error, held_out_loss, sample, sheet
+from .run import Run, make_folder, new_run, resume, save, start_from
 from .sde import SCHEDULES
 
-STATE = "state.pt"
-WEIGHTS = "ema.safetensors"
 GAMMA = 5.0
 """min-SNR's bound: levels with more signal than this do not count more."""
+COUNT = click.IntRange(min=1)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -46,29 +45,6 @@ class Recipe:
     report: int
     save_minutes: float
     workers: int
-
-
-@dataclass
-class Run:
-    """All that a step needs and changes. seen: images so far; a step is one batch."""
-
-    network: DDPM
-    ema: DDPM
-    optimizer: torch.optim.Optimizer
-    schedule: Tensor
-    prediction: str
-    precision: torch.dtype
-    seen: int = 0
-
-
-def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch.dtype, device: str, seed: int) -> Run:
-    """Untrained weights; the schedule as float32 [T, 3]."""
-    torch.manual_seed(seed)
-    network = DDPM(config).to(device)
-    ema = DDPM(config).to(device).requires_grad_(False)
-    ema.load_state_dict(network.state_dict())
-    table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
-    return Run(network, ema, torch.optim.AdamW(network.parameters()), table, prediction, precision)
 
 
 def weight(run: Run, k: Tensor) -> Tensor:
@@ -109,46 +85,6 @@ def learning_rate(seen: int, recipe: Recipe) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
-def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
-    """Write STATE and WEIGHTS, each complete or not at all; raises CheckpointError, and what was there stays."""
-    parts = {"network": run.network, "ema": run.ema, "optimizer": run.optimizer}
-    state = {"seen": run.seen, **{name: part.state_dict() for name, part in parts.items()}}
-    temporary = folder / "saving.part"
-    try:
-        torch.save(state, temporary)
-        temporary.replace(folder / STATE)
-        save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
-        temporary.replace(folder / WEIGHTS)
-    except Exception as error:  # torch and safetensors have types of their own for a full disk
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{folder} cannot be saved to: {reason(error)}; the save before stands") from None
-
-
-def resume(run: Run, folder: Path) -> None:
-    """Go on from the folder's last save, if it has one; raises CheckpointError for one of another network."""
-    path = folder / STATE
-    if not path.exists():
-        return
-    try:
-        state = torch.load(path, map_location=run.schedule.device, weights_only=True)
-        run.network.load_state_dict(state["network"])
-        run.ema.load_state_dict(state["ema"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.seen = int(state["seen"])
-    except Exception as error:  # damaged files raise a dozen types
-        raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
-
-
-def start_from(run: Run, path: Path) -> None:
-    """Take over the weights of a safetensors file, such as another run's; raises CheckpointError."""
-    try:
-        tensors = load_file(path)
-        run.network.load_state_dict(tensors)
-        run.ema.load_state_dict(tensors)
-    except Exception as error:  # safetensors and torch have types of their own
-        raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
-
-
 def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[str, str], recipe: Recipe) -> None:
     """Train until `recipe.images` were seen; a line of log.jsonl and a new samples.png every `recipe.report` images."""
     device = run.schedule.device
@@ -182,21 +118,27 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; one with a save goes on."
 )
 @click.option("--start", type=click.Path(path_type=Path), help="Safetensors file with the first weights.")
-@click.option("--size", default=64, show_default=True, help="Pixels of a crop's sides.")
-@click.option("--width", default=64, show_default=True, help="Channels at the finest level; a multiple of 32.")
+@click.option("--size", type=COUNT, default=64, show_default=True, help="Pixels of a crop's sides.")
+@click.option(
+    "--width", type=COUNT, default=64, show_default=True, help="Channels at the finest level; a multiple of 32."
+)
 @click.option("--multiples", default="1,2,2", show_default=True, help="Channels of each level, in widths.")
-@click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")
+@click.option("--blocks", type=COUNT, default=1, show_default=True, help="Residual blocks a level.")
 @click.option("--attention", default="2", show_default=True, help="Levels with attention, 0 = finest.")
-@click.option("--patch", default=2, show_default=True, help="Pixels of a square that the network takes as one.")
+@click.option(
+    "--patch", type=COUNT, default=2, show_default=True, help="Pixels of a square that the network takes as one."
+)
 @click.option("--prediction", type=click.Choice(("v", "eps")), default="v", show_default=True)
 @click.option("--schedule", type=click.Choice(tuple(SCHEDULES)), default="cosine", show_default=True)
-@click.option("--images", default=500_000, show_default=True, help="To train on in all; the learning rate ends at 0.")
-@click.option("--batch", default=32, show_default=True)
+@click.option(
+    "--images", type=COUNT, default=500_000, show_default=True, help="To train on in all; the learning rate ends at 0."
+)
+@click.option("--batch", type=COUNT, default=32, show_default=True)
 @click.option("--lr", default=4e-4, show_default=True, help="Learning rate at its peak (AdamW).")
-@click.option("--warm-up", default=10_000, show_default=True, help="Images until the peak.")
+@click.option("--warm-up", type=COUNT, default=10_000, show_default=True, help="Images until the peak.")
 @click.option("--ema", default=0.9995, show_default=True, help="Decay of the averaged weights, which are the result.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True)
 @click.option("--scales", default="1", show_default=True, help="Reductions before a crop: SCALE:CHANCE,...")
 @click.option("--turns", is_flag=True, help="Quarter turns as well as mirror images.")
 @click.option("--flat", default=1.0, show_default=True, help="Share of the nearly even crops that is used.")
@@ -204,7 +146,7 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=0, show_default=True, help="Processes that cut crops.")
 @click.option("--save-minutes", default=5.0, show_default=True)
-@click.option("--report", default=20_000, show_default=True, help="Images between two held-out losses.")
+@click.option("--report", type=COUNT, default=20_000, show_default=True, help="Images between two held-out losses.")
 def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> None:
     """Train a score network on PICTURES, a folder of images or one large image, by random crops.
 
@@ -219,11 +161,11 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
     crops, held_out = split(
         find_pictures(pictures, o.size), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns
     )
-    views = torch.stack([held_out[index] for index in range(HELD_OUT)]).to(o.device)
     run = new_run(config, o.prediction, o.schedule, PRECISIONS[o.precision], o.device, o.seed)
+    views = torch.stack([held_out[index] for index in range(HELD_OUT)]).to(o.device)
     if start is not None:
         start_from(run, start)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     resume(run, out)
     click.echo(f"{sum(map(Tensor.numel, run.network.parameters()))} parameters, from image {run.seen} on")
     metadata = {
