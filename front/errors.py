@@ -25,6 +25,10 @@ class EngineError(SdeditError):
     """An engine or device is missing, refuses the network, or returns what cannot be used."""
 
 
+class CancelledError(SdeditError):
+    """An edit was cancelled, or its editor closed, before it was done."""
+
+
 def reason(error: Exception) -> str:
     """What another library's error says, on one line of at most 300 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

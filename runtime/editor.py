@@ -1,20 +1,18 @@
-"""The one door for products: open a bundle once, edit as often as you like."""
+"""The one door for products: open a bundle once, edit as often as you like, from as many threads as you like."""
 
 import json
-import math
-import operator
 import threading
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
 from PIL import Image
 
 from sdedit import __version__
-from sdedit.errors import EngineError, PlanError
+from sdedit.errors import EngineError, ImageError
 from sdedit.kernels import twin
 
 from .bundle import SHIPPED, Bundle, read_bundle
@@ -23,7 +21,7 @@ from .engines import open_engine
 from .images import (
     Canvas,
     Source,
-    check_placement,
+    difference_mask,
     masked_canvas,
     open_mask,
     open_picture,
@@ -31,8 +29,9 @@ from .images import (
     save_png,
     whole_canvas,
 )
-from .loop import Loop, Task
-from .plan import SAMPLERS, Plan, make_plan
+from .jobs import Ticket, Worker
+from .loop import Loop
+from .settings import EditOptions, Settings
 
 RECIPE_KEY = "sdedit"
 """The PNG text chunk that holds an image's recipe, as JSON."""
@@ -59,14 +58,85 @@ class Edit:
     timings: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What an image of a job would be if it ended now. step of steps: network evaluations, all images together."""
+
+    step: int
+    steps: int
+    image: int
+    pil: Image.Image
+
+
+class Job:
+    """An edit in flight, from Editor.submit; its methods may be called from any thread, as often as you like."""
+
+    def __init__(self, editor: "Editor", ticket: Ticket, canvas: Canvas, recipe: dict[str, Any], begun: float) -> None:
+        self._editor = editor
+        self._ticket = ticket
+        self._canvas = canvas
+        self._recipe = recipe
+        self._begun = begun
+        self._submitted = time.perf_counter()
+        self._edit: Edit | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended: with a result, with an error, or cancelled."""
+        return self._ticket.done
+
+    def result(self, timeout: float | None = None) -> Edit:
+        """The edit, when done. TimeoutError after `timeout` seconds (the job goes on), CancelledError, EngineError."""
+        if not self._ticket.wait(timeout):
+            raise TimeoutError(f"the edit is not done after {timeout:g} s")
+        if self._ticket.error is not None:
+            raise self._ticket.error
+        with self._lock:
+            if self._edit is None:
+                self._edit = self._finish()
+            return self._edit
+
+    def cancel(self) -> bool:
+        """End the job at the next step; `result` then raises CancelledError. False if it had ended already."""
+        return self._editor._worker.cancel(self._ticket)
+
+    def previews(self) -> Iterator[Preview]:
+        """The newest state of the job, whenever you ask, until it ends; asking late skips, and never slows the edit."""
+        for progress in self._ticket.watch(previews=True):
+            assert progress.x0 is not None
+            pil = paste(self._canvas, progress.x0, exact=True)
+            yield Preview(progress.step, progress.steps, progress.image, pil)
+
+    def _finish(self) -> Edit:
+        started = time.perf_counter()
+        ticket = self._ticket
+        images = []
+        for index in range(ticket.images):
+            pil = paste(self._canvas, ticket.states.pop(index), ticket.plan.keeps_exactly)
+            images.append(EditedImage(pil, {**self._recipe, "image": index}))
+        assert ticket.finished_at is not None
+        timings = {
+            "prepare": self._submitted - self._begun,
+            "wait": ticket.started_at - self._submitted,
+            "loop": ticket.finished_at - ticket.started_at,
+            "finish": time.perf_counter() - started,
+            "evaluations": ticket.steps,
+        }
+        return Edit(images, self._recipe, timings)
+
+
 class Editor:
-    """A bundle on an engine and a device. `Editor.open` makes one; `edit` may be called from several threads."""
+    """A bundle on an engine and a device. `Editor.open` makes one; all its methods may be called from any thread.
+
+    It is a context manager; leaving it closes it.
+    """
 
     def __init__(self, bundle: Bundle, device: CpuDevice) -> None:
         self.bundle = bundle
         self.device = device
-        self._loop = Loop(device)
-        self._lock = threading.Lock()
+        self._worker = Worker(Loop(device))
+        self._finalizer = weakref.finalize(self, self._worker.close)  # at exit as well
 
     @classmethod
     def open(
@@ -80,8 +150,8 @@ class Editor:
     ) -> "Editor":
         """Load and verify a bundle (None: the shipped model) on this machine's CPU.
 
-        engine, precision: by name, or "auto". threads: of the engine; None: the processors there are. slots: images in
-        flight at once. Raises BundleError, EngineError.
+        engine, precision: by name, or "auto" (docs/engines.md). threads: of the engine; None: what `sdedit tune` found
+        best, or the processors there are. slots: images in flight at once. Raises BundleError, EngineError.
         """
         if slots < 1:
             raise EngineError(f"slots {slots} is not at least 1")
@@ -94,95 +164,75 @@ class Editor:
         guide: Source,
         mask: Source | None = None,
         *,
-        t0: float = 0.5,
-        steps: int = 25,
-        sampler: str = "ancestral",
-        eta: float | None = None,
-        keep: str = "fresh",
-        repeats: int = 1,
-        seed: int = 0,
-        images: int = 1,
-        clip: float = 1.0,
-        fit: str = "crop",
-        context: float = 0.25,
+        base: Source | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+        **options: Unpack[EditOptions],
     ) -> Edit:
         """Noise the guide to t0 and bring it back to a clean image: SDEdit, Algorithms 2 to 5.
 
         guide: strokes, strokes over a photo, or a composite. mask: white = may change, grey = from that fraction of t0
-        on, black = stays byte for byte; of the guide's size. t0 in (0, 1]: little keeps the guide, much is realistic.
-        steps, sampler, eta, keep, repeats, clip: see make_plan. seed: 64 bits; images: how many to make of it, each
-        with noise of its own. fit (without a mask): how the guide is brought to the network's size. context (with one):
-        how far around the mask the network sees, in fractions of the mask's size.
+        on, black = stays byte for byte; of the guide's size. base: instead of a mask, the photo that the guide was
+        painted over. on_step: called here with the network evaluations done and in all. options, with their defaults:
+        see Settings.
 
-        Raises ImageError, PlanError, EngineError.
+        Raises ImageError, PlanError, EngineError. What on_step raises, and Ctrl-C, end the edit and come through.
         """
-        started = time.perf_counter()
-        seed, images, steps, repeats = map(
-            _integer, ("seed", "images", "steps", "repeats"), (seed, images, steps, repeats)
-        )
-        t0, clip, context = map(_number, ("t0", "clip", "context"), (t0, clip, context))
-        eta = None if eta is None else _number("eta", eta)
-        if not 0 <= seed < 2**64:
-            raise PlanError(f"seed {seed} is not in 0..2^64-1")
-        if not 1 <= images <= 2**32:
-            raise PlanError(f"images {images} is not in 1..2^32")
-        check_placement(fit, context)
-        plan = make_plan(
-            self.bundle.schedule,
-            self.bundle.prediction,
-            t0=t0,
-            steps=steps,
-            sampler=sampler,
-            eta=eta,
-            keep=keep,
-            repeats=repeats,
-            clip=clip,
-        )
-        canvas, sources = self._open(guide, mask, fit, context, float(plan.rows["threshold"].min()))
-        recipe = {
-            **self._settings(),
-            **sources,
-            "t0": t0,
-            "steps": steps,
-            "sampler": sampler,
-            "eta": SAMPLERS[sampler].eta if eta is None else eta,
-            "keep": keep,
-            "repeats": repeats,
-            "seed": seed,
-            "images": images,
-            "clip": clip if math.isfinite(clip) else "inf",
-            "fit": fit,
-            "context": context,
-        }
-        prepared = time.perf_counter()
-        with self._lock:
-            admitted = time.perf_counter()
-            states = self._run(plan, canvas, seed, images)
-        looped = time.perf_counter()
-        results = [
-            EditedImage(paste(canvas, state, plan.keeps_exactly), {**recipe, "image": index})
-            for index, state in enumerate(states)
-        ]
-        timings = {
-            "prepare": prepared - started,
-            "wait": admitted - prepared,
-            "loop": looped - admitted,
-            "finish": time.perf_counter() - looped,
-            "evaluations": len(plan.rows) * images,
-        }
-        return Edit(results, recipe, timings)
+        job = self.submit(guide, mask, base=base, **options)
+        try:
+            if on_step is not None:
+                for progress in job._ticket.watch(previews=False):
+                    on_step(progress.step, progress.steps)
+            return job.result()
+        except BaseException:
+            job.cancel()
+            raise
+
+    def submit(
+        self, guide: Source, mask: Source | None = None, *, base: Source | None = None, **options: Unpack[EditOptions]
+    ) -> Job:
+        """Begin an edit and return at once; arguments and errors of `edit`, but for EngineError of the engine.
+
+        Jobs share the slots: each free slot takes the next image of the next job in turn.
+        """
+        begun = time.perf_counter()
+        settings = Settings(**options)
+        plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
+        canvas, sources = self._open(guide, mask, base, settings, float(plan.rows["threshold"].min()))
+        recipe = {**self._settings(), **sources, **settings.recipe()}
+        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, settings.images)
+        job = Job(self, ticket, canvas, recipe, begun)
+        self._worker.submit(ticket)
+        return job
+
+    def close(self) -> None:
+        """Cancel all jobs in flight and let go of the worker thread; afterwards nothing can be submitted."""
+        self._finalizer()
+
+    def __enter__(self) -> "Editor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _open(
-        self, guide: Source, mask: Source | None, fit: str, context: float, threshold: float
+        self, guide: Source, mask: Source | None, base: Source | None, settings: Settings, threshold: float
     ) -> tuple[Canvas, dict[str, Any]]:
         """What is edited, and what the recipe says of where it came from."""
         picture = open_picture(guide, "guide", self.bundle.shape[0])
-        if mask is None:
-            canvas = whole_canvas(picture.image, self.bundle.shape, fit)
-            return canvas, {"guide": picture.identity, "mask": None}
-        values, mask_picture = open_mask(mask, picture.image.size)
-        canvas = masked_canvas(picture.image, values, self.bundle.shape, context, threshold)
-        return canvas, {"guide": picture.identity, "mask": mask_picture.identity}
+        sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
+        if mask is not None and base is not None:
+            raise ImageError("mask and base are both given: one of them says where the guide may change")
+        if mask is None and base is None:
+            return whole_canvas(picture.image, self.bundle.shape, settings.fit), sources
+        if mask is not None:
+            values, origin = open_mask(mask, picture.image.size)
+            sources["mask"] = origin.identity
+        else:
+            assert base is not None
+            origin = open_picture(base, "base", self.bundle.shape[0])
+            values = difference_mask(picture.image, origin.image)
+            sources["base"] = origin.identity
+        return masked_canvas(picture.image, values, self.bundle.shape, settings.context, threshold), sources
 
     def _settings(self) -> dict[str, Any]:
         """The recipe's part that is the same for every edit of this editor."""
@@ -199,30 +249,3 @@ class Editor:
                 "threads": engine.threads,
             },
         }
-
-    def _run(self, plan: Plan, canvas: Canvas, seed: int, images: int) -> list[np.ndarray]:
-        waiting = iter(range(images))
-        states: dict[int, np.ndarray] = {}
-        try:
-            while len(states) < images:
-                while not self._loop.full and (image := next(waiting, None)) is not None:
-                    self._loop.admit(Task(plan, canvas.guide, canvas.mask, seed, image))
-                for task, state in self._loop.step():
-                    states[task.image] = state
-        finally:
-            self._loop.clear()
-        return [states[image] for image in range(images)]
-
-
-def _integer(name: str, value: int) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise PlanError(f"{name} {value!r} is not an integer") from None
-
-
-def _number(name: str, value: float) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise PlanError(f"{name} {value!r} is not a number") from None

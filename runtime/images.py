@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
 
 from sdedit.errors import ImageError, reason
 
@@ -20,6 +20,11 @@ Source = str | os.PathLike[str] | Image.Image | np.ndarray
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA")
 """What is decoded: not all that Pillow knows, which starts other programs for some."""
+
+TOLERATED = 12
+"""Of 255: what two saves of one photo as JPEG may differ by."""
+GROW = 4
+"""Pixels that a mask made of two photos is grown by: a stroke's soft edge, and room to blend in."""
 
 FITS = ("crop", "pad", "stretch")
 MODES = {1: "L", 3: "RGB"}
@@ -77,6 +82,21 @@ def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Pictur
     if picture.image.size != size:
         raise ImageError(f"mask is {_times(picture.image.size)} pixels, the guide {_times(size)}: they must be equal")
     return values, picture
+
+
+def difference_mask(guide: Image.Image, base: Image.Image) -> np.ndarray:
+    """Where `guide` was painted over `base`, grown by GROW pixels: float32 [H, W], 0 or 1. Raises ImageError.
+
+    A pixel is painted where a channel differs by more than TOLERATED, so that a JPEG's noise is no stroke.
+    """
+    if guide.size != base.size:
+        raise ImageError(f"base is {_times(base.size)} pixels, the guide {_times(guide.size)}: they must be equal")
+    differences = np.asarray(ImageChops.difference(guide, base))
+    painted = differences.reshape(*differences.shape[:2], -1).max(axis=2) > TOLERATED
+    if not painted.any():
+        raise ImageError(f"base and guide differ nowhere by more than {TOLERATED} of 255: nothing was painted")
+    grown = Image.fromarray(painted.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * GROW + 1))
+    return np.asarray(grown, np.float32)
 
 
 def check_placement(fit: str, context: float) -> None:

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdedit.errors import EngineError
-
 from .devices import Device
 from .plan import Plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """One image to be made.
 
@@ -25,30 +23,25 @@ class Task:
     image: int
 
 
-@dataclass
-class _Running:
-    task: Task
-    at: int = 0
-
-
 class Loop:
     """Drives a device. Not thread-safe: one owner calls it."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._running: dict[int, _Running] = {}
+        self._slots: dict[Task, int] = {}
+        self._at: dict[Task, int] = {}
 
     @property
     def busy(self) -> bool:
-        return bool(self._running)
+        return bool(self._slots)
 
     @property
     def full(self) -> bool:
-        return len(self._running) == self._device.slots
+        return len(self._slots) == self._device.slots
 
     def admit(self, task: Task) -> None:
         """Put a task into a free slot; the loop must not be full."""
-        slot = next(b for b in range(self._device.slots) if b not in self._running)
+        slot = min(set(range(self._device.slots)) - set(self._slots.values()))
         plan = task.plan
         self._device.write(
             slot,
@@ -65,32 +58,36 @@ class Loop:
                 "row_count": np.uint32(len(plan.rows)),
             },
         )
-        self._running[slot] = _Running(task)
+        self._slots[task] = slot
+        self._at[task] = 0
 
     def step(self) -> list[tuple[Task, np.ndarray]]:
-        """One step of every busy slot; the tasks that this finished, each with its float32 [C, H, W] result.
-
-        Raises EngineError where a result is not finite.
-        """
-        if any(run.task.plan.rows["step"][run.at] == 0 for run in self._running.values()):
+        """One step of every busy slot; the tasks that this finished, each with its float32 [C, H, W] result."""
+        if any(task.plan.rows["step"][at] == 0 for task, at in self._at.items()):
             self._device.begin()
         self._device.step()
         finished = []
-        for slot, run in list(self._running.items()):
-            run.at += 1
-            if run.at == len(run.task.plan.rows):
-                del self._running[slot]
-                finished.append((run.task, self._collect(slot)))
+        for task, at in list(self._at.items()):
+            self._at[task] = at + 1
+            if at + 1 == len(task.plan.rows):
+                finished.append((task, self._device.read(self._slots[task], "x")))
+                self._forget(task)
         return finished
 
-    def clear(self) -> None:
-        """Drop what is running: every slot is idle again."""
-        for slot in list(self._running):
-            self._device.write(slot, {"row_count": np.uint32(0)})
-            del self._running[slot]
+    def prediction(self, task: Task) -> np.ndarray:
+        """The last prediction of x0 for a task that is in a slot, float32 [C, H, W]."""
+        return self._device.read(self._slots[task], "h")
 
-    def _collect(self, slot: int) -> np.ndarray:
-        x = self._device.read(slot, "x")
-        if not np.isfinite(x).all():
-            raise EngineError("the network returned values that are not finite; the result is not an image")
-        return x
+    def drop(self, task: Task) -> None:
+        """Take a task out of its slot, which is idle from now on; nothing happens where it is in none."""
+        if task in self._slots:
+            self._device.write(self._slots[task], {"row_count": np.uint32(0)})
+            self._forget(task)
+
+    def clear(self) -> None:
+        """Drop what is running."""
+        for task in list(self._slots):
+            self.drop(task)
+
+    def _forget(self, task: Task) -> None:
+        del self._slots[task], self._at[task]
