@@ -1,6 +1,6 @@
 """What one evaluation of the network costs, by engine and precision: `python -m sdedit.benchmarks.network`.
 
-The shipped model, and the official SDEdit architecture (256x256) with random weights, where torch in float32 stands beside them.
+The shipped model, and the official SDEdit architecture (256x256) with random weights, there beside torch in float32.
 Every engine passes its parity check before it is timed; all take turns, run by run.
 """
 
