@@ -14,10 +14,9 @@ from torch import nn
 
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError
-from sdedit.kernels.layout import KIND_BEGIN
-from sdedit.kernels.noise import normal_numpy
 from sdedit.runtime.bundle import NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.engines import open_engine
+from sdedit.runtime.parity import measure_error, parity_input, relative_error
 from sdedit_ref.checkpoint import Checkpoint
 
 from .kernels import write_kernels
@@ -93,38 +92,16 @@ def reference_outputs(
     return np.concatenate(outputs)
 
 
-def parity_input(schedule: np.ndarray, k: int, index: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """sigma_k z: an even grey, noised; float32 [1, C, H, W]."""
-    z = normal_numpy(0, index, 0, 0, KIND_BEGIN, int(np.prod(shape)))
-    return (np.float32(schedule[k - 1, 1]) * z).reshape(1, *shape)
-
-
 def verify(bundle: Bundle) -> float:
     """The engine's largest error against the bundle's reference; raises BundleError above TOLERANCE."""
     try:
         engine = open_engine(bundle, engine="onnxruntime", precision="float32")
     except EngineError as error:
         raise BundleError(f"the exported network does not load: {error}") from None
-    levels, expected = bundle.reference()
-    x, out = np.empty((2, 1, *bundle.shape), np.float32)
-    time = np.empty(1, np.float32)
-    evaluate = engine.bind(x, time, out)
-    outputs = np.empty_like(expected)
-    for index, k in enumerate(levels):
-        x[:] = parity_input(bundle.schedule.table, k, index, bundle.shape)
-        time[:] = bundle.schedule.level(k).time
-        evaluate()
-        outputs[index] = out[0]
-    worst = relative_error(outputs, expected)
+    worst = measure_error(bundle, engine)
     if not worst <= TOLERANCE:
         raise BundleError(f"the exported network differs from the reference by {worst:.1e}, more than {TOLERANCE:.0e}")
     return worst
-
-
-def relative_error(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """The largest absolute error at any level, relative to the largest expected value there."""
-    axes = tuple(range(1, expected.ndim))
-    return float((np.abs(outputs - expected).max(axes) / np.abs(expected).max(axes)).max())
 
 
 def check_finite(checkpoint: Checkpoint, outputs: np.ndarray) -> None:

@@ -24,7 +24,7 @@ GUIDE = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return Editor.open(threads=2)
+    return Editor.open(engine="onnxruntime", threads=2)
 
 
 def stub_editor(function: object, slots: int = 1) -> Editor:
@@ -198,8 +198,8 @@ def test_arguments_that_are_refused(editor: Editor, options: dict[str, object], 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "caffe"}, "engine 'caffe' is not one of auto, onnxruntime"),
-        ({"precision": "int4"}, "precision 'int4' is not one of auto, float32"),
+        ({"engine": "caffe"}, "engine 'caffe' is not one of auto, openvino, onnxruntime"),
+        ({"precision": "int4"}, "precision 'int4' is not one of auto, float32, bfloat16"),
         ({"threads": 0}, "threads 0"),
         ({"slots": 0}, "slots 0"),
     ],
@@ -209,7 +209,8 @@ def test_what_cannot_be_opened(options: dict[str, object], message: str) -> None
         Editor.open(**options)  # type: ignore[arg-type]
 
 
-def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+def test_without_any_engine_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(EngineError, match=r"pip install 'sdedit\[cpu\]'"):
         Editor.open()

@@ -1,0 +1,86 @@
+"""What one evaluation of the network costs, by engine and precision: `python -m sdedit.benchmarks.network`.
+
+The shipped model, and the official SDEdit architecture (256x256) with random weights, there beside torch in float32.
+Every engine passes its parity check before it is timed; all take turns, run by run.
+"""
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sdedit.errors import EngineError
+from sdedit.export.bundle import export_bundle
+from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.engines import Evaluate
+from sdedit.runtime.processor import available_processors, processor_features, processor_name
+from sdedit.runtime.tune import bind_noise, candidates, check, interleave
+from sdedit.runtime.tuned import installed_versions
+from sdedit_ref import sde
+from sdedit_ref.checkpoint import Checkpoint
+from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
+
+SECONDS = 20.0
+"""Time given to each engine, about."""
+
+
+def main() -> None:
+    """Print the tables of docs/engines.md."""
+    threads = available_processors()
+    torch.set_num_threads(threads)
+    print(f"{processor_name()}, {threads} processors, {' '.join(processor_features())}")
+    print(f"python {platform.python_version()}, torch {torch.__version__}, {installed_versions()}")
+    compare(read_bundle(SHIPPED), None, threads)
+    torch.manual_seed(0)
+    network = DDPM(DDPMConfig()).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(export_official(Path(folder), network), network, threads)
+
+
+def export_official(folder: Path, network: DDPM) -> Bundle:
+    checkpoint = Checkpoint(Path("official256"), "0" * 64, network, "eps", "linear", sde.linear())
+    return export_bundle(checkpoint, folder / "official256", name="official256", licence="none", weights="float32")
+
+
+def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
+    """Print one table: every engine and precision that passes its parity check here, and torch where `network` is."""
+    passed = []
+    for engine, precision, count in candidates(threads):
+        try:
+            passed.append(check(bundle, engine, precision, count))
+        except EngineError as error:
+            print(f"\n{engine} {precision}: {error}")
+    evaluations = [bind_noise(bundle, engine) for engine, _ in passed]
+    if network is not None:
+        evaluations.append(torch_evaluation(bundle, network))
+    load = os.getloadavg()[0]
+    times = interleave(evaluations, SECONDS)
+    shape = "x".join(map(str, bundle.shape))
+    print(f"\n{bundle.name} {shape}, {threads} threads, load {load:.2f} to {os.getloadavg()[0]:.2f}")
+    print("| engine | precision | error | median, ms | p5 | p95 | evaluations |\n|---|---|---|---|---|---|---|")
+    for (engine, error), ms in zip(passed, times[: len(passed)], strict=True):
+        print_row(engine.name, engine.precision, f"{error:.1e}", ms)
+    if network is not None:
+        print_row("torch, eager", "float32", "reference", times[-1])
+
+
+def torch_evaluation(bundle: Bundle, network: DDPM) -> Evaluate:
+    x, told = torch.zeros(1, *bundle.shape), torch.zeros(1)
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(x, told)
+
+    return run
+
+
+def print_row(name: str, precision: str, error: str, ms: list[float]) -> None:
+    low, middle, high = np.percentile(ms, [5, 50, 95])
+    print(f"| {name} | {precision} | {error} | {middle:.1f} | {low:.1f} | {high:.1f} | {len(ms)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The network on OpenVINO's CPU plugin, in float32 or, where the processor has it, bfloat16."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sdedit.errors import EngineError, reason
+
+from ..bundle import Bundle
+from ..processor import processor_name
+from . import Evaluate, check_signature
+
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
+"""OpenVINO's names of our precisions."""
+
+
+class OpenVinoEngine:
+    """See engines.Engine. Batch 1, one stream: an image's bytes do not depend on its neighbours."""
+
+    name = "openvino"
+    batch = 1
+
+    def __init__(self, bundle: Bundle, precision: str, threads: int) -> None:
+        ov = import_openvino()
+        self.version = str(ov.__version__).partition("-")[0]
+        core = ov.Core()
+        if precision == "bfloat16" and not has_bfloat16(core):
+            raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
+        settings = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "EXECUTION_MODE_HINT": "ACCURACY" if precision == "float32" else "PERFORMANCE",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # several processes may share the machine
+            "LOG_LEVEL": "LOG_NONE",
+        }
+        try:
+            self._model = compile_network(ov, core, bundle, settings)
+        except EngineError:
+            raise
+        except Exception as error:  # its frontends' exceptions share no base class
+            raise EngineError(f"openvino refuses {bundle.network}: {reason(error)}") from None
+        self._tensor = ov.Tensor
+        self.precision = self._running_precision()
+        self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
+        if (self.precision, self.threads) != (precision, threads):  # it falls back without a word
+            raise EngineError(
+                f"openvino runs {self.precision} on {self.threads} threads "
+                f"where {precision} on {threads} was asked for: choose what it runs, or engine onnxruntime"
+            )
+
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+        """See engines.Engine; the buffers must outlive what is returned."""
+        request = self._model.create_infer_request()
+        for name, array in (("x", x), ("time", time), ("out", out)):
+            request.set_tensor(name, self._tensor(array, shared_memory=True))
+
+        def evaluate() -> None:
+            try:
+                request.infer(share_outputs=True)  # else it copies the output for its return value
+            except RuntimeError as error:
+                raise EngineError(f"openvino failed in mid-edit: {reason(error)}") from None
+
+        return evaluate
+
+    def _running_precision(self) -> str:
+        running = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return {hint: name for name, hint in HINTS.items()}.get(running, running)
+
+
+def import_openvino() -> ModuleType:
+    """Import the package without its telemetry, which would send that it was imported.
+
+    Raises EngineError where it is not installed.
+    """
+    silenced = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
+    if silenced:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # "cannot be imported": it has a stub then
+    try:
+        import openvino
+    except ImportError:
+        raise EngineError("engine openvino is not installed: pip install 'sdedit[cpu]'") from None
+    finally:
+        if silenced:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def has_bfloat16(core: Any) -> bool:
+    """Whether this processor computes in bfloat16; elsewhere OpenVINO would silently take float32."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def compile_network(ov: ModuleType, core: Any, bundle: Bundle, settings: dict[str, Any]) -> Any:
+    """The compiled model of the bundle's network, batch 1. The ONNX reader is asked by name: no other may guess."""
+    frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
+    model = frontend.convert(frontend.load(str(bundle.network)))
+    ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
+    check_signature(bundle, {name: (port.element_type == ov.Type.f32, sizes(port)) for name, port in ports})
+    model.reshape({"x": [1, *bundle.shape], "time": [1]})
+    return core.compile_model(model, "CPU", settings)
+
+
+def sizes(port: Any) -> list[object]:
+    """A port's shape: int where fixed, "?" where free."""
+    return [size.get_length() if size.is_static else "?" for size in port.partial_shape]
