@@ -10,7 +10,12 @@ from . import __version__
 from .errors import SdeditError
 
 COMMANDS = {
-    "edit": "Make an image of a guide.",
+    "demo": "Make something to look at, with nothing at hand.",
+    "edit": "Make an image of a guide, or of each in a folder.",
+    "replay": "Make an image again from its recipe, and compare.",
+    "inspect": "Show what a bundle or an image is.",
+    "tune": "Measure the engines here and remember the best.",
+    "doctor": "Check this installation.",
     "export": "Make a bundle of a checkpoint.",
 }
 """Name -> what `sdedit --help` says of it, in that order."""

@@ -27,6 +27,10 @@ GROW = 4
 """Pixels that a mask made of two photos is grown by: a stroke's soft edge, and room to blend in."""
 
 FITS = ("crop", "pad", "stretch")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".tga")
+"""Of the files of a folder that are taken for images."""
+REFUSED = {b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF", b"ftypavif": "AVIF"}
+"""Formats that photos often have and that are not decoded, by bytes 4 to 11 of a file."""
 MODES = {1: "L", 3: "RGB"}
 CONVERTIBLE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX")
 
@@ -223,11 +227,27 @@ def _decode(source: Source, what: str) -> Picture:
         image = _load(source, what)
         return Picture(image, _image_sha256(image), None)
     path = Path(source)
+    data = _read(path, what)
+    if refused := REFUSED.get(data[4:12]):
+        raise ImageError(f"{what} {path} is {refused}, which is not decoded: convert it to PNG or JPEG first")
+    return Picture(_load(io.BytesIO(data), f"{what} {path}"), hashlib.sha256(data).hexdigest(), path.name)
+
+
+def _read(path: Path, what: str) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"{what} {path} cannot be read: {reason(error)}") from None
-    return Picture(_load(io.BytesIO(data), f"{what} {path}"), hashlib.sha256(data).hexdigest(), path.name)
+
+
+def file_sha256(path: Path, what: str) -> str:
+    """Of a file's bytes, as `open_picture` has it; raises ImageError."""
+    return hashlib.sha256(_read(path, what)).hexdigest()
+
+
+def load_result(path: Path) -> Image.Image:
+    """A PNG of ours with its text chunks, nothing converted; raises ImageError."""
+    return _load(io.BytesIO(_read(path, "image")), f"image {path}")
 
 
 def _load(source: io.BytesIO | Image.Image, what: str) -> Image.Image:

@@ -41,7 +41,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Report:
-    """measured: the fastest first; the first is what "auto" takes from now on, where file (the cache's) is not None."""
+    """measured: the fastest first. file: of the cache, from which "auto" takes it from now on; None: not written."""
 
     measured: list[Measured]
     refused: list[Refused]
@@ -55,7 +55,7 @@ def tune(bundle: Bundle, *, threads: int | None = None) -> Report:
     """
     if threads is not None and threads < 1:
         raise EngineError(f"threads {threads} is not at least 1")
-    rule("auto")  # raises where no engine is installed
+    rule("float32")  # raises where no engine is installed
     passed, refused = [], []
     for engine, precision, count in candidates(threads):
         try:

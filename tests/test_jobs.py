@@ -228,9 +228,9 @@ def test_closing_cancels_what_is_in_flight(bundle: Any, gate: Gate) -> None:
             job.result(WAIT)
     editor.close()
     with pytest.raises(EngineError, match="the editor is closed"):
-        editor.submit(GUIDE)
+        editor.submit(GUIDE, steps=1)
     with pytest.raises(EngineError, match="the editor is closed"):
-        editor.edit(GUIDE)
+        editor.edit(GUIDE, steps=1)
 
 
 def test_an_editor_that_is_forgotten_leaves_no_thread(bundle: Any) -> None:

@@ -9,7 +9,7 @@ from sdedit.errors import EngineError
 
 from ..bundle import Bundle
 
-ENGINES = ("openvino", "onnxruntime")
+ENGINES = ("onnxruntime", "openvino")
 """In the order in which "auto" takes them."""
 
 PRECISIONS = ("float32", "bfloat16")

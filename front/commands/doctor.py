@@ -1,0 +1,34 @@
+"""sdedit doctor: is this installation sound?"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import click
+
+COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
+
+
+@click.command(epilog="Example: sdedit doctor --json")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]")
+@click.option("--json", "as_json", is_flag=True, help="A list of verdict, what, detail.")
+def command(bundle: Path | None, as_json: bool) -> None:
+    """Check versions, the kernels' bits, the bundle, and each engine against the bundle's reference.
+
+    Exit code 2 if anything is wrong; a warning says what is missing and optional.
+    """
+    from sdedit.runtime.bundle import SHIPPED, read_bundle
+    from sdedit.runtime.doctor import examine
+
+    findings = []
+    for finding in examine(read_bundle(SHIPPED if bundle is None else bundle)):
+        findings.append(finding)
+        if not as_json:
+            click.echo(
+                f"{click.style(f'{finding.verdict:8}', COLOURS[finding.verdict])}{finding.what}: {finding.detail}"
+            )
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    if any(finding.verdict == "wrong" for finding in findings):
+        sys.exit(2)

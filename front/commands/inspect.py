@@ -1,0 +1,43 @@
+"""sdedit inspect: what a bundle or an image is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(epilog="Example: sdedit inspect church; sdedit inspect result.png --json")
+@click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The manifest, or the recipe, as JSON.")
+def command(source: Path | None, as_json: bool) -> None:
+    """Show what the bundle SOURCE is, verified (default: the shipped one), or what recipe the PNG SOURCE carries."""
+    from sdedit.runtime.bundle import SHIPPED, read_bundle
+    from sdedit.runtime.replay import read_recipe
+
+    if source is not None and source.is_file():
+        recipe = read_recipe(source)
+        click.echo(json.dumps(recipe, indent=2, sort_keys=True) if as_json else "\n".join(lines(recipe)))
+        return
+    bundle = read_bundle(SHIPPED if source is None else source)
+    if as_json:
+        click.echo(json.dumps({**bundle.manifest, "sha256": bundle.sha256}, indent=2, sort_keys=True))
+        return
+    click.echo("\n".join([*lines({"path": bundle.path, "sha256": bundle.sha256, **bundle.manifest}), *accepted()]))
+
+
+def lines(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line a value, names of nested ones joined by dots."""
+    out = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            out += lines(value, f"{prefix}{name}.")
+        else:
+            out.append(f"{prefix}{name}: {value}")
+    return out
+
+
+def accepted() -> list[str]:
+    from sdedit.runtime.plan import KEEPS, SAMPLERS
+
+    return [f"samplers: {', '.join(SAMPLERS)}", f"keep: {', '.join(KEEPS)}"]

@@ -1,0 +1,125 @@
+"""From a PNG's recipe to the same image again. A recipe is data from outside: everything in it is checked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sdedit.errors import ImageError, PlanError
+
+from .editor import RECIPE_KEY, EditedImage, Editor
+from .images import file_sha256, load_result
+from .settings import Settings
+
+MAX_RECIPE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Replay:
+    """image: as made now. pixels: how many differ. differences: of versions and the like, one sentence each."""
+
+    image: EditedImage
+    pixels: int
+    differences: list[str]
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that a PNG carries; raises ImageError where there is none."""
+    return _parse(path, load_result(path))
+
+
+def replay(
+    path: Path,
+    *,
+    guide: Path | None = None,
+    mask: Path | None = None,
+    base: Path | None = None,
+    bundle: Path | None = None,
+) -> Replay:
+    """Make the image of `path` again, with the engine, precision and threads of its recipe.
+
+    Inputs that are not given are looked for beside `path` by the recipe's names. Raises ImageError for an input that is
+    missing or another than the recipe's, PlanError for a recipe that is unusable, BundleError and EngineError.
+    """
+    shown = load_result(path)
+    recipe = _parse(path, shown)
+    given = {"guide": guide, "mask": mask, "base": base}
+    sources = {what: _find(path, what, recipe, given[what]) for what in given}
+    if sources["guide"] is None:
+        raise PlanError(f"{path}: the recipe names no guide")
+    settings = Settings.from_recipe(recipe)
+    index = recipe.get("image")
+    if type(index) is not int or not 0 <= index < settings.images:
+        raise PlanError(f"{path}: the recipe's image {index!r} is not in 0..{settings.images - 1}")
+    engine = _mapping(path, recipe, "engine")
+    wanted = _mapping(path, recipe, "bundle").get("sha256")
+    threads = engine.get("threads")
+    if type(threads) is not int:
+        raise PlanError(f"{path}: the recipe's threads {threads!r} is no number")
+    with Editor.open(
+        bundle, engine=str(engine.get("name")), precision=str(engine.get("precision")), threads=threads
+    ) as editor:
+        if editor.bundle.sha256 != wanted:
+            raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")
+        options: dict[str, Any] = {**vars(settings), "images": index + 1}  # noise is keyed by the image's number
+        edit = editor.edit(sources["guide"], sources["mask"], base=sources["base"], **options)
+    again = EditedImage(edit.images[index].pil, {**edit.images[index].recipe, "images": settings.images})
+    return Replay(again, _count_differences(shown, again.pil), _compare(recipe, again.recipe))
+
+
+def _parse(path: Path, image: Image.Image) -> dict[str, Any]:
+    text = image.info.get(RECIPE_KEY)
+    if not isinstance(text, str):
+        raise ImageError(f"{path} carries no recipe: only PNGs that sdedit wrote do")
+    try:
+        recipe = json.loads(text) if len(text) <= MAX_RECIPE_BYTES else None
+    except (ValueError, RecursionError):
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise ImageError(f"{path}: its recipe is damaged")
+    return recipe
+
+
+def _find(path: Path, what: str, recipe: Mapping[str, Any], given: Path | None) -> Path | None:
+    """The file that the recipe means, verified by its hash; None where it means none."""
+    said = recipe.get(what)
+    if said is None:
+        if given is not None:
+            raise ImageError(f"{path} was made without a {what}, but {given} is given")
+        return None
+    name, sha256 = (said.get("name"), said.get("sha256")) if isinstance(said, dict) else (None, None)
+    if given is None:
+        if not isinstance(name, str) or not name or Path(name).name != name:
+            raise ImageError(f"{path}: its {what} was no file: say --{what}")
+        given = path.parent / name
+        if not given.is_file():
+            raise ImageError(f"{path} was made from {what} {name}, which is not beside it: say --{what}")
+    found = file_sha256(given, what)
+    if found != sha256:
+        raise ImageError(
+            f"{what} {given} is not what {path} was made from: sha256 {found[:12]}, not {str(sha256)[:12]}"
+        )
+    return given
+
+
+def _mapping(path: Path, recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = recipe.get(name)
+    if not isinstance(value, dict):
+        raise PlanError(f"{path}: the recipe does not say {name}")
+    return value
+
+
+def _count_differences(a: Image.Image, b: Image.Image) -> int:
+    if (a.mode, a.size) != (b.mode, b.size):
+        return max(a.width * a.height, b.width * b.height)
+    differs = np.asarray(a) != np.asarray(b)
+    return int(differs.reshape(*differs.shape[:2], -1).any(axis=2).sum())
+
+
+def _compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What may explain a difference."""
+    return [f"{name} was {then.get(name)}, is {value}" for name, value in now.items() if then.get(name) != value]
