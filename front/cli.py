@@ -63,5 +63,6 @@ def one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def fail(message: str) -> None:
-    click.echo(f"sdedit: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # odd file names
+    click.echo(f"sdedit: {line}", err=True)
     sys.exit(2)

@@ -1,9 +1,16 @@
-"""Tests neither read nor write what `sdedit tune` remembered for the user."""
+"""Fixtures of several files. No test reads or writes what `sdedit tune` remembered for the user."""
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+from command_line import Run
+from PIL import Image
+
+from sdedit.cli import main
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +22,34 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["SDEDIT_CACHE"]
     else:
         os.environ["SDEDIT_CACHE"] = before
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`sdedit` in this process."""
+
+    def in_process(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sdedit", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return in_process
+
+
+@pytest.fixture
+def guide(tmp_path: Path) -> Path:
+    strokes = np.zeros((70, 90, 3), np.uint8)
+    strokes[:35] = (20, 60, 130)
+    strokes[35:] = (150, 120, 75)
+    path = tmp_path / "guide.png"
+    Image.fromarray(strokes).save(path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.png"

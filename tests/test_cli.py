@@ -4,65 +4,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run, assert_mistake
 from PIL import Image
 
 from sdedit import __version__
-from sdedit.cli import main
 from sdedit.runtime.bundle import SHIPPED
-
-Run = Callable[..., tuple[int, str, str]]
-"""Arguments -> exit code, stdout, stderr"""
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`sdedit` in this process."""
-
-    def in_process(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sdedit", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return in_process
 
 
 def sdedit(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`sdedit` in a process of its own."""
     command = [sys.executable, "-c", "from sdedit.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.fixture
-def guide(tmp_path: Path) -> Path:
-    strokes = np.zeros((70, 90, 3), np.uint8)
-    strokes[:35] = (20, 60, 130)
-    strokes[35:] = (150, 120, 75)
-    path = tmp_path / "guide.png"
-    Image.fromarray(strokes).save(path)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.png"
-
-
-def assert_mistake(result: tuple[int, str, str], message: str) -> None:
-    code, stdout, stderr = result
-    assert (code, stdout) == (2, "")
-    assert stderr.startswith("sdedit: ")
-    assert len(stderr.splitlines()) == 1
-    assert stderr.endswith("\n")
-    assert message in stderr
 
 
 # Help
@@ -81,7 +37,7 @@ def test_help_names_the_commands(run: Run, arguments: tuple[str, ...]) -> None:
 def test_help_of_a_command_has_an_example(run: Run, command: str) -> None:
     code, stdout, _ = run(command, "--help")
     assert code == 0
-    assert f"Example: sdedit {command} " in stdout
+    assert f"sdedit {command} " in stdout[stdout.index("Example") :]
 
 
 def test_the_version(run: Run) -> None:
@@ -285,9 +241,11 @@ def test_an_interrupt_ends_without_a_traceback(
 
 def test_names_need_not_be_unicode(run: Run, guide: Path) -> None:
     odd = guide.rename(os.fsdecode(os.fsencode(guide.parent) + b"/\xff.png"))
-    code, stdout, stderr = run("edit", odd, "--out", odd, "--steps", 1)
+    out = os.fsdecode(os.fsencode(guide.parent) + b"/\xfe.png")
+    code, stdout, stderr = run("edit", odd, "--out", out, "--steps", 1)
     assert (code, stderr) == (0, "")
     assert "\N{REPLACEMENT CHARACTER}.png: 64x64" in stdout
+    assert_mistake(run("edit", odd, "--out", odd), "\N{REPLACEMENT CHARACTER}.png would overwrite an input")
 
 
 def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:

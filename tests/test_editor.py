@@ -198,7 +198,7 @@ def test_arguments_that_are_refused(editor: Editor, options: dict[str, object], 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "caffe"}, "engine 'caffe' is not one of auto, openvino, onnxruntime"),
+        ({"engine": "caffe"}, "engine 'caffe' is not one of auto, onnxruntime, openvino"),
         ({"precision": "int4"}, "precision 'int4' is not one of auto, float32, bfloat16"),
         ({"threads": 0}, "threads 0"),
         ({"slots": 0}, "slots 0"),

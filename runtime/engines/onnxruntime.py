@@ -32,13 +32,14 @@ class OnnxRuntimeEngine:
         options.add_free_dimension_override_by_name("batch", self.batch)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(bundle.network), options, providers=["CPUExecutionProvider"]
+                str(bundle.network), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        except Exception as error:  # onnxruntime's exceptions share no base class
+            values: list[Any] = [*self._session.get_inputs(), *self._session.get_outputs()]
+            found = {value.name: (value.type == "tensor(float)", value.shape) for value in values}
+        except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
             raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
-        values: list[Any] = [*self._session.get_inputs(), *self._session.get_outputs()]
-        check_signature(bundle, {value.name: (value.type == "tensor(float)", value.shape) for value in values})
+        check_signature(bundle, found)
 
     def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
         """See engines.Engine; the buffers must outlive what is returned."""

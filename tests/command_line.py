@@ -1,0 +1,15 @@
+"""What tests of the command line share."""
+
+from collections.abc import Callable
+
+Run = Callable[..., tuple[int, str, str]]
+"""Arguments -> exit code, stdout, stderr"""
+
+
+def assert_mistake(result: tuple[int, str, str], message: str) -> None:
+    code, stdout, stderr = result
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("sdedit: ")
+    assert len(stderr.splitlines()) == 1
+    assert stderr.endswith("\n")
+    assert message in stderr

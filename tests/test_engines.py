@@ -1,0 +1,188 @@
+"""Engines: the same network on each, the same bytes twice, what they refuse, and what "auto" means."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from tiny import model, rewrite, write_bundle
+
+from sdedit.errors import EngineError
+from sdedit.runtime import Editor, read_bundle
+from sdedit.runtime.bundle import NETWORK, SHIPPED
+from sdedit.runtime.engines import ENGINES, choice, load_engine, open_engine
+from sdedit.runtime.engines import openvino as openvino_engine
+from sdedit.runtime.parity import TOLERANCES, measure_error
+from sdedit.runtime.processor import available_processors
+from sdedit.runtime.tuned import Measured
+
+GUIDE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_engine_runs_what_it_was_told_and_agrees_with_the_reference(name: str, threads: int) -> None:
+    bundle = read_bundle(SHIPPED)
+    engine = load_engine(bundle, name, "float32", threads)
+    assert (engine.name, engine.precision, engine.threads, engine.batch) == (name, "float32", threads, 1)
+    assert engine.version[0].isdigit()
+    assert measure_error(bundle, engine) <= TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_edits_are_the_same_bytes_twice_and_in_every_slot(name: str) -> None:
+    with Editor.open(engine=name, threads=2, slots=3) as editor:
+        first, again = (editor.edit(GUIDE, steps=4, images=3, seed=1) for _ in range(2))
+    with Editor.open(engine=name, threads=2) as editor:
+        alone = editor.edit(GUIDE, steps=4, images=3, seed=1)
+    for a, b, c in zip(first.images, again.images, alone.images, strict=True):
+        assert a.pil.tobytes() == b.pil.tobytes() == c.pil.tobytes()
+
+
+def test_engines_give_nearly_the_same_edit() -> None:
+    """Their outputs differ by 1e-5 of the largest; 8 steps do not make a grey level of it, but one may round apart."""
+    images = []
+    for name in ENGINES:
+        with Editor.open(engine=name, threads=1) as editor:
+            images.append(np.asarray(editor.edit(GUIDE, steps=8).images[0].pil).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_network_works_in_our_buffers(name: str, tmp_path: Path) -> None:
+    bundle = read_bundle(write_bundle(tmp_path / "tiny"))
+    engine = load_engine(bundle, name, "float32", 1)
+    state = np.arange(5 * 192, dtype=np.float32).reshape(5, 3, 8, 8)
+    x, out = state[2:3], np.full((3, 3, 8, 8), np.nan, np.float32)
+    evaluate = engine.bind(x, np.zeros(1, np.float32), out[1:2])
+    evaluate()
+    assert np.array_equal(out[1:2], x / 2)
+    x += 1
+    evaluate()
+    assert np.array_equal(out[1:2], x / 2)
+    assert np.isnan(out[0]).all()
+    assert np.isnan(out[2]).all()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_network_that_an_engine_refuses_is_one_line(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    wrong = model([helper.make_node("Unheard", ["x"], ["out"])], [])
+    for data in (onnx.ModelProto(ir_version=8).SerializeToString(), wrong.SerializeToString()):
+        rewrite(folder, NETWORK, data)
+        with pytest.raises(EngineError) as caught:
+            load_engine(read_bundle(folder), name, "float32", 1)
+        assert "\n" not in str(caught.value)
+        assert NETWORK in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_network_of_another_signature_is_refused(name: str, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    graph = onnx.load(folder / NETWORK)
+    graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+    rewrite(folder, NETWORK, graph.SerializeToString())
+    with pytest.raises(EngineError, match=r"x is \[.*4, 8, 8\], the bundle says \[3, 8, 8\]"):
+        load_engine(read_bundle(folder), name, "float32", 1)
+
+
+def test_bfloat16_is_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle(SHIPPED)
+    with pytest.raises(EngineError, match="is not one that engine onnxruntime runs: float32"):
+        open_engine(bundle, engine="onnxruntime", precision="bfloat16")
+    monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda core: False)
+    with pytest.raises(EngineError, match="has no instructions for it; accepted: float32"):
+        open_engine(bundle, engine="auto", precision="bfloat16")
+
+
+def test_what_runs_is_read_back_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor without bfloat16 OpenVINO runs float32 without a word; that is an error here."""
+    core = openvino_engine.import_openvino().Core()
+    if openvino_engine.has_bfloat16(core):
+        assert open_engine(read_bundle(SHIPPED), precision="bfloat16").precision == "bfloat16"
+        return
+    monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda core: True)
+    with pytest.raises(EngineError, match="openvino runs float32 on"):
+        open_engine(read_bundle(SHIPPED), engine="openvino", precision="bfloat16")
+
+
+def test_the_environment_does_not_change_the_threads() -> None:
+    script = (
+        "from sdedit.runtime import Editor\n"
+        "for name in ('onnxruntime', 'openvino'):\n"
+        "    print(Editor.open(engine=name, threads=2).device.engine.threads)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "OV_NUM_THREADS": "1"},
+    )
+    assert done.stdout.split() == ["2", "2"]
+
+
+# auto
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, memory: list[Measured], *asked: object) -> tuple[object, ...]:
+    monkeypatch.setattr("sdedit.runtime.tuned.remembered", lambda bundle: memory)
+    made = choice.choose(read_bundle(SHIPPED), *asked)  # type: ignore[arg-type]
+    return made.engine, made.precision, made.threads, made.origin
+
+
+def test_without_a_measurement_auto_is_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = available_processors()
+    assert chosen(monkeypatch, [], "auto", "auto", None) == ("onnxruntime", "float32", every, "rule")
+    assert chosen(monkeypatch, [], "auto", "bfloat16", None) == ("openvino", "bfloat16", every, "rule")
+    assert chosen(monkeypatch, [], "openvino", "auto", 3) == ("openvino", "float32", 3, "asked")
+
+
+def test_auto_takes_the_fastest_measured_of_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = [
+        Measured("openvino", "bfloat16", 4, 1e-2, 1.0, 1.0, 1.0),
+        Measured("openvino", "float32", 4, 1e-6, 2.0, 2.0, 2.0),
+        Measured("onnxruntime", "float32", 2, 1e-6, 3.0, 3.0, 3.0),
+    ]
+    assert chosen(monkeypatch, memory, "auto", "auto", None) == ("openvino", "float32", 4, "tuned")
+    assert chosen(monkeypatch, memory, "auto", "bfloat16", None) == ("openvino", "bfloat16", 4, "tuned")
+    assert chosen(monkeypatch, memory, "onnxruntime", "auto", None) == ("onnxruntime", "float32", 2, "tuned")
+    assert chosen(monkeypatch, memory, "auto", "auto", 2) == ("onnxruntime", "float32", 2, "tuned")
+    assert chosen(monkeypatch, memory, "auto", "auto", 7) == ("onnxruntime", "float32", 7, "rule")
+
+
+@pytest.mark.parametrize("missing", ENGINES)
+def test_one_engine_is_enough(missing: str, tmp_path: Path) -> None:
+    """In a process of its own, where the other cannot be imported."""
+    script = (
+        "import importlib.util, sys\n"
+        f"sys.modules[{missing!r}] = None\n"
+        "from sdedit.runtime.engines import choice\n"
+        "real = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name: None if name == {missing!r} else real(name)\n"
+        "from sdedit.runtime import Editor\n"
+        "print(Editor.open().edit('guide.png', t0=0.2, steps=1).recipe['engine']['name'])"
+    )
+    from PIL import Image
+
+    Image.fromarray(GUIDE).save(tmp_path / "guide.png")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.split() == [name for name in ENGINES if name != missing], done.stderr
+
+
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    script = (
+        "import sys\n"
+        "from sdedit.runtime.engines.openvino import import_openvino\n"
+        "import_openvino()\n"
+        "print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
