@@ -51,18 +51,18 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
     for engine, precision, count in candidates(threads):
         try:
             passed.append(check(bundle, engine, precision, count))
-        except EngineError as error:
-            print(f"\n{engine} {precision}: {error}")
+        except EngineError as problem:
+            print(f"\n{engine} {precision}: {problem}")
     evaluations = [bind_noise(bundle, engine) for engine, _ in passed]
     if network is not None:
         evaluations.append(torch_evaluation(bundle, network))
     load = os.getloadavg()[0]
     times = interleave(evaluations, SECONDS)
     shape = "x".join(map(str, bundle.shape))
-    print(f"\n{bundle.name} {shape}, {threads} threads, load {load:.2f} to {os.getloadavg()[0]:.2f}")
+    print(f"\n{bundle.name} {shape}, load {load:.2f} to {os.getloadavg()[0]:.2f}")
     print("| engine | precision | error | median, ms | p5 | p95 | evaluations |\n|---|---|---|---|---|---|---|")
-    for (engine, error), ms in zip(passed, times[: len(passed)], strict=True):
-        print_row(engine.name, engine.precision, f"{error:.1e}", ms)
+    for (loaded, error), ms in zip(passed, times[: len(passed)], strict=True):
+        print_row(f"{loaded.name}, {loaded.threads} threads", loaded.precision, f"{error:.1e}", ms)
     if network is not None:
         print_row("torch, eager", "float32", "reference", times[-1])
 

@@ -16,7 +16,7 @@ from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import allocate_state
 from sdedit.runtime import Editor
 from sdedit.runtime.engines import Evaluate
-from sdedit.runtime.loop import Task
+from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import Plan, make_plan
 
 SHAPE = (3, 256, 256)
@@ -87,7 +87,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], list[float]]:
     """Milliseconds of the network and of everything else, for every step of some edits after a first one."""
-    loop, device = editor._loop, editor.device
+    loop, device = Loop(editor.device), editor.device
     inner: list[float] = []
 
     def timed(evaluate: Evaluate) -> Evaluate:

@@ -90,7 +90,7 @@ def check(bundle: Bundle, engine: str, precision: str, threads: int) -> tuple[En
 def bind_noise(bundle: Bundle, engine: Engine) -> Evaluate:
     """The engine on buffers of its own, which the returned function must keep alive."""
     x = np.random.default_rng(0).standard_normal((2, 1, *bundle.shape), np.float32)
-    told = np.float32([bundle.schedule.level(1).time])
+    told = np.array([bundle.schedule.level(1).time], np.float32)
     evaluate = engine.bind(x[0], told, x[1])
 
     def run(_alive: object = (x, told)) -> None:

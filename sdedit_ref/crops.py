@@ -58,13 +58,13 @@ class Crops(Dataset[Tensor]):
             if random.random() < 0.5:
                 crop = crop[:, ::-1]
             if self.turns:
-                crop = np.rot90(crop, random.integers(4))
+                crop = np.rot90(crop, int(random.integers(4)))
             return torch.from_numpy(crop.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
         raise ImageError(f"{self.paths[0]}: no crop of {self.size}x{self.size} pixels found in {ATTEMPTS} attempts")
 
     def _draw(self, random: np.random.Generator) -> np.ndarray | None:
         """uint8 [size, size, 3], or None where the place that was drawn is no good."""
-        path = self.paths[random.integers(len(self.paths))]
+        path = self.paths[int(random.integers(len(self.paths)))]
         factors, chances = zip(*self.scales, strict=True)
         scale = float(random.choice(factors, p=np.divide(chances, sum(chances))))
         picture = decoded(path, scale)

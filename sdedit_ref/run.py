@@ -50,8 +50,12 @@ def make_folder(folder: Path) -> None:
 
 def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
     """Write STATE and WEIGHTS, each complete or not at all; raises CheckpointError, and what was there stays."""
-    parts = {"network": run.network, "ema": run.ema, "optimizer": run.optimizer}
-    state = {"seen": run.seen, **{name: part.state_dict() for name, part in parts.items()}}
+    state = {
+        "network": run.network.state_dict(),
+        "ema": run.ema.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "seen": run.seen,
+    }
     temporary = folder / "saving.part"
     try:
         torch.save(state, temporary)

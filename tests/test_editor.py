@@ -86,6 +86,15 @@ def test_outside_the_mask_every_byte_of_a_photo_of_any_size_stays(
     assert np.array_equal(result[~mask], photo[~mask])
 
 
+def test_outside_the_mask_every_byte_of_twelve_megapixels_stays(editor: Editor) -> None:
+    photo = np.random.default_rng(1).integers(0, 256, (3000, 4000, 3)).astype(np.uint8)
+    mask = np.zeros((3000, 4000), bool)
+    mask[1200:1500, 2100:2700] = True
+    (result,) = pixels(editor, photo, mask, steps=3)
+    assert np.array_equal(result[~mask], photo[~mask])
+    assert (result[mask] != photo[mask]).any(axis=1).mean() > 0.9
+
+
 def test_a_mask_changes_what_it_covers(editor: Editor) -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255

@@ -1,0 +1,48 @@
+"""What the documents show is run: the Python of README and embedding.md, the commands of cli.md."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/embedding.md"])
+def test_the_python_of_a_document_runs(name: str, tmp_path: Path) -> None:
+    """All blocks of a document, one after another, in a process and a folder of their own."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.png").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a Unix shell")
+def test_the_commands_of_the_manual_run(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    \$ (.*)$", text, re.MULTILINE)
+    assert len(commands) > 12
+    folder = tmp_path / "examples"
+    shutil.copytree(ROOT / "examples", folder)
+    for command in commands:
+        line = re.sub(r"^sdedit ", f"'{sys.executable}' -c 'from sdedit.cli import main; main()' ", command)
+        done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), (document.name, target)
