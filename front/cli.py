@@ -7,7 +7,7 @@ import warnings
 import click
 
 from . import __version__
-from .errors import SdeditError
+from .errors import SdeditError, printable, reason
 
 COMMANDS = {
     "demo": "Make something to look at, with nothing at hand.",
@@ -55,6 +55,9 @@ def main() -> None:
         sys.exit(130)
     except SdeditError as error:
         fail(str(error))
+    except OSError as error:  # what is read and written by name has errors of its own; this is stdout
+        sys.stdout = None  # nothing is left to be flushed at exit
+        fail(f"stdout cannot be written: {reason(error)}")
 
 
 def one_line(message: Warning | str, *_: object, **__: object) -> str:
@@ -63,6 +66,5 @@ def one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def fail(message: str) -> None:
-    line = " ".join(message.split()).encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # odd file names
-    click.echo(f"sdedit: {line}", err=True)
+    click.echo(f"sdedit: {printable(' '.join(message.split()))}", err=True)
     sys.exit(2)

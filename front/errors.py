@@ -29,6 +29,11 @@ class CancelledError(SdeditError):
     """An edit was cancelled, or its editor closed, before it was done."""
 
 
+def printable(text: str) -> str:
+    """The text for a terminal: what does not print (controls, line ends, broken characters) is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def reason(error: Exception) -> str:
     """What another library's error says, on one line of at most 300 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -112,7 +112,7 @@ class Job:
         started = time.perf_counter()
         ticket = self._ticket
         images = []
-        for index in range(ticket.images):
+        for index in ticket.numbers:
             pil = paste(self._canvas, ticket.states.pop(index), ticket.plan.keeps_exactly)
             images.append(EditedImage(pil, {**self._recipe, "image": index}))
         assert ticket.finished_at is not None
@@ -196,10 +196,22 @@ class Editor:
         """
         begun = time.perf_counter()
         settings = Settings(**options)
+        return self._submit(guide, mask, base, settings, range(settings.images), begun)
+
+    def _submit(
+        self,
+        guide: Source,
+        mask: Source | None,
+        base: Source | None,
+        settings: Settings,
+        numbers: range,
+        begun: float,
+    ) -> Job:
+        """The images of these numbers alone."""
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         canvas, sources = self._open(guide, mask, base, settings, float(plan.rows["threshold"].min()))
         recipe = {**self._settings(), **sources, **settings.recipe()}
-        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, settings.images)
+        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers)
         job = Job(self, ticket, canvas, recipe, begun)
         self._worker.submit(ticket)
         return job

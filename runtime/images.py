@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,17 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA")
 """What is decoded: not all that Pillow knows, which starts other programs for some."""
 
 TOLERATED = 12
-"""Of 255: what two saves of one photo as JPEG may differ by."""
+"""Of 255: what most pixels of two saves of one photo as JPEG differ by at most; files without loss are exact."""
 GROW = 4
 """Pixels that a mask made of two photos is grown by: a stroke's soft edge, and room to blend in."""
 
 FITS = ("crop", "pad", "stretch")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".tga")
 """Of the files of a folder that are taken for images."""
-REFUSED = {b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIF", b"ftypmsf1": "HEIF", b"ftypavif": "AVIF"}
+REFUSED = {b"ftyp" + brand: "AVIF" for brand in (b"avif", b"avis")} | {
+    b"ftyp" + brand: "HEIC"
+    for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1")
+}
 """Formats that photos often have and that are not decoded, by bytes 4 to 11 of a file."""
 MODES = {1: "L", 3: "RGB"}
 CONVERTIBLE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX")
@@ -186,8 +189,8 @@ def to_image(state: np.ndarray) -> Image.Image:
     return Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0).copy())
 
 
-def check_output(path: Path) -> None:
-    """Raise ImageError unless a PNG can be written at `path`; called before anything is computed."""
+def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise ImageError unless a PNG can be written at `path` and is none of `inputs`; called before it is computed."""
     if path.suffix.lower() != ".png":
         raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
     try:
@@ -197,6 +200,8 @@ def check_output(path: Path) -> None:
             raise ImageError(f"output {path}: there is no folder {path.parent}")
         if not os.access(path.parent, os.W_OK):
             raise ImageError(f"output {path}: the folder {path.parent} is not writable")
+        if path.exists() and any(source.exists() and path.samefile(source) for source in inputs):
+            raise ImageError(f"output {path} would overwrite an input: name another")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
 

@@ -29,13 +29,16 @@ class Progress:
 
 @dataclass(eq=False)
 class Ticket:
-    """One job as the worker sees it; `changed` guards what changes. states: results by image, float32 [C, H, W]."""
+    """One job as the worker sees it; `changed` guards what changes.
+
+    numbers: of the images to make; with the seed they key the noise. states: results by number, float32 [C, H, W].
+    """
 
     plan: Plan
     guide: np.ndarray
     mask: np.ndarray
     seed: int
-    images: int
+    numbers: range
     admitted: int = 0
     states: dict[int, np.ndarray] = field(default_factory=dict)
     progress: Progress | None = None
@@ -53,7 +56,7 @@ class Ticket:
     @property
     def steps(self) -> int:
         """Network evaluations of the whole job."""
-        return len(self.plan.rows) * self.images
+        return len(self.plan.rows) * len(self.numbers)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether the job ended within `timeout` seconds."""
@@ -155,9 +158,9 @@ class Worker:
                     return
                 ticket = self._waiting.popleft()
                 ticket.started_at = ticket.started_at or time.perf_counter()
-                task = Task(ticket.plan, ticket.guide, ticket.mask, ticket.seed, ticket.admitted)
+                task = Task(ticket.plan, ticket.guide, ticket.mask, ticket.seed, ticket.numbers[ticket.admitted])
                 ticket.admitted += 1
-                if ticket.admitted < ticket.images:
+                if ticket.admitted < len(ticket.numbers):
                     self._waiting.append(ticket)
             self._running[task] = ticket
             self._loop.admit(task)
@@ -175,7 +178,7 @@ class Worker:
                 self._end(owner, EngineError(message))
                 continue
             owner.states[task.image] = state
-            if len(owner.states) == owner.images:
+            if len(owner.states) == len(owner.numbers):
                 self._end(owner, None)
 
     def _report(self, task: Task, ticket: Ticket, result: np.ndarray | None) -> None:

@@ -1,6 +1,8 @@
 """From a PNG's recipe to the same image again. A recipe is data from outside: everything in it is checked."""
 
 import json
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,12 @@ MAX_RECIPE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Replay:
-    """image: as made now. pixels: how many differ. differences: of versions and the like, one sentence each."""
+    """image: as made now. pixels: how many differ. differences: of versions and the like. inputs: the files used."""
 
     image: EditedImage
     pixels: int
     differences: list[str]
+    inputs: list[Path]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -65,10 +68,11 @@ def replay(
     ) as editor:
         if editor.bundle.sha256 != wanted:
             raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")
-        options: dict[str, Any] = {**vars(settings), "images": index + 1}  # noise is keyed by the image's number
-        edit = editor.edit(sources["guide"], sources["mask"], base=sources["base"], **options)
-    again = EditedImage(edit.images[index].pil, {**edit.images[index].recipe, "images": settings.images})
-    return Replay(again, _count_differences(shown, again.pil), _compare(recipe, again.recipe))
+        inputs = (sources["guide"], sources["mask"], sources["base"])
+        job = editor._submit(*inputs, settings, range(index, index + 1), time.perf_counter())
+        (again,) = job.result().images
+    used = [source for source in inputs if source is not None]
+    return Replay(again, _count_differences(shown, again.pil), _compare(recipe, again.recipe), used)
 
 
 def _parse(path: Path, image: Image.Image) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _find(path: Path, what: str, recipe: Mapping[str, Any], given: Path | None) 
         if not isinstance(name, str) or not name or Path(name).name != name:
             raise ImageError(f"{path}: its {what} was no file: say --{what}")
         given = path.parent / name
-        if not given.is_file():
+        if not os.path.isfile(given):  # noqa: PTH113 - Path.is_file raises for names that are too long
             raise ImageError(f"{path} was made from {what} {name}, which is not beside it: say --{what}")
     found = file_sha256(given, what)
     if found != sha256:

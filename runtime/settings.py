@@ -100,11 +100,15 @@ class Settings:
                 raise PlanError(f"the recipe's {name} {said[name]!r} is not a name")
         if said["sampler"] != "ddim":
             said["eta"] = None  # only ddim may be told
+        if said["clip"] == "inf":
+            said["clip"] = math.inf
         return cls(**said)
 
 
 def _integer(name: str, value: int) -> int:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise PlanError(f"{name} {value!r} is not an integer") from None
@@ -112,6 +116,8 @@ def _integer(name: str, value: int) -> int:
 
 def _number(name: str, value: float) -> float:
     try:
+        if isinstance(value, bool | str):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise PlanError(f"{name} {value!r} is not a number") from None

@@ -128,7 +128,7 @@ def test_a_base_that_is_no_use(run: Run, guide: Path, out: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("brand", "name"), [(b"heic", "HEIC"), (b"heix", "HEIC"), (b"mif1", "HEIF"), (b"avif", "AVIF")]
+    ("brand", "name"), [(b"heic", "HEIC"), (b"heix", "HEIC"), (b"mif1", "HEIC"), (b"hevc", "HEIC"), (b"avif", "AVIF")]
 )
 def test_formats_of_phones_are_refused_by_name(run: Run, out: Path, tmp_path: Path, brand: bytes, name: str) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x20ftyp" + brand + b"\0" * 100)
@@ -150,7 +150,8 @@ def test_json_says_what_was_written(run: Run, guide: Path, out: Path) -> None:
         (["--engine", "caffe"], "engine 'caffe' is not one of auto, onnxruntime, openvino"),
         (["--precision", "int4"], "precision 'int4' is not one of auto, float32, bfloat16"),
         (["--engine", "onnxruntime", "--precision", "bfloat16"], "engine onnxruntime runs: float32"),
-        (["--threads", "0"], "threads 0 is not at least 1"),
+        (["--threads", "0"], "threads 0 is not in 1..1024"),
+        (["--threads", "5000"], "threads 5000 is not in 1..1024"),
         (["--slots", "0"], "slots 0 is not at least 1"),
         (["--images", "0"], "images 0 is not in 1..2^32"),
         (["--clip", "-1"], "clip -1.0 is not above 0"),
@@ -255,6 +256,35 @@ def test_replay_makes_the_same_bytes(run: Run, made: Path, tmp_path: Path) -> No
     assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
 
 
+def test_replay_of_one_image_makes_no_other(run: Run, made: Path, tmp_path: Path) -> None:
+    last = rewritten(made, lambda r: r.update(images=2**32, image=2**32 - 1), tmp_path / "last.png")
+    code, _, stderr = run("replay", last)
+    assert code == 2
+    assert stderr.splitlines()[-1].endswith("pixels differ")
+
+
+def test_replay_writes_over_no_input(run: Run, made: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("guide.png", "mask.png", made.name):
+        assert_mistake(run("replay", made, "--out", tmp_path / name), "would overwrite an input")
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_stdout_that_is_full_is_one_line() -> None:
+    command = [sys.executable, "-c", "from sdedit.cli import main; main()", "inspect"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "sdedit: stdout cannot be written: No space left on device\n")
+
+
+def test_options_are_checked_before_a_folder_is_made(run: Run, guide: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(guide, tmp_path / "in" / "a.png")
+    assert_mistake(run("edit", tmp_path / "in", "--out", tmp_path / "made", "--t0", "7"), "t0 7.0 is not in (0, 1]")
+    assert not (tmp_path / "made").exists()
+
+
 def test_replay_takes_inputs_from_elsewhere_if_they_are_the_same(run: Run, made: Path, tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     for name in ("guide.png", "mask.png"):
@@ -284,6 +314,12 @@ def test_replay_says_how_many_pixels_differ_and_what_may_explain_it(run: Run, ma
         (lambda r: r.__delitem__("sampler"), "the recipe does not say sampler"),
         (lambda r: r.update(sampler=["ddim"]), "sampler ['ddim'] is not a name"),
         (lambda r: r.update(t0="much"), "t0 'much' is not a number"),
+        (lambda r: r.update(t0="0.5"), "t0 '0.5' is not a number"),
+        (lambda r: r.update(t0=True), "t0 True is not a number"),
+        (lambda r: r.update(seed=True), "seed True is not an integer"),
+        (lambda r: r["engine"].update(threads=2**40), "threads 1099511627776 is not in 1..1024"),
+        (lambda r: r["guide"].update(name="a" * 300), "which is not beside it: say --guide"),
+        (lambda r: r["guide"].update(name="\ud800\x1b[31m"), "\\ud800\\x1b[31m, which is not beside it"),
         (lambda r: r.update(seed=1.5), "seed 1.5 is not an integer"),
         (lambda r: r.update(image=2), "image 2 is not in 0..1"),
         (lambda r: r.update(image=True), "image True is not in 0..1"),

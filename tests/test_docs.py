@@ -1,5 +1,6 @@
 """What the documents show is run: the Python of README and embedding.md, the commands of cli.md."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,9 +37,12 @@ def test_the_commands_of_the_manual_run(tmp_path: Path) -> None:
     assert len(commands) > 12
     folder = tmp_path / "examples"
     shutil.copytree(ROOT / "examples", folder)
+    environment = {**os.environ, "SDEDIT_CACHE": str(tmp_path / "cache")}
     for command in commands:
         line = re.sub(r"^sdedit ", f"'{sys.executable}' -c 'from sdedit.cli import main; main()' ", command)
-        done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
         assert done.returncode == 0, (command, done.stderr)
 
 

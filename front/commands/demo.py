@@ -16,7 +16,7 @@ SCALE = 4
 def command(out: Path, seed: int) -> None:
     """Paint a few strokes, edit them with the shipped model at three t0, and show all four side by side.
 
-    The strokes are written too, beside OUT, to be edited by hand.
+    The strokes are written too, as OUT with -guide before its suffix, to be edited by hand; both are replaced.
     """
     from PIL import Image
 

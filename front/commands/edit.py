@@ -64,13 +64,13 @@ def command(
 
     written, failed = [], []
     with Editor.open(bundle, engine=engine, precision=precision, threads=threads, slots=slots) as editor:
-        if folder:
-            make_folder(out)
         for number, (source, targets) in enumerate(jobs.items(), 1):
             title = f"{source.name} ({number} of {len(jobs)})" if folder else source.name
             try:
                 with progress(title) as on_step:
                     result = editor.edit(source, mask, base=base, on_step=on_step, **options)
+                if folder:
+                    make_folder(out)
                 for image, target in zip(result.images, targets, strict=True):
                     image.save(target)
             except ImageError as error:
@@ -94,16 +94,15 @@ def plan_outputs(guide: Path, out: Path, images: int, inputs: list[Path]) -> dic
     if not guide.is_dir():
         targets = numbered(out, images)
         for target in targets:
-            check_output(target)
-            for source in (guide, *inputs):
-                if target.exists() and source.exists() and target.samefile(source):
-                    raise ImageError(f"output {target} would overwrite an input: name another")
+            check_output(target, [guide, *inputs])
         return {guide: targets}
     guides = sorted(path for path in guide.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not guides:
         raise ImageError(f"folder {guide} has no images; looked for {', '.join(SUFFIXES)}")
     if out.exists() and not out.is_dir():
         raise ImageError(f"output {out} is no folder, but {guide} is")
+    if not out.parent.is_dir():
+        raise ImageError(f"output {out} cannot be made: there is no folder {out.parent}")
     jobs = {source: numbered(out / f"{source.stem}.png", images) for source in guides}
     inputs_there = {source.resolve() for source in guides}
     owners: dict[Path, Path] = {}

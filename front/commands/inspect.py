@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ..errors import printable
+
 
 @click.command(epilog="Example: sdedit inspect church; sdedit inspect result.png --json")
 @click.argument("source", required=False, type=click.Path(path_type=Path))
@@ -33,7 +35,7 @@ def lines(values: dict[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, dict) and value:
             out += lines(value, f"{prefix}{name}.")
         else:
-            out.append(f"{prefix}{name}: {value}")
+            out.append(printable(f"{prefix}{name}: {value}"))
     return out
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import printable
 from .options import BUNDLE
 
 
@@ -29,9 +30,10 @@ def command(
         check_output(out)
     again = replay(image, guide=guide, mask=mask, base=base, bundle=bundle)
     if out is not None:
+        check_output(out, [image, *again.inputs])
         again.image.save(out)
     for difference in again.differences:
-        click.echo(f"note: {difference}", err=True)
+        click.echo(f"note: {printable(difference)}", err=True)
     if again.pixels:
         click.echo(f"{click.format_filename(image)}: {again.pixels} pixels differ", err=True)
         sys.exit(2)

@@ -14,6 +14,9 @@ ENGINES = ("onnxruntime", "openvino")
 
 PRECISIONS = ("float32", "bfloat16")
 
+MAX_THREADS = 1024
+"""Above, engines fail in ways of their own."""
+
 RANKS = {"x": 4, "time": 1, "out": 4}
 """Of the network's inputs and output, by name."""
 
@@ -67,8 +70,8 @@ def check_request(engine: str, precision: str, threads: int | None) -> None:
         raise EngineError(f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}")
     if engine == "onnxruntime" and precision not in ("auto", "float32"):
         raise EngineError(f"precision {precision!r} is not one that engine onnxruntime runs: float32")
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads {threads} is not at least 1")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise EngineError(f"threads {threads} is not in 1..{MAX_THREADS}")
 
 
 def check_signature(bundle: Bundle, found: Mapping[str, tuple[bool, Sequence[object]]]) -> None:
