@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,15 @@ from sdedit_ref.sde import cosine
 
 TINY = DDPMConfig(3, 8, 32, (1,), 1, (), 2)
 RECIPE = train.Recipe(images=16, batch=4, lr=1e-3, warm_up=4, ema=0.9, report=8, save_minutes=1e9, workers=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are so small that threads only wait for each other, for minutes where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
