@@ -12,6 +12,7 @@ from .errors import SdeditError, printable, reason
 COMMANDS = {
     "demo": "Make something to look at, with nothing at hand.",
     "edit": "Make an image of a guide, or of each in a folder.",
+    "strokes": "Paint a photo in strokes, to have a guide.",
     "replay": "Make an image again from its recipe, and compare.",
     "inspect": "Show what a bundle or an image is.",
     "tune": "Measure the engines here and remember the best.",

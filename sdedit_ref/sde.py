@@ -11,7 +11,11 @@ LEVELS = 1000
 
 
 def variance_preserving(betas: np.ndarray) -> np.ndarray:
-    """DDPM (Ho et al. 2020): alpha^2 = prod (1 - beta), alpha^2 + sigma^2 = 1, time = k - 1."""
+    """DDPM (Ho et al. 2020): alpha^2 = prod (1 - beta), alpha^2 + sigma^2 = 1, time = k - 1.
+
+    The paper's VP SDE has alpha^2(t) = exp(-integral of beta); its Algorithms 4 and 5 already take the product, with
+    beta(t) dt for beta. So an edit in fewer steps than levels has the levels' exact alpha here, not a coarser product.
+    """
     squared = np.cumprod(1 - betas)
     # 1 - squared loses digits where squared is near 1; this sum of the same product does not.
     sigma = np.sqrt(-np.expm1(np.cumsum(np.log1p(-betas))))
@@ -19,12 +23,21 @@ def variance_preserving(betas: np.ndarray) -> np.ndarray:
 
 
 def linear(levels: int = LEVELS) -> np.ndarray:
-    """DDPM's and the official SDEdit models': betas from 1e-4 to 0.02."""
+    """DDPM's and the official SDEdit models': betas from 1e-4 to 0.02 whatever their number, 1000 as published."""
     return variance_preserving(np.linspace(1e-4, 0.02, levels))
 
 
+def scaled_linear(levels: int = LEVELS) -> np.ndarray:
+    """Latent diffusion's (Rombach et al. 2022) and diffusers' betas: the square of a line from 0.00085 to 0.012."""
+    return variance_preserving(np.linspace(0.00085**0.5, 0.012**0.5, levels) ** 2)
+
+
 def cosine(levels: int = LEVELS) -> np.ndarray:
-    """Nichol & Dhariwal 2021, eq. 17: betas of alpha^2 = cos^2((u + 0.008) / 1.008 pi / 2), at most 0.999."""
+    """Nichol & Dhariwal 2021, eq. 17: betas of alpha^2 = cos^2((u + 0.008) / 1.008 pi / 2), at most 0.999.
+
+    Two differences from the formula: it is divided by its value at 0, so that level 0 is clean, and the bound keeps the
+    last level's alpha above 0.
+    """
     u = np.arange(levels + 1) / levels
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     return variance_preserving(np.minimum(1 - f[1:] / f[:-1], 0.999))
@@ -33,17 +46,22 @@ def cosine(levels: int = LEVELS) -> np.ndarray:
 def variance_exploding(levels: int = LEVELS, sigma_min: float = 0.01, sigma_max: float = 348.0) -> np.ndarray:
     """Song et al. 2021: alpha = 1, sigma geometric; for networks of data in [0, 1], whose sigma canonical data double.
 
-    sigma(t) = sigma_min (sigma_max / sigma_min)^t at t = (k - 1) / (T - 1); time is the network's own sigma.
+    sigma(t) = sigma_min (sigma_max / sigma_min)^t at t = (k - 1) / (T - 1); time is the network's own sigma. The paper
+    has t = k / T and sigma(0) = sigma_min; here the table's first level is sigma_min, and level 0 before it is clean.
     """
     own = sigma_min * (sigma_max / sigma_min) ** (np.arange(levels) / (levels - 1))
     return np.stack([np.ones(levels), 2 * own, own], axis=1)
 
 
 def rectified_flow(levels: int = LEVELS) -> np.ndarray:
-    """Liu et al. 2022: alpha = 1 - t, sigma = t at t = k / T; time is t."""
+    """Liu et al. 2022: alpha = 1 - t, sigma = t at t = k / T; time is t. Table and formula are the same."""
     t = np.arange(1, levels + 1) / levels
     return np.stack([1 - t, t, t], axis=1)
 
 
-SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear, "cosine": cosine}
+SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "cosine": cosine,
+}
 """The schedules that a DDPM checkpoint may have been trained with, by name."""

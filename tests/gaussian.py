@@ -58,3 +58,31 @@ def exact_moments(start: Level, guide: float, eta: float) -> tuple[float, float]
         return MU + gain * a * (guide - MU), gain**2 * s * s
     gain = a * TAU**2 / total
     return MU + gain * a * (guide - MU), gain**2 * s * s + TAU**2 * s * s / total
+
+
+WEIGHTS, CENTRES, WIDTHS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.15, 0.2])
+"""A mixture of two Gaussians, every pixel independent: its denoiser is not linear."""
+
+
+def mixture_posterior(x: np.ndarray, a: float, s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of x0 given x at (a, s): shares [..., 2] of the two Gaussians, their means [..., 2] and variances [2]."""
+    total = a * a * WIDTHS**2 + s * s
+    distance = x[..., None] - a * CENTRES
+    log_share = np.log(WEIGHTS) - distance**2 / (2 * total) - np.log(total) / 2
+    share = np.exp(log_share - log_share.max(axis=-1, keepdims=True))
+    means = CENTRES + a * WIDTHS**2 / total * distance
+    return share / share.sum(axis=-1, keepdims=True), means, WIDTHS**2 * s * s / total
+
+
+def mixture_denoiser(x: np.ndarray, a: float, s: float) -> np.ndarray:
+    """E[x0 | x]"""
+    share, means, _ = mixture_posterior(x, a, s)
+    return (share * means).sum(axis=-1)
+
+
+def mixture_moments(a: float, s: float, guide: float) -> tuple[float, float]:
+    """First and second moment of the exact reverse SDE's result from (a, s): the mean over z of x0 given a g + s z."""
+    z, weight = np.polynomial.hermite_e.hermegauss(200)
+    share, means, variances = mixture_posterior(a * guide + s * z, a, s)
+    weight = weight / weight.sum()
+    return float(weight @ (share * means).sum(axis=-1)), float(weight @ (share * (means**2 + variances)).sum(axis=-1))

@@ -480,7 +480,7 @@ def test_doctor_refuses_two_onnxruntimes(run: Run, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("sdedit ", {"demo", "edit", "replay", "inspect", "tune", "doctor", "export"}),
+        ("sdedit ", {"demo", "edit", "strokes", "replay", "inspect", "tune", "doctor", "export"}),
         ("sdedit edit --sampler d", {"ddim", "dpmpp_2m", "dpmpp_2m_sde"}),
         ("sdedit edit --keep f", {"fresh", "fixed"}),
         ("sdedit edit --engine ", {"onnxruntime", "openvino"}),

@@ -418,7 +418,7 @@ def test_all_that_keys_do_not_tell_is_asked_for_at_once(tmp_path: Path) -> None:
     [
         ({"prediction": "score"}, "prediction 'score' is not one of eps, v, x0"),
         ({"prediction": ""}, "prediction '' is not one of"),
-        ({"schedule": "sigmoid"}, "schedule 'sigmoid' is not one of linear, cosine"),
+        ({"schedule": "sigmoid"}, "schedule 'sigmoid' is not one of linear, scaled_linear, cosine"),
         ({"size": 18}, "size 18 is not a multiple of 4 in 1..16384"),
         ({"size": 0}, "size 0 is not a multiple of 4"),
         ({"size": -16}, "size -16 is not a multiple of 4"),

@@ -15,7 +15,9 @@ from ..errors import SdeditError
 @click.option("--licence", default="unknown", show_default=True, help="Of the weights, kept in the bundle.")
 @click.option("--weights", default="half", show_default=True, help="How weights are stored: half, float32.")
 @click.option("--prediction", help="What the network predicts, where the file does not say: eps, v, x0.")
-@click.option("--schedule", help="The noise it was trained with, where the file does not say: linear, cosine.")
+@click.option(
+    "--schedule", help="The noise it was trained with, where the file does not say: linear, scaled_linear, cosine."
+)
 @click.option("--size", type=int, help="Pixels of its images' sides, where the file does not say.")
 @click.option("--cubins", help="Add GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120.")
 @click.pass_context
