@@ -77,6 +77,15 @@ def test_more_colours_are_closer_to_the_photo() -> None:
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_the_palette_keeps_colours_apart() -> None:
+    """A small sea beside much land of many colours stays blue."""
+    ramp = np.linspace(0, 1, 128)[:, None, None] * np.array([90, 60, 20]) + np.array([90, 70, 40])
+    land = np.broadcast_to(ramp, (128, 128, 3)).astype(np.uint8)
+    picture = Image.fromarray(land)
+    picture.paste((20, 60, 140), (0, 108, 128, 128))
+    assert stroke_painting(picture).getpixel((64, 124)) == (20, 60, 140)
+
+
 def test_the_command_writes_a_guide(run: Run, tmp_path: Path, out: Path) -> None:
     photo(90, 70).save(tmp_path / "photo.jpg", quality=95)
     code, stdout, stderr = run("strokes", tmp_path / "photo.jpg", "--out", out, "--colours", 3)
