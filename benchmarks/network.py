@@ -41,7 +41,18 @@ def main() -> None:
 
 
 def export_official(folder: Path, network: DDPM) -> Bundle:
-    checkpoint = Checkpoint(Path("official256"), "0" * 64, network, "eps", "linear", sde.linear())
+    config = network.config
+    checkpoint = Checkpoint(
+        Path("official256"),
+        sha256="0" * 64,
+        family="DDPM network",
+        network=network,
+        prediction="eps",
+        schedule_name="linear",
+        schedule=sde.linear(),
+        shape=(config.channels, config.size, config.size),
+        multiple_of=config.multiple_of,
+    )
     return export_bundle(checkpoint, folder / "official256", name="official256", licence="none", weights="float32")
 
 

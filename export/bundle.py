@@ -51,7 +51,7 @@ def export_bundle(
     network = copy.deepcopy(exact)
     if weights == "half":
         round_to_half(network)
-    shape = (exact.config.channels, exact.config.size, exact.config.size)
+    shape = checkpoint.shape
     levels = parity_levels(len(checkpoint.schedule))
     with staged(out) as folder:
         exact_outputs = reference_outputs(exact, checkpoint.schedule, levels, shape)

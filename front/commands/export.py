@@ -1,42 +1,57 @@
 """sdedit export: a checkpoint becomes a bundle."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from ..errors import SdeditError
+from ..errors import SdeditError, printable
+from .options import Decorator, together
+
+if TYPE_CHECKING:
+    from sdedit.runtime import Bundle
+
+ANSWERS: tuple[Decorator, ...] = (
+    click.option("--prediction", help="What the network predicts: eps, v, x0."),
+    click.option("--schedule", help="The noise it was trained with: linear, scaled_linear, cosine."),
+    click.option("--size", help="Of its images: PIXELS of a side, or HEIGHTxWIDTH."),
+)
+"""What a file may leave unsaid; which of them a file needs, the error for it names."""
+
+EXAMPLE = "Example: sdedit export church.ckpt --prediction eps --schedule linear --size 256 --out church"
 
 
-@click.command(epilog="Example: sdedit export church.ckpt --prediction eps --schedule linear --size 256 --out church")
+@click.command(epilog=EXAMPLE)
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--dry-run", is_flag=True, help="Only say what SOURCE is recognised as.")
 @click.option("--name", help="Of the model.  [default: the folder's]")
 @click.option("--licence", default="unknown", show_default=True, help="Of the weights, kept in the bundle.")
 @click.option("--weights", default="half", show_default=True, help="How weights are stored: half, float32.")
-@click.option("--prediction", help="What the network predicts, where the file does not say: eps, v, x0.")
-@click.option(
-    "--schedule", help="The noise it was trained with, where the file does not say: linear, scaled_linear, cosine."
-)
-@click.option("--size", type=int, help="Pixels of its images' sides, where the file does not say.")
+@together(ANSWERS)
 @click.option("--cubins", help="Add GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120.")
 @click.pass_context
 def command(
     context: click.Context,
     source: Path,
-    out: Path,
+    out: Path | None,
+    dry_run: bool,
     name: str | None,
     licence: str,
     weights: str,
-    prediction: str | None,
-    schedule: str | None,
-    size: int | None,
     cubins: str | None,
+    **answers: str | None,
 ) -> None:
     """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced.
 
-    SOURCE may be a bundle, to add GPU kernels to it.
+    What SOURCE does not tell is asked for, all at once. SOURCE may be a bundle, to add GPU kernels to it.
     """
+    if dry_run:
+        show(source, answers)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
     from sdedit.export.kernels import add_kernels, parse_targets
 
     targets = None if cubins is None else parse_targets(cubins)
@@ -49,13 +64,34 @@ def command(
         return
     try:
         from sdedit.export.bundle import export_bundle
-        from sdedit_ref.checkpoint import load_checkpoint
     except ImportError as error:
-        raise SdeditError(f"export needs the package {error.name}: pip install 'sdedit[export]'") from None
-    checkpoint = load_checkpoint(source, prediction=prediction, schedule=schedule, size=size)
+        raise needs(error) from None
+    checkpoint = load(source, answers)
     bundle = export_bundle(
         checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights, cubins=targets
     )
+    report(out, bundle)
+
+
+def show(source: Path, answers: dict[str, str | None]) -> None:
+    """What it was recognised as, one fact a line."""
+    for name, value in load(source, answers).facts().items():
+        click.echo(printable(f"{name}: {value}"))
+
+
+def load(source: Path, answers: dict[str, str | None]) -> Any:
+    try:
+        from sdedit_ref.checkpoint import load_checkpoint
+    except ImportError as error:
+        raise needs(error) from None
+    return load_checkpoint(source, **answers)
+
+
+def needs(error: ImportError) -> SdeditError:
+    return SdeditError(f"export needs the package {error.name}: pip install 'sdedit[export]'")
+
+
+def report(out: Path, bundle: "Bundle") -> None:
     parity = bundle.manifest["parity"]
     size_mb = sum(entry["bytes"] for entry in bundle.manifest["files"].values()) / 1e6
     click.echo(

@@ -1,0 +1,179 @@
+"""Files of tensors: the container is told by its bytes, wrappers are taken off, and nothing of a file is executed."""
+
+import hashlib
+import itertools
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sdedit.errors import CheckpointError, reason
+
+MAX_HEADER_BYTES = 100_000_000
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
+"""Under which names training scripts keep a network, in the order in which they are looked for."""
+
+EMA_WRAPPERS = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema")
+"""Under which names they keep its exponential moving average."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What torch's wrappers and training scripts put before every name."""
+
+ACCEPTED = (
+    "accepted is a dict of float tensors by name, alone or under state_dict, model or ema, or the list "
+    "[model, optimizer, epoch, step, ema]"
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds of one network.
+
+    tensors: float32 on the CPU, by bare name, the averaged ones where the file has them by name. shadow: averaged ones
+    without names, in the order of the network's trained parameters (score_sde). metadata: of safetensors. weights:
+    "EMA" or "as trained", of `tensors` alone.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    shadow: Sequence[Tensor] | None = None
+    weights: str = "as trained"
+
+    @cached_property
+    def sha256(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_contents(path: Path) -> Contents:
+    """Read a safetensors or torch file; raises CheckpointError, and executes nothing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a null character in the name
+        raise CheckpointError(f"{str(path)!r} cannot be read: {reason(error)}") from None
+    if is_safetensors(head, size):
+        return _read_safetensors(path)
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return unwrap(path, _read_torch(path))
+    raise CheckpointError(f"{path} is neither a safetensors nor a torch file; it begins with {head[:8]!r}")
+
+
+def is_safetensors(head: bytes, size: int) -> bool:
+    """Eight bytes of header size, then a JSON object."""
+    header = int.from_bytes(head[:8], "little")
+    return len(head) == 9 and head[8:] == b"{" and 2 <= header <= min(size - 8, MAX_HEADER_BYTES)
+
+
+def unwrap(path: Path, content: Any) -> Contents:
+    """Find the network in what a torch file holds, averaged rather than as trained; raises CheckpointError."""
+    if isinstance(content, list | tuple) and content and isinstance(content[0], dict):
+        content = {"model": content[0], **({"ema": content[4]} if len(content) >= 5 else {})}
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; {ACCEPTED}")
+    trained = next((found for found in (tensors_of(content.get(name)) for name in WRAPPERS) if found), None)
+    averaged = next((content[name] for name in EMA_WRAPPERS if name in content), None)
+    by_name = tensors_of(averaged)
+    if by_name:
+        return Contents(path, _float32({**strip(trained or {}), **strip(by_name)}), weights="EMA")
+    if trained:
+        return Contents(path, _float32(strip(trained)), shadow=_shadow(averaged))
+    flat = tensors_of(content)
+    if flat is None:
+        raise CheckpointError(f"{path}: holds a {_describe(content)}; {ACCEPTED}")
+    return Contents(path, _float32(strip(flat)))
+
+
+def tensors_of(value: object) -> dict[str, Tensor] | None:
+    """It as float tensors by name, one more wrapper taken off; None where it is no such thing, or empty."""
+    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+        value = value["state_dict"]
+    if not isinstance(value, dict) or not value or not all(map(_is_plain, value.values())):
+        return None
+    return {str(key): tensor for key, tensor in value.items()}
+
+
+def strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the PREFIXES that all of them have."""
+    for prefix in itertools.chain(PREFIXES, PREFIXES):  # one may hide behind another
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _shadow(averaged: object) -> list[Tensor] | None:
+    """score_sde's list of averaged parameters."""
+    shadow = averaged.get("shadow_params") if isinstance(averaged, dict) else None
+    if not isinstance(shadow, list) or not shadow or not all(map(_is_plain, shadow)):
+        return None
+    return [_copy(tensor) for tensor in shadow]
+
+
+def _read_safetensors(path: Path) -> Contents:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: _copy(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return Contents(path, strip(tensors), dict(file.metadata() or {}))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged safetensors file: {reason(error)}") from None
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with _numbers_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {_why(error)}") from None
+    except Exception as error:  # torch.load raises a dozen types for damaged files
+        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {reason(error)}") from None
+
+
+def _numbers_allowed() -> AbstractContextManager[None]:
+    """Lets numpy's scalars through, which training scripts save as steps and losses: numbers, not code."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    types = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
+    named: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return torch.serialization.safe_globals([*named, np.dtype, *types])
+
+
+def _why(error: pickle.UnpicklingError) -> str:
+    """What the file asks for, in our words; torch's own advise to execute it."""
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return f"it asks for {asked.group(1)}, and no code that a file names is run: save its tensors alone"
+    return reason(error).removeprefix("Weights only load failed. ")
+
+
+def _describe(content: dict[Any, Any]) -> str:
+    names = ", ".join(repr(str(name))[:60] for name in itertools.islice(content, 3))
+    return f"dict of {names or 'nothing'}{', ...' if len(content) > 3 else ''}"
+
+
+def _is_plain(value: object) -> bool:
+    """A tensor of floating-point numbers, all of them in the file."""
+    return (
+        isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided and not value.is_meta
+    )
+
+
+def _float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _copy(tensor) for name, tensor in tensors.items()}
+
+
+def _copy(value: Tensor) -> Tensor:
+    """float32 in aligned memory: torch's results depend on the alignment, and the file's differs by container."""
+    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -1,0 +1,53 @@
+"""Families of score networks. Each is a module here that recognises its files and loads them: see Family."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from sdedit.errors import CheckpointError
+
+from ..container import Contents
+from . import ddpm
+from .common import Checkpoint, first_keys
+
+Said = Mapping[str, str | int | None]
+"""Answers by name of the option, with underscores; None: not said."""
+
+
+class Family(Protocol):
+    """A module of this package. NAME: as `sdedit export --dry-run` shows it."""
+
+    NAME: str
+
+    def recognise(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a network's names are this family's; shapes are not looked at."""
+
+    def load(self, contents: Contents, said: Said) -> Checkpoint:
+        """Build the network; raises CheckpointError for what is damaged, missing or not said."""
+
+
+FAMILIES: tuple[Family, ...] = (ddpm,)
+
+STRANGERS = {
+    "model.diffusion_model.": "a latent diffusion model, whose network does not work on pixels",
+    "diffusion_model.": "a latent diffusion model, whose network does not work on pixels",
+    "first_stage_model.": "an autoencoder of latent diffusion",
+    "encoder.": "an autoencoder",
+    "map_layer0.": "an EDM network",
+    "model.map_layer0.": "an EDM network",
+}
+"""Beginnings of names of networks that are known and not taken."""
+
+
+def load_contents(contents: Contents, said: Said) -> Checkpoint:
+    """Load a file with the family that its names tell; raises CheckpointError."""
+    for family in FAMILIES:
+        if family.recognise(contents.tensors):
+            return family.load(contents, said)
+    known = ", ".join(family.NAME for family in FAMILIES)
+    what = next((what for start, what in STRANGERS.items() if any(k.startswith(start) for k in contents.tensors)), "")
+    raise CheckpointError(
+        f"{contents.path}: {what or 'no network'} that is known here, by its keys ({first_keys(contents.tensors)}); "
+        f"accepted are {known}"
+    )
