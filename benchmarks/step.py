@@ -15,6 +15,7 @@ import numpy as np
 from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import allocate_state
 from sdedit.runtime import Editor
+from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import Plan, make_plan
@@ -93,6 +94,7 @@ def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], li
     def timed(evaluate: Evaluate) -> Evaluate:
         return lambda: inner.append(1e3 * seconds(evaluate))
 
+    assert isinstance(device, CpuDevice)
     device._evaluate[:] = [timed(evaluate) for evaluate in device._evaluate]
     guide, mask = np.zeros(editor.bundle.shape, np.float32), np.ones(editor.bundle.shape[1:], np.float32)
     whole = []

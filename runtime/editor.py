@@ -13,11 +13,10 @@ from PIL import Image
 
 from sdedit import __version__
 from sdedit.errors import EngineError, ImageError
-from sdedit.kernels import twin
 
 from .bundle import SHIPPED, Bundle, read_bundle
-from .devices.cpu import CpuDevice
-from .engines import open_engine
+from .devices import Device
+from .devices.opening import open_device
 from .images import (
     Canvas,
     Source,
@@ -132,7 +131,7 @@ class Editor:
     It is a context manager; leaving it closes it.
     """
 
-    def __init__(self, bundle: Bundle, device: CpuDevice) -> None:
+    def __init__(self, bundle: Bundle, device: Device) -> None:
         self.bundle = bundle
         self.device = device
         self._worker = Worker(Loop(device))
@@ -147,17 +146,19 @@ class Editor:
         precision: str = "auto",
         threads: int | None = None,
         slots: int = 1,
+        device: str = "cpu",
+        eager: bool = False,
     ) -> "Editor":
-        """Load and verify a bundle (None: the shipped model) on this machine's CPU.
+        """Load and verify a bundle (None: the shipped model) on this machine's CPU, or its first GPU.
 
         engine, precision: by name, or "auto" (docs/engines.md). threads: of the engine; None: what `sdedit tune` found
-        best, or the processors there are. slots: images in flight at once. Raises BundleError, EngineError.
+        best, or the processors there are. slots: images in flight at once. device: cpu, or cuda (docs/gpu.md). eager:
+        on cuda, run each step's calls instead of a captured graph. Raises BundleError, EngineError.
         """
         if slots < 1:
             raise EngineError(f"slots {slots} is not at least 1")
         loaded = read_bundle(SHIPPED if bundle is None else bundle)
-        network = open_engine(loaded, engine=engine, precision=precision, threads=threads)
-        return cls(loaded, CpuDevice(network, loaded.shape, slots, twin()))
+        return cls(loaded, open_device(loaded, device, engine, precision, threads, slots, eager))
 
     def edit(
         self,
@@ -253,7 +254,7 @@ class Editor:
             "version": __version__,
             "bundle": {"name": self.bundle.name, "sha256": self.bundle.sha256},
             "device": self.device.name,
-            "kernels": self.device.twin.name,
+            "kernels": self.device.kernels,
             "engine": {
                 "name": engine.name,
                 "version": engine.version,

@@ -126,6 +126,8 @@ class Worker:
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        if self._thread is None:
+            self._loop.close()
 
     def _work(self) -> None:
         while self._wait_for_work():
@@ -137,6 +139,7 @@ class Worker:
             except Exception as error:  # an engine's failure concerns whatever is on the engine, and nothing else
                 self._fail_running(error)
         self._end_all()
+        self._loop.close()  # here, for this thread may be the one that closes
 
     def _wait_for_work(self) -> bool:
         """False when it is time to go."""

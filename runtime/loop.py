@@ -81,13 +81,17 @@ class Loop:
     def drop(self, task: Task) -> None:
         """Take a task out of its slot, which is idle from now on; nothing happens where it is in none."""
         if task in self._slots:
-            self._device.write(self._slots[task], {"row_count": np.uint32(0)})
+            self._device.release(self._slots[task])
             self._forget(task)
 
     def clear(self) -> None:
         """Drop what is running."""
         for task in list(self._slots):
             self.drop(task)
+
+    def close(self) -> None:
+        """Let go of the device, which must not be used any more."""
+        self._device.close()
 
     def _forget(self, task: Task) -> None:
         del self._slots[task], self._at[task]

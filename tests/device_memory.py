@@ -45,6 +45,10 @@ class DeviceMemory:
         self._top = 0
         self._who = "a kernel"
 
+    def __contains__(self, address: int) -> bool:
+        """Whether that is an address of the device, allocated or not."""
+        return BASE <= address < BASE + self._data.size
+
     # The host's side.
 
     def alloc(self, nbytes: int, align: int = 256) -> int:

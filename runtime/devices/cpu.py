@@ -22,6 +22,7 @@ class CpuDevice:
     def __init__(self, engine: Engine, shape: tuple[int, int, int], slots: int, twin: Twin) -> None:
         self.slots = slots
         self.twin = twin
+        self.kernels = twin.name
         self.engine = engine
         self._state = {k: v for k, v in allocate_state(slots, MAX_ROWS, shape).items() if k not in UNUSED}
         s = self._state
@@ -36,6 +37,9 @@ class CpuDevice:
 
     def read(self, slot: int, name: str) -> np.ndarray:
         return self._state[name][slot].copy()
+
+    def release(self, slot: int) -> None:
+        self._state["row_count"][slot] = 0
 
     def begin(self) -> None:
         s = self._state
@@ -70,3 +74,6 @@ class CpuDevice:
             s["image"],
         )
         self.twin.advance(s["rows"], s["counter"], s["row_count"], s["time"])
+
+    def close(self) -> None:
+        """Nothing to do: it holds arrays only."""

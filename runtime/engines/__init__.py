@@ -1,6 +1,7 @@
 """Engines evaluate a bundle's network. Importing this module imports none of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +39,35 @@ class Engine(Protocol):
 
     def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
         """Tie the network to these buffers, once; each call of what is returned reads and writes them in place."""
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """float32 values in a GPU's memory, C-contiguous."""
+
+    address: int
+    shape: tuple[int, ...]
+
+
+Enqueue = Callable[[int], None]
+"""Put one evaluation of the network, on what it was bound to, on the CUDA stream of that handle."""
+
+
+class CudaEngine(Protocol):
+    """A network for the CUDA device: as Engine, on the GPU's memory and on a stream.
+
+    capturable: whether what it enqueues may become part of a CUDA graph. threads: None, the GPU has its own.
+    """
+
+    name: str
+    precision: str
+    batch: int
+    threads: int | None
+    version: str
+    capturable: bool
+
+    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+        """Tie the network to these arrays; what is returned may be called, and captured, any number of times."""
 
 
 def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int | None = None) -> Engine:

@@ -1,0 +1,48 @@
+"""Is there an NVIDIA driver? Asked without cuda.core, whose calls hang or crash where there is none."""
+
+import ctypes
+import importlib.metadata
+import sys
+
+from sdedit.errors import EngineError
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+PACKAGES = ("cuda-core", "cuda-bindings")
+"""What the device needs of PyPI; no CUDA toolkit, no torch."""
+
+CURE = "pip install 'sdedit[cuda]'"
+
+
+def probe() -> int:
+    """The newest CUDA that the driver runs, as 1000 major + 10 minor.
+
+    Raises EngineError where there is no driver, none that finds a GPU, or one too old for the installed packages.
+    """
+    major = required_major()
+    try:
+        driver = ctypes.CDLL(LIBRARY)
+    except OSError:
+        raise EngineError(f"there is no NVIDIA driver here, {LIBRARY} cannot be loaded: use device cpu") from None
+    version, count = ctypes.c_int(0), ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDriverGetVersion(ctypes.byref(version))
+    status = status or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        raise EngineError(f"the NVIDIA driver finds no GPU, CUDA error {status}: use device cpu")
+    if version.value < 1000 * major:
+        found = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        raise EngineError(
+            f"the NVIDIA driver runs CUDA {found}, the installed cuda-bindings need {major}.0: "
+            f"update the driver or pip install 'cuda-bindings<{major}'"
+        )
+    return version.value
+
+
+def required_major() -> int:
+    """The CUDA that the installed packages are made for; raises EngineError where they are missing."""
+    for name in PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise EngineError(f"device cuda needs the package {name}: {CURE}") from None
+    return int(version.partition(".")[0])

@@ -1,0 +1,187 @@
+"""One GPU and one stream on it, through cuda.core: memory, kernels, graphs. CUDA's errors become EngineErrors."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdedit.errors import EngineError, reason
+
+from .driver import probe
+
+SCALARS = {"i32": np.int32}
+"""numpy's types of the kernels' scalar parameters. Python's own numbers would become 8 bytes, whatever the type."""
+
+SCRATCH = ("global_scratch", "profile_scratch")
+"""Pointers that the compiler appends to a kernel's parameters; export sees to it that they are not used."""
+
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+"""In cuda.core's message of that one error which a device survives."""
+
+
+CLOSED = "it was closed"
+
+
+class OutOfMemory(Exception):  # noqa: N818 - what happened; who knows of slots makes an EngineError of it
+    """An allocation failed. free: bytes that the device has left."""
+
+    def __init__(self, free: int) -> None:
+        super().__init__(free)
+        self.free = free
+
+
+@dataclass(frozen=True)
+class GpuKernel:
+    """A loaded kernel, what its manifest says of it, and the file it came from."""
+
+    function: Any
+    parameters: Sequence[Mapping[str, Any]]
+    divisible_by: int
+    threads: int
+    file: str
+
+
+class Gpu:
+    """Calls may come from any thread, one at a time. After a failure of the device every further one is refused."""
+
+    def __init__(self, index: int = 0) -> None:
+        """Raises EngineError where there is no usable driver, or no GPU of that number."""
+        probe()
+        import cuda.core
+
+        self._core = cuda.core
+        self._index = index
+        self._builder: Any = None
+        self.lost: str | None = None
+        self.name = f"GPU {index}"
+        with self.calls("to start"):
+            device = cuda.core.Device(index)
+            self.name = str(device.name)
+            self.capability = (int(device.compute_capability[0]), int(device.compute_capability[1]))
+            self._stream = device.create_stream()
+            self._pinned = cuda.core.LegacyPinnedMemoryResource()
+        self.stream = int(self._stream.handle)
+
+    @contextmanager
+    def calls(self, doing: str) -> Iterator[None]:
+        """Around whatever calls cuda.core: the GPU becomes this thread's, and what goes wrong an EngineError."""
+        if self.lost is not None:
+            raise EngineError(f"{self.name} is lost, {self.lost}: open another editor")
+        try:
+            self._core.Device(self._index).set_current()
+            yield
+        except (EngineError, OutOfMemory):
+            raise
+        except Exception as error:  # cuda.core raises CUDAError, RuntimeError and others
+            self.lost = f"it failed {doing}: {reason(error)}"
+            raise EngineError(f"{self.name} failed {doing}: {reason(error)}") from None
+
+    # Memory. Copies are in the order of the stream; pinned memory must stay as it is until they are done.
+
+    def allocate(self, nbytes: int) -> Any:
+        """Zeroed memory on the device; raises OutOfMemory."""
+        try:
+            buffer = self._core.Device(self._index).allocate(nbytes, stream=self._stream)
+        except Exception as error:  # cuda.core's CUDAError is not public
+            if OUT_OF_MEMORY in str(error):
+                raise OutOfMemory(self.free_memory()) from None
+            raise
+        buffer.fill(0, stream=self._stream)
+        return buffer
+
+    def allocate_pinned(self, nbytes: int) -> tuple[Any, np.ndarray]:
+        """Memory of the host that the device copies from and to, as a buffer and as bytes."""
+        buffer = self._pinned.allocate(nbytes)
+        return buffer, np.from_dlpack(buffer).view(np.uint8)
+
+    def free_memory(self) -> int:
+        from cuda.bindings import driver
+
+        _, free, _ = driver.cuMemGetInfo()
+        return int(free)
+
+    def copy(self, to: Any, to_offset: int, source: Any, source_offset: int, nbytes: int) -> None:
+        """Between two buffers, whichever is on the device."""
+        part = self._core.Buffer.from_handle
+        target = part(int(to.handle) + to_offset, nbytes, owner=to)
+        target.copy_from(part(int(source.handle) + source_offset, nbytes, owner=source), stream=self._stream)
+
+    def record(self, event: Any = None) -> Any:
+        """An event after all that was enqueued; reuses the given one."""
+        return self._stream.record(event)
+
+    def wait(self) -> None:
+        self._stream.sync()
+
+    # Kernels.
+
+    def load(self, name: str, entry: Mapping[str, Any], file: str, data: bytes, divisible_by: int) -> GpuKernel:
+        """A kernel from its cubin or PTX. Raises EngineError unless it takes the parameters that its manifest lists."""
+        code = self._core.ObjectCode
+        module = (code.from_ptx if file.endswith(".ptx") else code.from_cubin)(data, name=name)
+        function = module.get_kernel(entry["entry"])
+        found = [(p.offset, p.size) for p in function.arguments_info]
+        listed = [(p["offset"], p["size"]) for p in entry["parameters"]]
+        if found != listed:
+            raise EngineError(f"GPU kernel {file} takes parameters at {found}, its manifest says {listed}")
+        return GpuKernel(function, entry["parameters"], divisible_by, entry["threads"], file)
+
+    def launch(self, kernel: GpuKernel, grid: tuple[int, int, int], arguments: Mapping[str, Any]) -> None:
+        """Enqueue, or capture, a kernel. arguments: buffers and integers by the parameters' names, none left over."""
+        known = {**dict.fromkeys(SCRATCH), **arguments}
+        names = [p["name"] for p in kernel.parameters]
+        if set(names) != set(known):
+            raise EngineError(f"GPU kernel {kernel.file} takes {', '.join(names)}, not {', '.join(known)}")
+        values = [typed(kernel, p, known[p["name"]]) for p in kernel.parameters]
+        config = self._core.LaunchConfig(grid=grid, block=kernel.threads)
+        self._core.launch(self._builder or self._stream, config, kernel.function, *values)
+
+    # Graphs.
+
+    def capture(self, enqueue: Callable[[], None]) -> Any:
+        """What `enqueue` would run, as a graph that is ready on the device; nothing runs."""
+        self._builder = self._stream.create_graph_builder().begin_building("thread_local")
+        try:
+            enqueue()
+        finally:
+            builder, self._builder = self._builder, None
+            builder.end_building()
+        graph = builder.complete()
+        builder.close()
+        graph.upload(self._stream)
+        return graph
+
+    def replay(self, graph: Any) -> None:
+        graph.launch(self._stream)
+
+    def close(self, *resources: Any) -> None:
+        """Wait, then let go of graphs and buffers and of the stream; a device that is lost keeps nothing anyway."""
+        if self.lost == CLOSED:
+            return
+        with suppress(Exception):
+            self._core.Device(self._index).set_current()
+            self._stream.sync()
+        for resource in resources:
+            with suppress(Exception):
+                resource.close()
+        with suppress(Exception):
+            self._stream.sync()
+        self._stream.close()
+        self.lost = CLOSED
+
+
+def typed(kernel: GpuKernel, parameter: Mapping[str, Any], value: Any) -> Any:
+    """A value as the parameter's type says. Raises EngineError for what the kernel was not compiled for."""
+    kind, name = parameter["type"], parameter["name"]
+    packed: Any
+    if kind.startswith("*"):
+        packed = np.uint64(0 if value is None else int(value.handle))
+    elif kind in SCALARS:
+        packed = SCALARS[kind](value)
+    else:
+        raise EngineError(f"GPU kernel {kernel.file} takes a {kind}, {name}; this version passes {', '.join(SCALARS)}")
+    if parameter["divisible"] and int(packed) % kernel.divisible_by:
+        raise EngineError(f"GPU kernel {kernel.file}: {name} is {int(packed)}, no multiple of {kernel.divisible_by}")
+    return packed

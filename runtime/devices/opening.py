@@ -1,0 +1,39 @@
+"""From names to a device with its engine loaded."""
+
+from sdedit.errors import EngineError
+from sdedit.kernels import twin
+
+from ..bundle import Bundle, read_kernels
+from ..engines import open_engine
+from . import DEVICES, Device
+from .cpu import CpuDevice
+
+
+def open_device(
+    bundle: Bundle, device: str, engine: str, precision: str, threads: int | None, slots: int, eager: bool
+) -> Device:
+    """The device of that name. Raises EngineError for names that are none, and for what this machine cannot run."""
+    if device not in DEVICES:
+        raise EngineError(f"device {device!r} is not one of {', '.join(DEVICES)}")
+    if device == "cuda":
+        return _open_cuda(bundle, engine, precision, threads, slots, eager)
+    if eager:
+        raise EngineError("eager True goes with device cuda: cpu captures nothing")
+    network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
+    return CpuDevice(network, bundle.shape, slots, twin())
+
+
+def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None, slots: int, eager: bool) -> Device:
+    from ..engines.on_cuda import check_cuda_request, open_cuda_engine
+    from .cuda import CudaDevice
+    from .gpu import Gpu
+
+    check_cuda_request(engine, precision, threads)
+    gpu = Gpu()
+    try:
+        read_kernels(bundle)  # cheaper than an engine
+        network = open_cuda_engine(bundle, gpu, engine, precision, slots)
+        return CudaDevice(gpu, bundle, network, slots, eager)
+    except BaseException:
+        gpu.close()
+        raise

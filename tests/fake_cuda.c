@@ -1,0 +1,586 @@
+// A libcuda.so.1 without a device, on which the unmodified cuda.core runs. Tests only.
+//
+// It keeps what a driver keeps: contexts by thread, streams as queues, graphs as copies of what was captured, by value.
+// Nothing of a stream runs before somebody waits for it, as late as a device may be. What runs is handed to Python:
+// copies and kernels act on the memory of device_memory.py, which checks every access. An error stays, as CUDA's do.
+#include <cuda.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#undef cuGetProcAddress
+
+enum { MAX_PARAMETERS = 32, MAX_PARAMETER_BYTES = 512 };
+enum kind { COPY, FILL, FREE, LAUNCH, HOST };
+enum counted { STREAMS, EVENTS, GRAPHS, EXECUTABLES, HOST_BUFFERS, COUNTED };
+
+typedef struct {
+    uint32_t count;
+    uint32_t offsets[MAX_PARAMETERS];
+    uint32_t sizes[MAX_PARAMETERS];
+    uint32_t threads;
+    char name[128];
+} Described;
+
+typedef struct {
+    uint64_t (*allocate)(uint64_t bytes);
+    int (*release)(uint64_t address);
+    int (*copy)(uint64_t to, uint64_t from, uint64_t bytes);
+    int (*fill)(uint64_t to, uint32_t value, uint64_t bytes);
+    int (*load)(const void *image, Described *described);
+    int (*launch)(int kernel, const uint32_t *grid, const uint8_t *parameters, uint64_t bytes);
+} Executor;
+
+typedef struct {
+    int id;
+    Described described;
+    uint64_t parameter_bytes;
+} Kernel;
+
+typedef struct {
+    enum kind kind;
+    uint64_t to, from, bytes;
+    uint32_t value;
+    const Kernel *kernel;
+    uint32_t grid[3];
+    uint8_t parameters[MAX_PARAMETER_BYTES];
+} Operation;
+
+typedef struct {
+    Operation *operations;
+    size_t count, room;
+} List;
+
+typedef struct {
+    List queue;
+    size_t done;
+    List *capture;
+} Stream;
+
+typedef struct {
+    Stream *stream;
+    size_t after;
+} Event;
+
+static Executor executor;
+static int present, version, major, minor, status;
+static uint64_t memory_bytes, memory_free;
+static int counts[COUNTED];
+static long launched, graphs_launched, waits;
+static Stream default_stream;
+static int context, pool;
+static _Thread_local CUcontext current;
+
+// The tests' side.
+
+void fake_start(const Executor *given, int driver_version, int capability, uint64_t bytes) {
+    executor = *given;
+    present = 1;
+    version = driver_version;
+    major = capability / 10;
+    minor = capability % 10;
+    memory_bytes = bytes;
+    memory_free = bytes;
+    status = 0;
+    launched = graphs_launched = waits = 0;
+    memset(counts, 0, sizeof counts);
+    memset(&default_stream, 0, sizeof default_stream);
+}
+
+void fake_stop(void) { present = 0; }
+void fake_set_free(uint64_t bytes) { memory_free = bytes; }
+int fake_count(int what) { return counts[what]; }
+long fake_launched(void) { return launched; }
+long fake_graphs_launched(void) { return graphs_launched; }
+long fake_waits(void) { return waits; }
+void fake_fail(int with) { status = with; }
+
+// Streams.
+
+static Stream *stream_of(CUstream stream) { return (uintptr_t)stream <= 2 ? &default_stream : (Stream *)stream; }
+
+static void append(List *list, const Operation *operation) {
+    if (list->count == list->room) {
+        list->room = list->room ? 2 * list->room : 16;
+        list->operations = realloc(list->operations, list->room * sizeof *operation);
+    }
+    list->operations[list->count++] = *operation;
+}
+
+static CUresult enqueue(CUstream to, const Operation *operation) {
+    if (!current) return CUDA_ERROR_INVALID_CONTEXT;
+    if (status) return status;
+    Stream *stream = stream_of(to);
+    append(stream->capture ? stream->capture : &stream->queue, operation);
+    return CUDA_SUCCESS;
+}
+
+static int execute(const Operation *o) {
+    switch (o->kind) {
+    case COPY: return executor.copy(o->to, o->from, o->bytes);
+    case FILL: return executor.fill(o->to, o->value, o->bytes);
+    case FREE: return executor.release(o->to);
+    case LAUNCH:
+        launched++;
+        return executor.launch(o->kernel->id, o->grid, o->parameters, o->kernel->parameter_bytes);
+    case HOST: ((void (*)(void *))o->to)((void *)o->from); return 0;
+    }
+    return CUDA_ERROR_UNKNOWN;
+}
+
+static CUresult run_until(Stream *stream, size_t end) {
+    waits++;
+    while (stream->done < end) {
+        Operation operation = stream->queue.operations[stream->done++];
+        int result = status && operation.kind != FREE ? 0 : execute(&operation);
+        if (!status) status = result;
+    }
+    return status;
+}
+
+int fake_enqueue_host(CUstream stream, void (*function)(void *), void *argument) {
+    Operation operation = {.kind = HOST, .to = (uintptr_t)function, .from = (uintptr_t)argument};
+    return enqueue(stream, &operation);
+}
+
+static CUresult d_cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority) {
+    *out = calloc(1, sizeof(Stream));
+    counts[STREAMS]++;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamDestroy(CUstream stream) {
+    run_until((Stream *)stream, ((Stream *)stream)->queue.count);
+    free(((Stream *)stream)->queue.operations);
+    free(stream);
+    counts[STREAMS]--;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamSynchronize(CUstream stream) {
+    if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return run_until(stream_of(stream), stream_of(stream)->queue.count);
+}
+
+static CUresult d_cuStreamGetCtx(CUstream stream, CUcontext *out) {
+    *out = (CUcontext)&context;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamGetCtx_v2(CUstream stream, CUcontext *out, CUgreenCtx *green) {
+    *out = (CUcontext)&context;
+    if (green) *green = NULL;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamGetDevice(CUstream stream, CUdevice *device) {
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamGetFlags(CUstream stream, unsigned *flags) {
+    *flags = CU_STREAM_NON_BLOCKING;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamGetPriority(CUstream stream, int *priority) {
+    *priority = 0;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *out) {
+    *out = stream_of(stream)->capture ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuStreamGetCaptureInfo_v3(CUstream stream, CUstreamCaptureStatus *out, cuuint64_t *id, CUgraph *graph,
+                                            const CUgraphNode **nodes, const CUgraphEdgeData **edges, size_t *count) {
+    if (id) *id = 1;
+    if (graph) *graph = (CUgraph)stream_of(stream)->capture;
+    if (count) *count = 0;
+    return d_cuStreamIsCapturing(stream, out);
+}
+
+static CUresult d_cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus *out, cuuint64_t *id, CUgraph *graph,
+                                            const CUgraphNode **nodes, size_t *count) {
+    return d_cuStreamGetCaptureInfo_v3(stream, out, id, graph, nodes, NULL, count);
+}
+
+// Events.
+
+static CUresult d_cuEventCreate(CUevent *out, unsigned flags) {
+    *out = calloc(1, sizeof(Event));
+    counts[EVENTS]++;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuEventDestroy(CUevent event) {
+    free(event);
+    counts[EVENTS]--;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuEventRecord(CUevent event, CUstream stream) {
+    if (!current) return CUDA_ERROR_INVALID_CONTEXT;
+    if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    *(Event *)event = (Event){stream_of(stream), stream_of(stream)->queue.count};
+    return status;
+}
+
+static CUresult d_cuEventSynchronize(CUevent event) {
+    Event *e = (Event *)event;
+    if (e->stream) run_until(e->stream, e->after);
+    return status;
+}
+
+// Graphs: a list of operations, copied when captured, when instantiated and when launched.
+
+static CUresult d_cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
+    if (stream_of(stream)->capture) return CUDA_ERROR_ILLEGAL_STATE;
+    stream_of(stream)->capture = calloc(1, sizeof(List));
+    counts[GRAPHS]++;
+    return status;
+}
+
+static CUresult d_cuStreamEndCapture(CUstream stream, CUgraph *graph) {
+    *graph = (CUgraph)stream_of(stream)->capture;
+    stream_of(stream)->capture = NULL;
+    return status;
+}
+
+static CUresult d_cuGraphInstantiateWithParams(CUgraphExec *out, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
+    List *copy = calloc(1, sizeof(List));
+    for (size_t i = 0; i < ((List *)graph)->count; i++) append(copy, &((List *)graph)->operations[i]);
+    *out = (CUgraphExec)copy;
+    counts[EXECUTABLES]++;
+    if (params) params->result_out = CUDA_GRAPH_INSTANTIATE_SUCCESS;
+    return status;
+}
+
+static CUresult d_cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned long long flags) {
+    return d_cuGraphInstantiateWithParams(out, graph, NULL);
+}
+
+static CUresult d_cuGraphLaunch(CUgraphExec graph, CUstream stream) {
+    CUresult result = current ? status : CUDA_ERROR_INVALID_CONTEXT;
+    for (size_t i = 0; i < ((List *)graph)->count && !result; i++) {
+        result = enqueue(stream, &((List *)graph)->operations[i]);
+    }
+    graphs_launched++;
+    return result;
+}
+
+static CUresult d_cuGraphUpload(CUgraphExec graph, CUstream stream) { return status; }
+
+static void free_list(List *list) {
+    free(list->operations);
+    free(list);
+}
+
+static CUresult d_cuGraphDestroy(CUgraph graph) {
+    free_list((List *)graph);
+    counts[GRAPHS]--;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuGraphExecDestroy(CUgraphExec graph) {
+    free_list((List *)graph);
+    counts[EXECUTABLES]--;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuUserObjectCreate(CUuserObject *out, void *pointer, CUhostFn destroy, unsigned count, unsigned flags) {
+    *out = malloc(1);
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuUserObjectRelease(CUuserObject object, unsigned count) { return CUDA_SUCCESS; }
+static CUresult d_cuUserObjectRetain(CUuserObject object, unsigned count) { return CUDA_SUCCESS; }
+static CUresult d_cuGraphRetainUserObject(CUgraph g, CUuserObject o, unsigned n, unsigned f) { return CUDA_SUCCESS; }
+static CUresult d_cuGraphReleaseUserObject(CUgraph g, CUuserObject o, unsigned n) { return CUDA_SUCCESS; }
+
+// Memory.
+
+static CUresult d_cuMemAllocFromPoolAsync(CUdeviceptr *out, size_t bytes, CUmemoryPool from, CUstream stream) {
+    if (!current) return CUDA_ERROR_INVALID_CONTEXT;
+    if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (status) return status;
+    *out = executor.allocate(bytes);
+    return *out ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+static CUresult d_cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream stream) {
+    return d_cuMemAllocFromPoolAsync(out, bytes, NULL, stream);
+}
+
+static CUresult d_cuMemAlloc(CUdeviceptr *out, size_t bytes) {
+    return d_cuMemAllocFromPoolAsync(out, bytes, NULL, NULL);
+}
+
+static CUresult d_cuMemFree(CUdeviceptr address) { return executor.release(address); }
+
+static CUresult d_cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
+    if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    Operation operation = {.kind = FREE, .to = address};
+    append(&stream_of(stream)->queue, &operation);
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuMemHostAlloc(void **out, size_t bytes, unsigned flags) {
+    *out = malloc(bytes);
+    memset(*out, 0xCD, bytes);
+    counts[HOST_BUFFERS]++;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuMemAllocHost(void **out, size_t bytes) { return d_cuMemHostAlloc(out, bytes, 0); }
+
+static CUresult d_cuMemFreeHost(void *pointer) {
+    free(pointer);
+    counts[HOST_BUFFERS]--;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    Operation operation = {.kind = COPY, .to = to, .from = from, .bytes = bytes};
+    return enqueue(stream, &operation);
+}
+
+static CUresult d_cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
+    Operation operation = {.kind = FILL, .to = to, .value = value, .bytes = bytes};
+    return enqueue(stream, &operation);
+}
+
+static CUresult d_cuMemGetInfo(size_t *available, size_t *all) {
+    *available = memory_free;
+    *all = memory_bytes;
+    return status;
+}
+
+static CUresult d_cuDeviceGetMemPool(CUmemoryPool *out, CUdevice device) {
+    *out = (CUmemoryPool)&pool;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuMemPoolSetAttribute(CUmemoryPool p, CUmemPool_attribute attribute, void *value) {
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuMemPoolGetAttribute(CUmemoryPool p, CUmemPool_attribute attribute, void *value) {
+    *(uint64_t *)value = 0;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuPointerGetAttributes(unsigned count, CUpointer_attribute *names, void **out, CUdeviceptr pointer) {
+    for (unsigned i = 0; i < count; i++) *(int *)out[i] = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (names[i] == CU_POINTER_ATTRIBUTE_MEMORY_TYPE) *(unsigned *)out[i] = CU_MEMORYTYPE_HOST;
+    }
+    return CUDA_SUCCESS;
+}
+
+// Kernels.
+
+static CUresult d_cuLibraryLoadData(CUlibrary *out, const void *code, CUjit_option *jit, void **jit_values, unsigned jits,
+                                    CUlibraryOption *options, void **values, unsigned count) {
+    if (status) return status;
+    Kernel *kernel = calloc(1, sizeof *kernel);
+    kernel->id = executor.load(code, &kernel->described);
+    if (kernel->id < 0) {
+        free(kernel);
+        return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    }
+    for (uint32_t i = 0; i < kernel->described.count; i++) {
+        uint64_t end = kernel->described.offsets[i] + kernel->described.sizes[i];
+        if (end > kernel->parameter_bytes) kernel->parameter_bytes = end;
+    }
+    *out = (CUlibrary)kernel;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuLibraryUnload(CUlibrary library) { return CUDA_SUCCESS; } // what is queued may still point to it
+
+static CUresult d_cuLibraryGetKernel(CUkernel *out, CUlibrary library, const char *name) {
+    if (strcmp(((Kernel *)library)->described.name, name)) return CUDA_ERROR_NOT_FOUND;
+    *out = (CUkernel)library;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuKernelGetFunction(CUfunction *out, CUkernel kernel) {
+    *out = (CUfunction)kernel;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuKernelGetLibrary(CUlibrary *out, CUkernel kernel) {
+    *out = (CUlibrary)kernel;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuKernelGetParamInfo(CUkernel kernel, size_t index, size_t *offset, size_t *size) {
+    const Described *described = &((Kernel *)kernel)->described;
+    if (index >= described->count) return CUDA_ERROR_INVALID_VALUE;
+    if (offset) *offset = described->offsets[index];
+    if (size) *size = described->sizes[index];
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra) {
+    const Kernel *kernel = (const Kernel *)function;
+    const Described *described = &kernel->described;
+    if (config->blockDimX * config->blockDimY * config->blockDimZ != described->threads) return CUDA_ERROR_INVALID_VALUE;
+    Operation operation = {.kind = LAUNCH, .kernel = kernel};
+    operation.grid[0] = config->gridDimX;
+    operation.grid[1] = config->gridDimY;
+    operation.grid[2] = config->gridDimZ;
+    for (uint32_t i = 0; i < described->count; i++) {
+        memcpy(operation.parameters + described->offsets[i], parameters[i], described->sizes[i]);
+    }
+    return enqueue(config->hStream, &operation);
+}
+
+// Devices and contexts. The three that are exported are what a probe calls without cuda.core.
+
+CUresult cuInit(unsigned flags) { return present ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
+
+CUresult cuDriverGetVersion(int *out) {
+    *out = version;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetCount(int *out) {
+    *out = present;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuDeviceGet(CUdevice *out, int index) {
+    *out = 0;
+    return index ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+}
+
+static CUresult d_cuDeviceGetName(char *out, int room, CUdevice device) {
+    snprintf(out, room, "fake sm%d%d", major, minor);
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuDeviceGetUuid(CUuuid *out, CUdevice device) {
+    memset(out, 7, sizeof *out);
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, CUdevice device) {
+    *out = 1;
+    if (attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) *out = major;
+    if (attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR) *out = minor;
+    if (attribute == CU_DEVICE_ATTRIBUTE_WARP_SIZE) *out = 32;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device) {
+    *out = (CUcontext)&context;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuDevicePrimaryCtxRelease(CUdevice device) { return CUDA_SUCCESS; }
+
+static CUresult d_cuCtxSetCurrent(CUcontext set) {
+    current = set;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuCtxGetCurrent(CUcontext *out) {
+    *out = current;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuCtxPushCurrent(CUcontext set) { return d_cuCtxSetCurrent(set); }
+
+static CUresult d_cuCtxPopCurrent(CUcontext *out) {
+    if (out) *out = current;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuCtxGetDevice(CUdevice *device) {
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuCtxGetId(CUcontext of, unsigned long long *id) {
+    *id = 1;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuCtxSynchronize(void) { return run_until(&default_stream, default_stream.queue.count); }
+
+static CUresult d_cuCtxGetStreamPriorityRange(int *least, int *greatest) {
+    *least = *greatest = 0;
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuGetErrorName(CUresult error, const char **out) {
+    switch ((int)error) {
+    case CUDA_ERROR_OUT_OF_MEMORY: *out = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case CUDA_ERROR_DEVICE_UNAVAILABLE: *out = "CUDA_ERROR_DEVICE_UNAVAILABLE"; break;
+    case CUDA_ERROR_INVALID_CONTEXT: *out = "CUDA_ERROR_INVALID_CONTEXT"; break;
+    case CUDA_ERROR_INVALID_VALUE: *out = "CUDA_ERROR_INVALID_VALUE"; break;
+    case CUDA_ERROR_NO_BINARY_FOR_GPU: *out = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
+    case CUDA_ERROR_ILLEGAL_ADDRESS: *out = "CUDA_ERROR_ILLEGAL_ADDRESS"; break;
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: *out = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
+    default: *out = "CUDA_ERROR_UNKNOWN";
+    }
+    return CUDA_SUCCESS;
+}
+
+static CUresult d_cuGetErrorString(CUresult error, const char **out) {
+    *out = "an error of the fake driver";
+    return CUDA_SUCCESS;
+}
+
+// What there is, by name. For anything else a driver says that it was not found, and cuda.core names it.
+
+#define ENTRY(name) {#name, (void *)d_##name}
+static const struct {
+    const char *name;
+    void *function;
+} ENTRIES[] = {
+    {"cuInit", (void *)cuInit},
+    {"cuDriverGetVersion", (void *)cuDriverGetVersion},
+    {"cuDeviceGetCount", (void *)cuDeviceGetCount},
+    {"cuDeviceGetDefaultMemPool", (void *)d_cuDeviceGetMemPool},
+    {"cuEventRecordWithFlags", (void *)d_cuEventRecord},
+    ENTRY(cuStreamCreateWithPriority), ENTRY(cuStreamDestroy), ENTRY(cuStreamSynchronize), ENTRY(cuStreamGetDevice),
+    ENTRY(cuStreamGetFlags), ENTRY(cuStreamGetPriority), ENTRY(cuStreamIsCapturing), ENTRY(cuStreamBeginCapture),
+    ENTRY(cuStreamEndCapture), ENTRY(cuEventCreate), ENTRY(cuEventDestroy), ENTRY(cuEventRecord),
+    ENTRY(cuEventSynchronize), ENTRY(cuGraphInstantiateWithParams), ENTRY(cuGraphInstantiateWithFlags),
+    ENTRY(cuGraphLaunch), ENTRY(cuGraphUpload), ENTRY(cuGraphDestroy), ENTRY(cuGraphExecDestroy),
+    ENTRY(cuUserObjectCreate), ENTRY(cuUserObjectRelease), ENTRY(cuUserObjectRetain), ENTRY(cuGraphRetainUserObject),
+    ENTRY(cuGraphReleaseUserObject), ENTRY(cuMemAllocFromPoolAsync), ENTRY(cuMemAllocAsync), ENTRY(cuMemAlloc),
+    ENTRY(cuMemFree), ENTRY(cuMemFreeAsync), ENTRY(cuMemHostAlloc), ENTRY(cuMemAllocHost), ENTRY(cuMemFreeHost),
+    ENTRY(cuMemcpyAsync), ENTRY(cuMemsetD8Async), ENTRY(cuMemGetInfo), ENTRY(cuDeviceGetMemPool),
+    ENTRY(cuMemPoolSetAttribute), ENTRY(cuMemPoolGetAttribute), ENTRY(cuPointerGetAttributes),
+    ENTRY(cuLibraryLoadData), ENTRY(cuLibraryUnload), ENTRY(cuLibraryGetKernel), ENTRY(cuKernelGetFunction),
+    ENTRY(cuKernelGetLibrary), ENTRY(cuKernelGetParamInfo), ENTRY(cuLaunchKernelEx), ENTRY(cuDeviceGet),
+    ENTRY(cuDeviceGetName), ENTRY(cuDeviceGetUuid), ENTRY(cuDeviceGetAttribute), ENTRY(cuDevicePrimaryCtxRetain),
+    ENTRY(cuDevicePrimaryCtxRelease), ENTRY(cuCtxSetCurrent), ENTRY(cuCtxGetCurrent), ENTRY(cuCtxPushCurrent),
+    ENTRY(cuCtxPopCurrent), ENTRY(cuCtxGetDevice), ENTRY(cuCtxGetId), ENTRY(cuCtxSynchronize),
+    ENTRY(cuCtxGetStreamPriorityRange), ENTRY(cuGetErrorName), ENTRY(cuGetErrorString),
+};
+
+CUresult cuGetProcAddress_v2(const char *name, void **out, int asked, cuuint64_t flags,
+                             CUdriverProcAddressQueryResult *found) {
+    *out = NULL;
+    if (!strcmp(name, "cuGetProcAddress")) *out = (void *)cuGetProcAddress_v2;
+    if (!strcmp(name, "cuStreamGetCtx")) *out = asked >= 12050 ? (void *)d_cuStreamGetCtx_v2 : (void *)d_cuStreamGetCtx;
+    if (!strcmp(name, "cuStreamGetCaptureInfo")) {
+        *out = asked >= 12030 ? (void *)d_cuStreamGetCaptureInfo_v3 : (void *)d_cuStreamGetCaptureInfo_v2;
+    }
+    for (size_t i = 0; i < sizeof ENTRIES / sizeof *ENTRIES && !*out; i++) {
+        if (!strcmp(ENTRIES[i].name, name)) *out = ENTRIES[i].function;
+    }
+    if (found) *found = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+    return *out ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+CUresult cuGetProcAddress(const char *name, void **out, int asked, cuuint64_t flags) {
+    return cuGetProcAddress_v2(name, out, asked, flags, NULL);
+}

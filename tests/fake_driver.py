@@ -1,0 +1,245 @@
+"""A GPU's driver for tests: fake_cuda.c with the PTX emulator as its processor and DeviceMemory as its memory."""
+
+import ctypes
+import gc
+import hashlib
+import json
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ptx
+from device_memory import DeviceFault, DeviceMemory
+
+from sdedit.kernels.cubin import read_cubin
+from sdedit.runtime.engines import DeviceArray, Enqueue
+
+ILLEGAL_ADDRESS = 700
+SUCCESS = 0
+
+HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+COUNTED = ("streams", "events", "graphs", "executables", "host buffers")
+"""What fake_cuda.c counts, in its order."""
+
+
+class Described(ctypes.Structure):
+    """A kernel as fake_cuda.c knows it."""
+
+    _fields_ = (
+        ("count", ctypes.c_uint32),
+        ("offsets", ctypes.c_uint32 * 32),
+        ("sizes", ctypes.c_uint32 * 32),
+        ("threads", ctypes.c_uint32),
+        ("name", ctypes.c_char * 128),
+    )
+
+
+U64, U32, INT = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
+CALLBACKS = {
+    "allocate": ctypes.CFUNCTYPE(U64, U64),
+    "release": ctypes.CFUNCTYPE(INT, U64),
+    "copy": ctypes.CFUNCTYPE(INT, U64, U64, U64),
+    "fill": ctypes.CFUNCTYPE(INT, U64, U32, U64),
+    "load": ctypes.CFUNCTYPE(INT, ctypes.c_void_p, ctypes.POINTER(Described)),
+    "launch": ctypes.CFUNCTYPE(INT, INT, ctypes.POINTER(U32), ctypes.POINTER(ctypes.c_uint8), U64),
+}
+
+
+class Executor(ctypes.Structure):
+    _fields_ = tuple(CALLBACKS.items())
+
+
+def build(folder: Path) -> ctypes.CDLL:
+    """Compile it, and load it under the driver's name: who asks for libcuda.so.1 from now on gets this one."""
+    import triton
+
+    library = folder / "libcuda.so.1"
+    headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"  # of the real cuda.h
+    source = Path(__file__).parent / "fake_cuda.c"
+    flags = ["-O1", "-shared", "-fPIC", "-Wall", "-Wl,-soname,libcuda.so.1", f"-I{headers}"]
+    subprocess.run(["cc", *flags, "-o", str(library), str(source)], check=True, capture_output=True)
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+class FakeDriver:
+    """One GPU. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
+
+    Kernels are executed from their PTX. A cubin is known by its hash, from the manifest of the export that assembled it
+    from that PTX.
+    """
+
+    def __init__(self, library: ctypes.CDLL, kernels: Path, capability: int = 89, version: int = 13000) -> None:
+        self.library = library
+        self.memory = DeviceMemory(1 << 26)
+        self.limit = 1 << 26
+        self.live: dict[int, int] = {}
+        self.fault: Exception | None = None
+        self.loaded: list[str] = []
+        self.launches: list[str] = []
+        self.lose_after: int | None = None
+        self._files = binaries(kernels)
+        self._kernels: list[ptx.Kernel] = []
+        self._hosts: list[Any] = []
+        self._callbacks = Executor(*(kind(self._guarded(name)) for name, kind in CALLBACKS.items()))
+        library.fake_start(ctypes.byref(self._callbacks), version, capability, U64(self.limit))
+
+    def stop(self) -> None:
+        """What tests forgot goes now: the next fake driver knows nothing of it."""
+        gc.collect()
+        self.library.fake_stop()
+
+    def counts(self) -> dict[str, int]:
+        """What is alive, of the kinds of COUNTED and of memory."""
+        gc.collect()
+        return {"allocations": len(self.live)} | {
+            name: self.library.fake_count(index) for index, name in enumerate(COUNTED)
+        }
+
+    @property
+    def graphs_launched(self) -> int:
+        return int(self.library.fake_graphs_launched())
+
+    @property
+    def waits(self) -> int:
+        return int(self.library.fake_waits())
+
+    def _guarded(self, name: str) -> Callable[..., int]:
+        """What Python raises must not be lost in C: it becomes the device's error, and `fault`."""
+
+        def call(*arguments: Any) -> int:
+            try:
+                return int(getattr(self, f"_{name}")(*arguments))
+            except Exception as error:
+                self.fault = self.fault or error
+                return 0 if name == "allocate" else -1 if name == "load" else ILLEGAL_ADDRESS
+
+        return call
+
+    # What fake_cuda.c asks for.
+
+    def _allocate(self, nbytes: int) -> int:
+        if sum(self.live.values()) + nbytes > self.limit:
+            self.library.fake_set_free(U64(self.limit - sum(self.live.values())))
+            return 0
+        address = self.memory.alloc(nbytes)
+        self.live[address] = nbytes
+        return address
+
+    def _release(self, address: int) -> int:
+        self.memory.free(address)
+        del self.live[address]
+        return SUCCESS
+
+    def _copy(self, to: int, source: int, nbytes: int) -> int:
+        data = self.read(source, nbytes)
+        if to in self.memory:
+            self.memory.write(to, data)
+        else:
+            ctypes.memmove(to, data.ctypes.data, nbytes)
+        return SUCCESS
+
+    def _fill(self, to: int, value: int, nbytes: int) -> int:
+        self.memory.write(to, np.full(nbytes, value, np.uint8), "fill")
+        return SUCCESS
+
+    def _load(self, image: int, described: Any) -> int:
+        data = image_bytes(image)
+        file, text = self._files[hashlib.sha256(data).hexdigest()]
+        kernel = ptx.parse(text)
+        placed = [(offset, size) for _, offset, size in kernel.params]
+        if file.endswith(".cubin"):
+            placed = list(read_cubin(data).parameters)
+        to = described.contents
+        to.count, to.threads, to.name = len(placed), kernel.threads, kernel.name.encode()
+        for index, (offset, size) in enumerate(placed):
+            to.offsets[index], to.sizes[index] = offset, size
+        self.loaded.append(file)
+        self._kernels.append(kernel)
+        return len(self._kernels) - 1
+
+    def _launch(self, kernel: int, grid: Any, parameters: Any, nbytes: int) -> int:
+        self.launches.append(self._kernels[kernel].name)
+        if self.lose_after is not None and len(self.launches) > self.lose_after:
+            return 46  # CUDA_ERROR_DEVICE_UNAVAILABLE
+        ptx.launch(self._kernels[kernel], self.memory, (grid[0], grid[1], grid[2]), bytes(parameters[:nbytes]))
+        return SUCCESS
+
+    # For the engines that stand in on this device.
+
+    def read(self, address: int, nbytes: int) -> np.ndarray:
+        if address in self.memory:
+            return self.memory.read(address, (nbytes,), np.uint8)
+        return np.frombuffer(ctypes.string_at(address, nbytes), np.uint8)
+
+    def enqueue(self, stream: int, function: Callable[[], None]) -> None:
+        """Run a function in its turn on that stream; what it raises is a fault of the device."""
+
+        def run(_: object) -> None:
+            try:
+                function()
+            except Exception as error:
+                self.fault = self.fault or error
+                self.library.fake_fail(ILLEGAL_ADDRESS)
+
+        host = HOST_FUNCTION(run)
+        self._hosts.append(host)  # graphs call it for as long as they live
+        status = self.library.fake_enqueue_host(ctypes.c_void_p(stream), host, None)
+        if status:
+            raise DeviceFault(f"enqueueing fails with CUDA error {status}")
+
+
+def binaries(folder: Path) -> dict[str, tuple[str, str]]:
+    """Of an export, by the sha256 of its PTX and cubins: the file's name, and the PTX that it is or was made of."""
+    found = {}
+    for kernel in json.loads((folder / "kernels.json").read_text())["kernels"].values():
+        text = (folder / kernel["ptx"]["file"]).read_text()
+        for entry in (kernel["ptx"], *kernel["cubins"].values()):
+            found[entry["sha256"]] = (entry["file"], text)
+    return found
+
+
+def image_bytes(address: int) -> bytes:
+    """A cubin in memory is as long as its header says, PTX ends with a zero."""
+    if ctypes.string_at(address, 4) != b"\x7fELF":
+        return ctypes.string_at(address)
+    header = ctypes.string_at(address, 64)
+    tables = (end_of_table(header, 32, 54), end_of_table(header, 40, 58))  # of segments and of sections
+    return ctypes.string_at(address, max(tables))
+
+
+def end_of_table(header: bytes, offset_at: int, size_at: int) -> int:
+    """offset_at: where an ELF header has the table's offset. size_at: an entry's size, and behind it their number."""
+    offset, size, count = struct.unpack("<QHH", header[offset_at : offset_at + 8] + header[size_at : size_at + 4])
+    return int(offset + size * count)
+
+
+class StandInEngine:
+    """See engines.CudaEngine: a Python function x [1, C, H, W], time -> out, run in its turn on the fake stream."""
+
+    name, precision, version = "stand-in", "float32", "0"
+    threads = None
+
+    def __init__(self, driver: FakeDriver, function: Callable[[np.ndarray, float], np.ndarray], batch: int = 1) -> None:
+        self.driver = driver
+        self.function = function
+        self.batch = batch
+        self.capturable = True
+        self.evaluations = 0
+
+    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+        def evaluate() -> None:
+            self.evaluations += 1
+            told = values(self.driver, time)
+            images = values(self.driver, x)
+            results = [self.function(images[i : i + 1], float(told[i])) for i in range(len(told))]
+            self.driver.memory.write(out.address, np.concatenate(results).astype(np.float32), "engine")
+
+        return lambda stream: self.driver.enqueue(stream, evaluate)
+
+
+def values(driver: FakeDriver, array: DeviceArray) -> np.ndarray:
+    return driver.memory.read(array.address, array.shape, np.float32, "engine")
