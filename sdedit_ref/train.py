@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from sdedit.errors import CheckpointError, SdeditError
+from sdedit.errors import CheckpointError
 
+from .command import run_command
 from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
 from .networks.ddpm import DDPMConfig
 from .quality import denoising_error, held_out_loss, sample, sheet
@@ -180,15 +180,7 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on stderr and exit code 2."""
-    try:
-        command.main(standalone_mode=False)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except (click.ClickException, SdeditError) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"train: {' '.join(message.split())}", err=True)
-        sys.exit(2)
+    run_command(command, "train")
 
 
 if __name__ == "__main__":

@@ -410,8 +410,8 @@ def test_a_checkpoint_of_another_family(tmp_path: Path, tensors: Tensors, messag
 
 def test_all_that_keys_do_not_tell_is_asked_for_at_once(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "net.ckpt")
-    expected = r"its keys do not tell prediction, schedule, size: say --prediction eps\|v\|x0 --schedule linear\|scaled_linear\|cosine"
-    assert_refused(tmp_path / "net.ckpt", expected + r" --size PIXELS\|HEIGHTxWIDTH")
+    options = r"--prediction eps\|v\|x0 --schedule linear\|scaled_linear\|cosine --size PIXELS\|HEIGHTxWIDTH"
+    assert_refused(tmp_path / "net.ckpt", "its keys do not tell prediction, schedule, size: say " + options)
     assert_refused(tmp_path / "net.ckpt", "do not tell schedule: say", prediction="eps", size=16)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdedit.errors import CheckpointError, ImageError
-from sdedit_ref import train
+from sdedit_ref import evaluate, train
 from sdedit_ref.checkpoint import load_checkpoint
 from sdedit_ref.crops import Crops, decoded, find_pictures, parse_scales, split
 from sdedit_ref.networks.ddpm import DDPMConfig
@@ -379,3 +379,38 @@ def test_sliced_wasserstein_sees_what_differs_and_where() -> None:
     assert different[0] > 3 * same[0]
     with pytest.raises(ValueError, match="different shapes"):
         sliced_wasserstein(a, a[:3])
+
+
+def saved_weights(folder: Path, name: str, prediction: str = "v", size: int = 8) -> Path:
+    """Untrained weights in a file with the metadata of training."""
+    run = new_run(dataclasses.replace(TINY, size=size), prediction, "cosine", torch.float32, "cpu", seed=len(name))
+    metadata = {"family": "ddpm", "prediction": prediction, "betas": "cosine", "timesteps": "1000", "patch": "2"}
+    save(run, folder, {**metadata, "image_size": str(size)})
+    return (folder / "ema.safetensors").rename(folder / f"{name}.safetensors")
+
+
+def test_weights_are_measured_side_by_side(folder: Path, tmp_path: Path) -> None:
+    files = [saved_weights(tmp_path, "first"), saved_weights(tmp_path, "other-one", "eps")]
+    arguments = [*map(str, files), str(folder), "--hold-out", "2", "--count", "4", "--steps", "2"]
+    done = CliRunner().invoke(evaluate.command, arguments, catch_exceptions=False)
+    floor, *lines = map(json.loads, done.stdout.splitlines())
+    assert set(floor) == {"floor"}
+    assert [line["weights"] for line in lines] == list(map(str, files))
+    _, held_out = split(find_pictures(folder, 8), "2", 8, 0, [(1.0, 1.0)], 1.0, False)
+    known = torch.stack([held_out[index] for index in range(64)])
+    for line, file in zip(lines, files, strict=True):
+        loaded = load_checkpoint(file)
+        loss = held_out_loss(loaded.network, loaded.prediction, torch.from_numpy(loaded.schedule).float(), known)
+        assert line["held_out_loss"] == pytest.approx(loss, abs=1e-6)
+        assert len(line["sliced_wasserstein"]) == len(floor["floor"]) == 1
+
+
+def test_weights_that_cannot_be_measured_are_refused(folder: Path, tmp_path: Path) -> None:
+    good, small = saved_weights(tmp_path, "good"), saved_weights(tmp_path, "large", size=10)
+    for files, message in (
+        ([good, small], "its images have 10 pixels, those of the first 8"),
+        ([saved_weights(tmp_path, "x", "x0")], "a network of 3x8x8 that predicts x0; accepted are square RGB"),
+        ([tmp_path / "none"], "cannot be read"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            evaluate.command.main([*map(str, files), str(folder), "--hold-out", "2"], standalone_mode=False)

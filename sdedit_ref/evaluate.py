@@ -1,0 +1,82 @@
+"""How good weights are, on views they were not trained on: `python -m sdedit_ref.evaluate --help`."""
+
+import json
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from sdedit.errors import CheckpointError
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .command import run_command
+from .crops import HELD_OUT, Crops, find_pictures, parse_scales, split
+from .quality import held_out_loss, sample, sliced_wasserstein
+
+
+@click.command(epilog="Example: python -m sdedit_ref.evaluate run/ema.safetensors photos/ --hold-out 50")
+@click.argument("weights", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("pictures", type=click.Path(path_type=Path))
+@click.option("--hold-out", required=True, help="As in training.")
+@click.option("--scales", default="1", show_default=True, help="As in training.")
+@click.option("--turns", is_flag=True, help="As in training.")
+@click.option("--seed", default=0, show_default=True, help="As in training.")
+@click.option("--count", type=click.IntRange(min=2), default=128, show_default=True, help="Samples, and views.")
+@click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Of a sample, by DDIM.")
+def command(
+    weights: tuple[Path, ...],
+    pictures: Path,
+    hold_out: str,
+    scales: str,
+    turns: bool,
+    seed: int,
+    count: int,
+    steps: int,
+) -> None:
+    """Measure WEIGHTS, one file or several of networks of one size, on what PICTURES hold out; a line of JSON each.
+
+    held_out_loss: mean squared error of the prediction over ten noise levels. sliced_wasserstein: of samples from pure
+    noise to held-out views, by octave, finest first. The first line has its floor, the distance of two sets of views.
+    """
+    checkpoints = [load_checkpoint(path) for path in weights]
+    shape = checkpoints[0].shape
+    for checkpoint in checkpoints:
+        check(checkpoint, shape)
+    size = shape[1]
+    _, held_out = split(find_pictures(pictures, size), hold_out, size, seed, parse_scales(scales), 1.0, turns)
+    real, others = views(held_out, count, 0), views(held_out, count, count)
+    click.echo(json.dumps({"floor": rounded(sliced_wasserstein(others, real))}))
+    known = views(held_out, HELD_OUT, 0)
+    for checkpoint in checkpoints:
+        schedule = torch.from_numpy(checkpoint.schedule).float()
+        network, prediction = checkpoint.network, checkpoint.prediction
+        loss = held_out_loss(network, prediction, schedule, known)
+        distances = sliced_wasserstein(sample(network, prediction, schedule, (count, *shape), steps), real)
+        line = {"weights": str(checkpoint.path), "held_out_loss": round(loss, 6)}
+        click.echo(json.dumps({**line, "sliced_wasserstein": rounded(distances)}))
+
+
+def check(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
+    """Raises CheckpointError for a network that cannot be measured here, or not together with one of that shape."""
+    channels, height, width = checkpoint.shape
+    if channels != 3 or height != width or checkpoint.prediction not in ("eps", "v"):
+        raise CheckpointError(
+            f"{checkpoint.path}: a network of {channels}x{height}x{width} that predicts {checkpoint.prediction}; "
+            "accepted are square RGB images, eps and v"
+        )
+    if checkpoint.shape != shape:
+        raise CheckpointError(f"{checkpoint.path}: its images have {height} pixels, those of the first {shape[1]}")
+
+
+def views(held_out: Crops, count: int, first: int) -> Tensor:
+    """float32 [count, 3, size, size]"""
+    return torch.stack([held_out[index] for index in range(first, first + count)])
+
+
+def rounded(distances: list[float]) -> list[float]:
+    return [round(distance, 4) for distance in distances]
+
+
+if __name__ == "__main__":
+    run_command(command, "evaluate")
