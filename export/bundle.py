@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from sdedit import __version__
-from sdedit.errors import BundleError, CheckpointError, EngineError
-from sdedit.runtime.bundle import NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
+from sdedit.errors import BundleError, CheckpointError, EngineError, reason
+from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.engines.choice import installed_engines
-from sdedit.runtime.parity import measure_error, parity_input, relative_error
+from sdedit.runtime.parity import measure_errors, parity_input, relative_error
 from sdedit.runtime.processor import available_processors
 from sdedit_ref.checkpoint import Checkpoint
 
@@ -29,6 +29,8 @@ TOLERANCE = 1e-4
 
 WEIGHTS = ("half", "float32")
 
+MAX_CARD_BYTES = 1 << 20
+
 
 def export_bundle(
     checkpoint: Checkpoint,
@@ -38,15 +40,19 @@ def export_bundle(
     licence: str,
     weights: str = "half",
     cubins: Sequence[str] | None = None,
+    card: Path | None = None,
 ) -> Bundle:
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
 
     weights: how they are stored. cubins: GPU kernels for these targets, besides PTX for all others; None: no kernels.
+    card: a text about the model that goes along as MODEL_CARD.md. The checkpoint's network itself is not changed.
+
     Raises BundleError where the bundle cannot be written or differs from the reference, EngineError where asked-for
     kernels cannot be built.
     """
     if weights not in WEIGHTS:
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
+    card_bytes = None if card is None else read_card(card)
     exact = checkpoint.network
     network = copy.deepcopy(exact)
     if weights == "half":
@@ -66,14 +72,30 @@ def export_bundle(
         onnx.save(model, folder / NETWORK)
         np.save(folder / SCHEDULE, checkpoint.schedule)
         np.save(folder / REFERENCE, outputs)
+        if card_bytes is not None:
+            (folder / MODEL_CARD).write_bytes(card_bytes)
         if cubins is not None:
             write_kernels(folder, shape, cubins)
         fields = manifest_fields(checkpoint, name, licence, shape)
         parity = {"levels": levels, "weights": weights, "weights_rounding": rounding}
-        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0}})
-        error = verify(read_bundle(folder))
-        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": error}})
+        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0, "engines": {}}})
+        errors = verify(read_bundle(folder))
+        largest = max(map(max, errors.values()))
+        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": largest, "engines": errors}})
     return read_bundle(out)
+
+
+def read_card(path: Path) -> bytes:
+    """The text of a model card; raises BundleError where it is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CARD_BYTES + 1)
+        text.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"card {path} cannot be read: {reason(error)}") from None
+    if len(text) > MAX_CARD_BYTES:
+        raise BundleError(f"card {path} is larger than {MAX_CARD_BYTES} bytes")
+    return text
 
 
 def parity_levels(levels: int) -> list[int]:
@@ -94,20 +116,21 @@ def reference_outputs(
     return np.concatenate(outputs)
 
 
-def verify(bundle: Bundle) -> float:
-    """The largest error of any engine here against the bundle's reference; raises BundleError above TOLERANCE."""
+def verify(bundle: Bundle) -> dict[str, list[float]]:
+    """Each installed engine's errors against the bundle's reference, by level; BundleError for one above TOLERANCE."""
     errors = {}
     for name in installed_engines():
         try:
-            errors[name] = measure_error(bundle, load_engine(bundle, name, "float32", available_processors()))
+            errors[name] = measure_errors(bundle, load_engine(bundle, name, "float32", available_processors()))
         except EngineError as error:
             raise BundleError(f"the exported network does not load: {error}") from None
-        if not errors[name] <= TOLERANCE:
-            raise BundleError(
-                f"the exported network on {name} differs from the reference by {errors[name]:.1e}, "
-                f"more than {TOLERANCE:.0e}"
-            )
-    return max(errors.values())
+        for k, found in zip(bundle.manifest["parity"]["levels"], errors[name], strict=True):
+            if not found <= TOLERANCE:
+                raise BundleError(
+                    f"the exported network on {name} differs from the reference by {found:.1e} at level {k}, "
+                    f"more than {TOLERANCE:.0e}"
+                )
+    return errors
 
 
 def check_finite(checkpoint: Checkpoint, outputs: np.ndarray) -> None:
@@ -123,7 +146,9 @@ def manifest_fields(checkpoint: Checkpoint, name: str, licence: str, shape: tupl
         "source": {"name": checkpoint.path.name, "sha256": checkpoint.sha256},
         "image": {"channels": channels, "height": height, "width": width, "multiple_of": math.gcd(height, width)},
         "prediction": checkpoint.prediction,
-        "conditioning": "none",
+        "conditioning": "label" if checkpoint.classes else "none",
+        "classes": checkpoint.classes,
+        "null_label": checkpoint.null_label,
         "schedule": {"name": checkpoint.schedule_name, "levels": len(checkpoint.schedule)},
         "exported_with": {
             "sdedit": __version__,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,23 @@ from .onnx_data import external_files
 from .plan import PREDICTIONS
 from .schedule import Schedule
 
-REVISION = 1
+REVISION = 2
 """Bump when a reader of the old revision would misread or reject the new files, never otherwise."""
+
+READABLE = (1, REVISION)
 
 MANIFEST = "bundle.json"
 NETWORK = "network.onnx"
 SCHEDULE = "schedule.npy"
 REFERENCE = "reference.npy"
+MODEL_CARD = "MODEL_CARD.md"
 MAX_MANIFEST_BYTES = 1 << 20
 
 SHIPPED = Path(__file__).parent / "models" / "earth64"
 """The model that comes with the package."""
 
-CONDITIONINGS = ("none",)
+CONDITIONINGS = ("none", "label")
+MAX_CLASSES = 1_000_000
 
 SCHEMA = {
     "revision": int,
@@ -43,12 +48,18 @@ SCHEMA = {
     "image": {"channels": int, "height": int, "width": int, "multiple_of": int},
     "prediction": str,
     "conditioning": str,
+    "classes": int,
+    "null_label": (int, NoneType),
     "schedule": {"name": str, "levels": int},
     "files": dict,
     "exported_with": dict,
-    "parity": {"levels": list, "max_relative_error": float, "weights": str, "weights_rounding": float},
+    "parity": {"levels": list, "max_relative_error": float, "engines": dict, "weights": str, "weights_rounding": float},
 }
 """The manifest's keys and types; docs/design.md says what they mean."""
+
+SINCE_REVISION_1: dict[str, Any] = {"classes": 0, "null_label": None}
+PARITY_SINCE_REVISION_1: dict[str, Any] = {"engines": {}}
+"""Keys that revision 1 did not have, and what it meant."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,16 @@ class Bundle:
         return self.manifest["prediction"]
 
     @property
+    def classes(self) -> int:
+        """How many labels the network takes, 0 .. classes - 1; 0: it takes none."""
+        return self.manifest["classes"]
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for no class, which guidance needs; it may be `classes`. None where there is none."""
+        return self.manifest["null_label"]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """C, H, W of the network's images."""
         image = self.manifest["image"]
@@ -81,7 +102,8 @@ class Bundle:
     def reference(self) -> tuple[list[int], np.ndarray]:
         """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
 
-        The input for output l is sigma_k z with z = normal(seed 0, image l, repeat 0, step 0, begin).
+        The input for output l is sigma_k z with z = normal(seed 0, image l, repeat 0, step 0, begin), and the label
+        l mod classes where there are classes.
         """
         levels = self.manifest["parity"]["levels"]
         outputs = _read_array(self.path / REFERENCE, self.path)
@@ -228,9 +250,11 @@ def _parse_manifest(path: Path, text: bytes) -> dict[str, Any]:
     revision = manifest.get("revision") if isinstance(manifest, dict) else None
     if type(revision) is not int:
         raise BundleError(f"bundle {path}: {MANIFEST} states no revision")
-    if revision != REVISION:
+    if revision not in READABLE:
         hint = "a newer sdedit is needed" if revision > REVISION else "export it again"
-        raise BundleError(f"bundle {path}: revision {revision} is not {REVISION}, the one this version reads: {hint}")
+        raise BundleError(f"bundle {path}: revision {revision} is not in {READABLE}, which this version reads: {hint}")
+    if revision == 1:
+        manifest = _from_revision_1(manifest)
     try:
         _check_schema(manifest, SCHEMA, "")
         _check_values(manifest)
@@ -239,10 +263,19 @@ def _parse_manifest(path: Path, text: bytes) -> dict[str, Any]:
     return manifest
 
 
+def _from_revision_1(manifest: dict[str, Any]) -> dict[str, Any]:
+    """As revision 2 says it; raises BundleError by way of the schema where it is no manifest of revision 1."""
+    new = {**SINCE_REVISION_1, **manifest}
+    if isinstance(new.get("parity"), dict):
+        new["parity"] = {**PARITY_SINCE_REVISION_1, **new["parity"]}
+    return new
+
+
 def _check_schema(value: Any, schema: Any, where: str) -> None:
     if not isinstance(schema, dict):
-        if type(value) is not schema:
-            raise ValueError(f"{where} is not of type {schema.__name__}")
+        accepted = schema if isinstance(schema, tuple) else (schema,)
+        if type(value) not in accepted:
+            raise ValueError(f"{where} is not of type {' or '.join(kind.__name__ for kind in accepted)}")
         return
     if not isinstance(value, dict):
         raise ValueError(f"{where} is not an object")
@@ -268,12 +301,22 @@ def _check_values(manifest: dict[str, Any]) -> None:
         _check_schema(entry, {"sha256": str, "bytes": int}, f"files[{name!r}]")
         if not _stays_inside(name):
             raise ValueError(f"files: path {name!r} does not stay in the bundle")
+    _check_labels(manifest)
     levels = manifest["parity"]["levels"]
     if not all(type(k) is int and 1 <= k <= manifest["schedule"]["levels"] for k in levels):
         raise ValueError(f"parity.levels {levels} are not levels of the schedule")
     for name in (NETWORK, SCHEDULE, REFERENCE):
         if name not in manifest["files"]:
             raise ValueError(f"files lack {name}")
+
+
+def _check_labels(manifest: dict[str, Any]) -> None:
+    conditioning, classes, null = (manifest[name] for name in ("conditioning", "classes", "null_label"))
+    accepted = range(1, MAX_CLASSES + 1) if conditioning == "label" else range(1)
+    if classes not in accepted:
+        raise ValueError(f"classes {classes} is not in {accepted[0]}..{accepted[-1]}, with conditioning {conditioning}")
+    if null is not None and not (classes and 0 <= null <= classes):
+        raise ValueError(f"null_label {null} is not in 0..classes")
 
 
 def _stays_inside(name: str) -> bool:

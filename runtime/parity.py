@@ -20,14 +20,24 @@ def parity_input(schedule: np.ndarray, k: int, index: int, shape: tuple[int, int
     return (np.float32(schedule[k - 1, 1]) * z).reshape(1, *shape)
 
 
-def relative_error(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """The largest absolute error at any level, relative to the largest expected value there."""
+def parity_label(index: int, classes: int) -> int:
+    """The label of input `index` of a network of that many classes; 0 where it takes none."""
+    return index % classes if classes else 0
+
+
+def level_errors(outputs: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """At each level, the largest absolute error relative to the largest expected value there: [L]."""
     axes = tuple(range(1, expected.ndim))
-    return float((np.abs(outputs - expected).max(axes) / np.abs(expected).max(axes)).max())
+    return np.abs(outputs - expected).max(axes) / np.abs(expected).max(axes)
 
 
-def measure_error(bundle: Bundle, engine: Engine) -> float:
-    """The engine's relative_error against the bundle's reference outputs; NaN where it returns NaN."""
+def relative_error(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """The largest of level_errors."""
+    return float(level_errors(outputs, expected).max())
+
+
+def measure_errors(bundle: Bundle, engine: Engine) -> list[float]:
+    """The engine's level_errors against the bundle's reference outputs; NaN where it returns NaN."""
     levels, expected = bundle.reference()
     x, out = np.empty((2, 1, *bundle.shape), np.float32)
     time = np.empty(1, np.float32)
@@ -38,4 +48,9 @@ def measure_error(bundle: Bundle, engine: Engine) -> float:
         time[:] = bundle.schedule.level(k).time
         evaluate()
         outputs[index] = out[0]
-    return relative_error(outputs, expected)
+    return [float(error) for error in level_errors(outputs, expected)]
+
+
+def measure_error(bundle: Bundle, engine: Engine) -> float:
+    """The largest of measure_errors; NaN where any is."""
+    return float(np.max(measure_errors(bundle, engine)))

@@ -41,6 +41,11 @@ class Answers:
     def yes(self, name: str) -> bool:
         return self.values[name] == "yes"
 
+    def told(self) -> str:
+        """Each answer and where it is from, on one line."""
+        by = {name: "said" if name in self.said else "of the file" for name in self.values}
+        return ", ".join(f"{name} {value} ({by[name]})" for name, value in self.values.items()) or "none"
+
 
 def ask(path: Path, family: str, said: Mapping[str, str | int | None], *questions: Question) -> Answers:
     """The answers to all questions; what is said comes before what is known.

@@ -152,6 +152,22 @@ def test_a_manifest_that_is_no_json(bundle: Path, text: bytes) -> None:
     assert_refused(bundle, r"bundle\.json is not valid JSON")
 
 
+def test_revision_1_is_read_as_what_it_meant(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    for key in ("classes", "null_label"):
+        del manifest[key]
+    del manifest["parity"]["engines"]
+    (bundle / MANIFEST).write_text(json.dumps({**manifest, "revision": 1}))
+    read = read_bundle(bundle)
+    assert (read.classes, read.null_label, read.manifest["parity"]["engines"]) == (0, None, {})
+
+
+def test_revision_1_has_no_labels(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    (bundle / MANIFEST).write_text(json.dumps({**manifest, "revision": 1, "conditioning": "label"}))
+    assert_refused(bundle, "classes 0 is not in 1..1000000")
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "1", '"revision"', "{}", '{"revision": "1"}', '{"revision": true}'])
 def test_a_manifest_without_a_revision(bundle: Path, text: str) -> None:
     (bundle / MANIFEST).write_text(text)
@@ -160,7 +176,10 @@ def test_a_manifest_without_a_revision(bundle: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("revision", "message"),
-    [(2, "revision 2 is not 1.*: a newer sdedit is needed"), (0, "revision 0 is not 1.*: export it again")],
+    [
+        (3, r"revision 3 is not in \(1, 2\).*: a newer sdedit is needed"),
+        (0, r"revision 0 is not in .*: export it again"),
+    ],
 )
 def test_another_revision_says_what_to_do(bundle: Path, revision: int, message: str) -> None:
     (bundle / MANIFEST).write_text(json.dumps({"revision": revision, "what": "we cannot know"}))
@@ -206,7 +225,13 @@ def test_all_missing_and_unknown_keys_are_named_at_once(bundle: Path) -> None:
         ("image.channels", 10**1000, "is not a size"),
         ("image.multiple_of", 3, "is not a multiple of multiple_of"),
         ("prediction", "score", "prediction 'score' is not one of eps, v, x0, flow"),
-        ("conditioning", "text", "conditioning 'text' is not one of none"),
+        ("conditioning", "text", "conditioning 'text' is not one of none, label"),
+        ("conditioning", "label", "classes 0 is not in 1..1000000, with conditioning label"),
+        ("classes", 3, "classes 3 is not in 0..0, with conditioning none"),
+        ("classes", True, "classes is not of type int"),
+        ("null_label", 0, "null_label 0 is not in 0..classes"),
+        ("null_label", "0", "null_label is not of type int or NoneType"),
+        ("parity.engines", [], "parity.engines is not of type dict"),
         ("schedule.levels", 20.5, "schedule.levels is not of type int"),
         ("exported_with", [], "exported_with is not of type dict"),
         ("parity.levels", 3, "parity.levels is not of type list"),

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from command_line import Run, assert_mistake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -110,6 +111,15 @@ def test_float32_weights_are_not_rounded(float32: Bundle) -> None:
     assert 0 < parity["max_relative_error"] <= export_module.TOLERANCE
 
 
+def test_each_engine_agrees_at_each_of_five_levels(half: Bundle) -> None:
+    parity = half.manifest["parity"]
+    assert parity["engines"].keys() == {"onnxruntime", "openvino"}
+    for errors in parity["engines"].values():
+        assert len(errors) == len(parity["levels"]) == 5
+        assert 0 < max(errors) <= export_module.TOLERANCE
+    assert parity["max_relative_error"] == max(map(max, parity["engines"].values()))
+
+
 def test_half_is_about_half_as_large(half: Bundle, float32: Bundle) -> None:
     sizes = [bundle.manifest["files"]["network.onnx"]["bytes"] for bundle in (half, float32)]
     assert 0.45 < sizes[0] / sizes[1] < 0.6
@@ -161,11 +171,51 @@ def test_the_command_line_exports_and_gives_the_same_bytes(safetensors: Path, ha
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{tmp_path / 'tiny'}: tiny, ")
-    assert len(done.stdout.splitlines()) == 1
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["  onnxruntime", "  openvino"]
     for name in ("network.onnx", "schedule.npy", "reference.npy"):
         assert (tmp_path / "tiny" / name).read_bytes() == (half.path / name).read_bytes(), name
     files = read_bundle(tmp_path / "tiny").manifest["files"]
     assert {"kernels/kernels.json", "kernels/step.ptx", "kernels/step.sm80.cubin"} <= files.keys()
+
+
+def test_a_card_goes_along(safetensors: Path, tmp_path: Path, run: Run) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("# Tiny\n")
+    assert run("export", safetensors, "--out", tmp_path / "net", "--card", card)[0] == 0
+    assert (tmp_path / "net" / "MODEL_CARD.md").read_text() == "# Tiny\n"
+    _, stdout, _ = run("inspect", tmp_path / "net")
+    assert f"card: {tmp_path / 'net' / 'MODEL_CARD.md'}" in stdout.splitlines()
+
+
+@pytest.mark.parametrize(("data", "message"), [(None, "No such file"), (b"\xff", "codec"), (b"a" * 2**21, "larger")])
+def test_a_card_that_is_none(safetensors: Path, tmp_path: Path, run: Run, data: bytes | None, message: str) -> None:
+    card = tmp_path / "card.md"
+    if data is not None:
+        card.write_bytes(data)
+    assert_mistake(run("export", safetensors, "--out", tmp_path / "net", "--card", card), message)
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_dry_run_says_what_was_recognised_and_writes_nothing(safetensors: Path, run: Run) -> None:
+    before = sorted(safetensors.parent.iterdir())
+    code, stdout, _ = run("export", "--dry-run", safetensors, "--size", "16x32")
+    facts = dict(line.split(": ", 1) for line in stdout.splitlines())
+    assert code == 0
+    assert facts == {
+        "family": "DDPM network",
+        "weights": "EMA",
+        "parameters": f"{sum(t.numel() for t in state().values()):,}",
+        "image": "3x16x32, sides are multiples of 4",
+        "prediction": "v",
+        "schedule": "cosine, 100 levels, sigma 0.02513 to 1",
+        "labels": "none",
+        "answers": "prediction v (of the file), schedule cosine (of the file), size 16x32 (said)",
+    }
+    assert sorted(safetensors.parent.iterdir()) == before
+
+
+def test_without_out_nothing_can_be_written(safetensors: Path, run: Run) -> None:
+    assert_mistake(run("export", safetensors), "Missing option '--out'")
 
 
 # What is not written

@@ -26,9 +26,17 @@ FIELDS: dict[str, Any] = {
     "image": {"channels": 3, "height": 8, "width": 8, "multiple_of": 8},
     "prediction": "eps",
     "conditioning": "none",
+    "classes": 0,
+    "null_label": None,
     "schedule": {"name": "cosine", "levels": LEVELS},
     "exported_with": {"sdedit": "0"},
-    "parity": {"levels": PARITY_LEVELS, "max_relative_error": 0.0, "weights": "float32", "weights_rounding": 0.0},
+    "parity": {
+        "levels": PARITY_LEVELS,
+        "max_relative_error": 0.0,
+        "engines": {"onnxruntime": [0.0, 0.0, 0.0]},
+        "weights": "float32",
+        "weights_rounding": 0.0,
+    },
 }
 
 

@@ -29,6 +29,7 @@ EXAMPLE = "Example: sdedit export church.ckpt --prediction eps --schedule linear
 @click.option("--name", help="Of the model.  [default: the folder's]")
 @click.option("--licence", default="unknown", show_default=True, help="Of the weights, kept in the bundle.")
 @click.option("--weights", default="half", show_default=True, help="How weights are stored: half, float32.")
+@click.option("--card", type=click.Path(path_type=Path), help="Text about the model, kept as MODEL_CARD.md.")
 @together(ANSWERS)
 @click.option("--cubins", help="Add GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120.")
 @click.pass_context
@@ -40,6 +41,7 @@ def command(
     name: str | None,
     licence: str,
     weights: str,
+    card: Path | None,
     cubins: str | None,
     **answers: str | None,
 ) -> None:
@@ -68,7 +70,7 @@ def command(
         raise needs(error) from None
     checkpoint = load(source, answers)
     bundle = export_bundle(
-        checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights, cubins=targets
+        checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights, cubins=targets, card=card
     )
     report(out, bundle)
 
@@ -99,3 +101,6 @@ def report(out: Path, bundle: "Bundle") -> None:
         f"error against torch {parity['max_relative_error']:.1e}, "
         f"rounding of weights to {parity['weights']} {parity['weights_rounding']:.1e}"
     )
+    for name, errors in parity["engines"].items():
+        found = ", ".join(f"{error:.1e} at {k}" for k, error in zip(parity["levels"], errors, strict=True))
+        click.echo(f"  {name}: {found}")

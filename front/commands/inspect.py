@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import printable
+
+if TYPE_CHECKING:
+    from sdedit.runtime import Bundle
 
 
 @click.command(epilog="Example: sdedit inspect church; sdedit inspect result.png --json")
@@ -25,7 +28,11 @@ def command(source: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**bundle.manifest, "sha256": bundle.sha256}, indent=2, sort_keys=True))
         return
-    click.echo("\n".join([*lines({"path": bundle.path, "sha256": bundle.sha256, **bundle.manifest}), *accepted()]))
+    click.echo(
+        "\n".join(
+            [*lines({"path": bundle.path, "sha256": bundle.sha256, **bundle.manifest}), *accepted(), *card(bundle)]
+        )
+    )
 
 
 def lines(values: dict[str, Any], prefix: str = "") -> list[str]:
@@ -43,3 +50,10 @@ def accepted() -> list[str]:
     from sdedit.runtime.plan import KEEPS, SAMPLERS
 
     return [f"samplers: {', '.join(SAMPLERS)}", f"keep: {', '.join(KEEPS)}"]
+
+
+def card(bundle: "Bundle") -> list[str]:
+    """Where the text about the model is, if the bundle has one."""
+    from sdedit.runtime.bundle import MODEL_CARD
+
+    return [printable(f"card: {bundle.path / MODEL_CARD}")] if MODEL_CARD in bundle.manifest["files"] else []

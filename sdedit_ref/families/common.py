@@ -52,9 +52,7 @@ class Checkpoint:
             "schedule": f"{self.schedule_name}, {len(sigma)} levels, sigma {sigma[0]:.4g} to {sigma[-1]:.4g}",
             "labels": f"{self.classes}, null label {self.null_label}" if self.classes else "none",
         }
-        for name, value in self.answers.values.items():
-            facts[name.replace("_", " ")] = f"{value} ({'as said' if name in self.answers.said else 'of the file'})"
-        return {**facts, **{f"note {index}": note for index, note in enumerate(self.notes, 1)}}
+        return {**facts, "answers": self.answers.told(), **{f"note {n}": note for n, note in enumerate(self.notes, 1)}}
 
 
 def build_network(path: Path, family: str, build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
