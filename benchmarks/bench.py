@@ -1,0 +1,112 @@
+"""`sdedit-bench`: how fast SDEdit runs here, beside what others would run, in one run on one machine."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from sdedit.cli import fail
+from sdedit.errors import SdeditError
+from sdedit.runtime.processor import available_processors
+
+from . import report
+from .machine import describe, load_average, peaks
+from .page import page
+from .scenarios import Scenario, scenarios
+from .suite import Suite
+
+QUICK_MINUTES = 1.0
+FULL_MINUTES = 17.0
+"""Nothing is begun later, so that what was begun ends within 90 s and 20 minutes."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Measure this one.  [default: the shipped, the official]"
+)
+@click.option("--scenario", "names", multiple=True, help="Only this one; may be repeated. A wrong name lists them.")
+@click.option(
+    "--quick", is_flag=True, help="Within 90 seconds: the shipped model, masked, nothing that compiles first."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="For everybody.  [default: all processors]")
+@click.option("--seconds", type=click.FloatRange(min=0), help="Of timing, for each scenario.")
+@click.option("--load", type=click.Path(path_type=Path), help="Measure nothing: take this run, written by --json.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the run.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write the page, docs/benchmarks.md.")
+@click.option("--plot", "plots", type=click.Path(path_type=Path), help="Write pictures into this folder.")
+@click.option("--compare", "old", type=click.Path(path_type=Path), help="Say what changed since this run.")
+def command(
+    bundle: Path | None,
+    names: tuple[str, ...],
+    quick: bool,
+    threads: int | None,
+    seconds: float | None,
+    load: Path | None,
+    json_file: Path | None,
+    markdown: Path | None,
+    plots: Path | None,
+    old: Path | None,
+) -> None:
+    """Measure SDEdit here: this runtime and, step by step in turns with it, what others would run.
+
+    What does not pass its parity check is not timed. Ctrl-C keeps what was measured.
+    """
+    earlier = None if old is None else report.read_run(old)
+    run = measure(bundle, names, quick, threads, seconds) if load is None else report.read_run(load)
+    click.echo("\n" + report.header(run) + "\n")
+    click.echo("\n".join(report.tables(run)))
+    if earlier is not None:
+        click.echo("\n".join(report.compare(run, earlier)))
+    if json_file is not None:
+        report.write_run(run, json_file)
+    if markdown is not None:
+        markdown.write_text(page(run), encoding="utf-8")
+    if plots is not None:
+        from .plots import plot
+
+        plot(run, plots)
+
+
+def measure(
+    bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int | None, seconds: float | None
+) -> report.Run:
+    chosen = choose(scenarios(bundle), names, quick)
+    threads = threads or available_processors()
+    deadline = time.perf_counter() + 60 * (QUICK_MINUTES if quick else FULL_MINUTES)
+    suite = Suite(threads, deadline, quick, seconds, say=lambda line: click.echo(line, err=True))
+    run: report.Run = {
+        "revision": report.REVISION,
+        "command": " ".join(["sdedit-bench", *sys.argv[1:]]),
+        "machine": describe(threads),
+        "load_before": load_average(),
+        "peaks": peaks(threads),
+    }
+    run["scenarios"] = suite.run(chosen)
+    run["complete"] = not suite.interrupted
+    run["load_after"] = load_average()
+    return run
+
+
+def choose(there_are: list[Scenario], names: tuple[str, ...], quick: bool) -> list[Scenario]:
+    known = {scenario.name: scenario for scenario in there_are}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SdeditError(f"scenario {unknown[0]!r} is not one of {', '.join(known)}")
+    if names:
+        return [known[name] for name in names]
+    return [scenario for scenario in there_are if scenario.quick or not quick]
+
+
+def main() -> None:
+    """Entry point: every error that a user can cause is one line on stderr and exit code 2."""
+    try:
+        command.main(standalone_mode=False)
+    except click.ClickException as error:
+        fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except SdeditError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")

@@ -1,0 +1,133 @@
+"""What a measurement depends on: the machine, its load, versions, commit, and the peak of its matrix products."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdedit import __version__
+from sdedit.runtime.engines.openvino import HINTS, import_openvino
+from sdedit.runtime.processor import processor_features, processor_name
+
+DISTRIBUTIONS = ("numpy", "onnxruntime", "openvino", "nncf", "torch", "diffusers")
+SIZE = 2048
+"""Rows and columns of the matrices."""
+REPEATS = 8
+
+
+def describe(threads: int) -> dict[str, Any]:
+    return {
+        "processor": processor_name(),
+        "features": processor_features(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "versions": {"sdedit": __version__, **installed()},
+        "commit": commit(),
+    }
+
+
+def installed() -> dict[str, str]:
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """Of the clone that this runs from, with a + where files differ from it; "unknown" elsewhere."""
+    folder = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return asked.stdout.strip()
+
+
+def load_average() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def peaks(threads: int) -> dict[str, dict[str, float]]:
+    """Precision -> library -> GFLOP/s (int8: GOP/s) of a matrix product; a library that cannot is left out."""
+    ways: dict[str, dict[str, Callable[[], Callable[[], object]]]] = {
+        "float32": {
+            "numpy": numpy_product,
+            "torch": lambda: torch_product("float32", threads),
+            "openvino": lambda: openvino_product("float32", threads),
+        },
+        "bfloat16": {
+            "torch": lambda: torch_product("bfloat16", threads),
+            "openvino": lambda: openvino_product("bfloat16", threads),
+        },
+        "int8": {
+            "torch": lambda: torch_product("int8", threads),
+            "openvino": lambda: openvino_product("int8", threads),
+        },
+    }
+    found: dict[str, dict[str, float]] = {}
+    for precision, libraries in ways.items():
+        for library, prepare in libraries.items():
+            try:
+                found.setdefault(precision, {})[library] = rate(prepare())
+            except Exception:  # not installed, or not on this processor: its libraries' errors share no base class
+                continue
+    return found
+
+
+def rate(product: Callable[[], object]) -> float:
+    """The best of some, in GFLOP/s: a peak is what the machine can do when left alone."""
+    product()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        product()
+        times.append(time.perf_counter() - start)
+    return 2 * SIZE**3 / min(times) / 1e9
+
+
+def numpy_product() -> Callable[[], object]:
+    a, out = np.ones((SIZE, SIZE), np.float32), np.empty((SIZE, SIZE), np.float32)
+    return lambda: np.matmul(a, a, out=out)
+
+
+def torch_product(precision: str, threads: int) -> Callable[[], object]:
+    import torch
+
+    torch.set_num_threads(threads)
+    a = torch.ones(SIZE, SIZE).to(getattr(torch, precision))
+    return (lambda: torch._int_mm(a, a)) if precision == "int8" else (lambda: a @ a)
+
+
+def openvino_product(precision: str, threads: int) -> Callable[[], object]:
+    """x W with constant weights, which it packs beforehand; int8: both quantised, as its graphs have it."""
+    ov = import_openvino()
+    ops = ov.opset13
+    if precision == "bfloat16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError("it would fall back to float32")
+    x = ops.parameter([SIZE, SIZE], ov.Type.f32)
+    weights = ops.constant(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
+    left, right = x, weights
+    if precision == "int8":
+        low, high = np.float32(-4), np.float32(4)
+        left, right = (ops.fake_quantize(side, low, high, low, high, 255) for side in (x, weights))
+    model = ov.Model([ops.matmul(left, right, False, False)], [x])
+    hint = HINTS.get(precision, "f32")
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request.set_input_tensor(ov.Tensor(np.ones((SIZE, SIZE), np.float32)))
+    return lambda: request.infer(share_outputs=True)

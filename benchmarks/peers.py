@@ -1,0 +1,200 @@
+"""What others would run: the official SDEdit's loop in torch, the same around onnxruntime in numpy, and diffusers."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
+from sdedit.runtime.schedule import Level
+
+from .case import Case, MissingError, Problem, Stopwatch
+
+Array = Any
+"""torch.Tensor or numpy.ndarray: the loop is the same in both."""
+
+
+class OfficialLoop:
+    """image_editing.py of the official SDEdit (VP): ancestral sampling with the posterior's variance, no clamp, no
+    noise at the last step; what the mask keeps is the guide at the level before the step, always with the same noise.
+
+    evaluate: (x, time) -> network output. lift: from numpy. draw: normal noise of a shape. See case.Contender.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        version: str,
+        evaluate: Callable[[Array, float], Array],
+        lift: Callable[[np.ndarray], Array],
+        draw: Callable[[tuple[int, ...]], Array],
+    ) -> None:
+        self.problem = Problem(case)
+        self.version = version
+        self.network = Stopwatch(time.perf_counter)
+        self._evaluate = self.network.around(evaluate)
+        self._lift, self._draw = lift, draw
+        self._shape = (case.batch, *self.problem.shape)
+        self._guide = lift(np.tile(self.problem.guide, (case.batch, 1, 1, 1)))
+        self._mask = lift(self.problem.mask[None, None])
+
+    def predict(self, x: np.ndarray, time: float) -> np.ndarray:
+        return np.asarray(self._evaluate(self._lift(x), time))
+
+    def begin(self, steps: int, exact: bool = False) -> None:
+        self._exact = exact
+        self._levels = self.problem.levels(steps)
+        self._row = 0
+        self._e = self._noise(KIND_BEGIN, 0)
+        a, s, _ = self._levels[0]
+        self._x = a * self._guide + s * self._e
+
+    def step(self) -> None:
+        now, then = self._levels[self._row : self._row + 2]
+        out = self._evaluate(self._x, now.time)
+        edited = self.update(out, now, then)
+        self._x = self._mask * edited + (1 - self._mask) * (now.alpha * self._guide + now.sigma * self._e)
+        self._row += 1
+
+    def update(self, out: Array, now: Level, then: Level) -> Array:
+        """One ancestral step; b is the beta that leads from `then` to `now`."""
+        (a, s, _), (a_next, s_next, _) = now, then
+        eps = out if self.problem.bundle.prediction == "eps" else a * out + s * self._x
+        b = 1 - (a / a_next) ** 2
+        mean = (self._x - b / s * eps) / math.sqrt(1 - b)
+        return mean + math.sqrt(b) * s_next / s * self._noise(KIND_STEP, self._row) if s_next else mean
+
+    def done(self) -> bool:
+        return self._row == len(self._levels) - 1
+
+    def result(self) -> np.ndarray:
+        return np.asarray(self._x)
+
+    def _noise(self, kind: int, step: int) -> Array:
+        return self._lift(self.problem.noise(kind, step)) if self._exact else self._draw(self._shape)
+
+
+def torch_loop(case: Case, precision: str, compiled: bool) -> OfficialLoop:
+    """The project's port of the official network, eager or through torch.compile."""
+    import torch
+
+    from .weights import load_network
+
+    torch.set_num_threads(case.threads)
+    network: Any = load_network(weights_of(case))
+    if precision == "bfloat16":
+        network.bfloat16()
+        network.temb.float().register_forward_hook(lambda module, args, out: out.bfloat16())
+    if compiled:
+        network = torch.compile(network.to(memory_format=torch.channels_last))
+    version = f"torch {torch.__version__}"
+    return OfficialLoop(case, version, torch_evaluation(network, precision), torch.from_numpy, torch.randn)
+
+
+def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], Array]:
+    """(x, time) -> float32 output of a torch module that runs in `precision`."""
+    import torch
+
+    dtype = getattr(torch, precision)
+
+    def evaluate(x: Array, time: float) -> Array:
+        with torch.inference_mode():
+            return network(x.to(dtype), torch.full((len(x),), time)).float()
+
+    return evaluate
+
+
+def onnxruntime_numpy(case: Case) -> OfficialLoop:
+    """What one writes first without torch: a session with its defaults, and numpy."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingError("onnxruntime is not installed: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    session = onnxruntime.InferenceSession(
+        str(Path(case.bundle) / "network.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    random = np.random.default_rng(case.seed)
+
+    def evaluate(x: np.ndarray, time: float) -> np.ndarray:
+        told = np.full(len(x), time, np.float32)
+        out: np.ndarray = session.run(None, {"x": x.astype(np.float32, copy=False), "time": told})[0]
+        return out
+
+    def draw(shape: tuple[int, ...]) -> np.ndarray:
+        return random.standard_normal(shape, np.float32)
+
+    return OfficialLoop(case, f"onnxruntime {onnxruntime.__version__}", evaluate, np.asarray, draw)
+
+
+class DiffusersLoop(OfficialLoop):
+    """UNet2DModel with the same weights; its DDIMScheduler with eta = 1, which is ancestral, takes the step."""
+
+    def __init__(self, case: Case, version: str, evaluate: Callable[[Array, float], Array], scheduler: Any) -> None:
+        import torch
+
+        super().__init__(case, version, evaluate, torch.from_numpy, torch.randn)
+        self._scheduler = scheduler
+
+    def begin(self, steps: int, exact: bool = False) -> None:
+        super().begin(steps, exact)
+        self._scheduler.set_timesteps(round(steps / self.problem.case.t0))
+        self._timesteps = self._scheduler.timesteps[-steps:]
+        if self._timesteps.tolist() != [level.time for level in self._levels[:-1]]:
+            raise MissingError(f"its scheduler visits other levels in {steps} steps from t0 {self.problem.case.t0:g}")
+
+    def update(self, out: Array, now: Level, then: Level) -> Array:
+        noise = self._noise(KIND_STEP, self._row)
+        at = self._timesteps[self._row]
+        return self._scheduler.step(out, at, self._x, eta=1.0, variance_noise=noise).prev_sample
+
+
+def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
+    """diffusers' model and scheduler in the loop that its image-to-image pipelines run."""
+    import torch
+
+    from .weights import DIFFUSERS, betas
+
+    try:
+        import diffusers
+    except ImportError:
+        raise MissingError("diffusers is not installed: pip install 'sdedit[bench]'") from None
+    torch.set_num_threads(case.threads)
+    folder = weights_of(case) / DIFFUSERS
+    if not folder.exists():
+        raise MissingError("its UNet2DModel has no counterpart of this network")
+    dtype = getattr(torch, precision)
+    network = diffusers.UNet2DModel.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=False).eval()
+    problem = Problem(case)
+    predictions = {"eps": "epsilon", "v": "v_prediction"}
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=len(problem.bundle.schedule),
+        trained_betas=betas(problem.bundle.schedule.table),
+        clip_sample=False,
+        prediction_type=predictions[problem.bundle.prediction],
+        timestep_spacing="trailing",
+    )
+    patch = round(math.sqrt(network.config.in_channels / problem.shape[0]))
+    evaluate = torch_evaluation(in_patches(network, patch), precision)
+    return DiffusersLoop(case, f"diffusers {diffusers.__version__}, torch {torch.__version__}", evaluate, scheduler)
+
+
+def in_patches(network: Any, patch: int) -> Callable[[Array, Array], Array]:
+    """diffusers' network around squares of patch x patch pixels, as ours has them inside."""
+    from torch.nn import functional as F
+
+    def evaluate(x: Array, time: Array) -> Array:
+        out = network(F.pixel_unshuffle(x, patch), time, return_dict=False)[0]
+        return F.pixel_shuffle(out, patch)
+
+    return evaluate
+
+
+def weights_of(case: Case) -> Path:
+    if not case.weights:
+        raise MissingError("the network's weights cannot be read back from this bundle's graph")
+    return Path(case.weights)

@@ -1,0 +1,83 @@
+"""Three pictures of a run: throughput against batch, where a step's time goes, speed against error."""
+
+from pathlib import Path
+from typing import Any
+
+from sdedit.errors import SdeditError
+
+from .report import Run
+
+
+def plot(run: Run, folder: Path) -> list[Path]:
+    """Write them into `folder`, those for which the run has numbers; raises SdeditError where matplotlib is missing."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SdeditError("--plot needs matplotlib: pip install 'sdedit[bench]'") from None
+    matplotlib.use("agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, draw in (("batch", batches), ("step", step_parts), ("error", errors)):
+        figure = draw(run)
+        if figure is not None:
+            written.append(folder / f"benchmark-{name}.png")
+            figure.savefig(written[-1], dpi=110)
+    return written
+
+
+def measured(scenario: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [row for row in scenario["rows"] if row["status"] == "measured"]
+    return sorted(rows, key=lambda row: -row["step_ms"]["median"])
+
+
+def new_axes(width: float = 9, height: float = 5) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def batches(run: Run) -> Any:
+    """Images a second of one step, by batch, of the scenarios that differ in it alone."""
+    by_batch = {s["batch"]: s for s in run["scenarios"] if s["name"].endswith(("-masked", f"-batch{s['batch']}"))}
+    by_batch = {batch: s for batch, s in by_batch.items() if not s["name"].startswith("official")}
+    if len(by_batch) < 2:
+        return None
+    axes = new_axes()
+    for name in {row["name"]: None for s in by_batch.values() for row in measured(s)}:
+        points = [
+            (b, 1e3 * b / r["step_ms"]["median"]) for b, s in by_batch.items() for r in measured(s) if r["name"] == name
+        ]
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    axes.set(xlabel="images at once", ylabel="steps of one image a second", yscale="log", xticks=sorted(by_batch))
+    axes.legend(fontsize="small")
+    return axes.figure
+
+
+def step_parts(run: Run) -> Any:
+    """The network and everything else, of the first scenario."""
+    scenario = next((s for s in run["scenarios"] if measured(s)), None)
+    if scenario is None:
+        return None
+    axes = new_axes()
+    rows = measured(scenario)
+    names, network = [row["name"] for row in rows], [row["network_ms"]["median"] for row in rows]
+    other = [row["step_ms"]["median"] - row["network_ms"]["median"] for row in rows]
+    axes.barh(names, network, label="network")
+    axes.barh(names, other, left=network, label="everything else")
+    axes.set(xlabel="ms a step", title=scenario["title"])
+    axes.legend()
+    return axes.figure
+
+
+def errors(run: Run) -> Any:
+    """PSNR of an edit against float32 over the speed of a step."""
+    scenario = next((s for s in run["scenarios"] if measured(s)), None)
+    rows = [row for row in measured(scenario or {"rows": []}) if row.get("edit_psnr") is not None]
+    if scenario is None or not rows:
+        return None
+    axes = new_axes()
+    for row in rows:
+        axes.plot(row["step_ms"]["median"], min(row["edit_psnr"], 120), "s" if row["ours"] else "o", label=row["name"])
+    axes.set(xlabel="ms a step", ylabel="PSNR of an edit against float32, dB", xscale="log", title=scenario["title"])
+    axes.legend(fontsize="small")
+    return axes.figure

@@ -1,0 +1,91 @@
+"""What is measured: a network, whether there is a mask, how many images at once."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdedit.runtime.bundle import SHIPPED, read_bundle
+
+from .case import Case
+
+OFFICIAL_EVALUATIONS = 500
+"""Of the official code at t0 = 0.5."""
+
+OUR_EVALUATIONS = 25
+"""Of an edit of equal quality: docs/performance.md, few steps."""
+
+COLD_STEPS = 25
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """prepare: where its bundle and its torch weights are, made in that folder where they must be made.
+
+    quick: part of --quick. cold: cold starts are measured as well. parity_steps: of the edit that proves a contender.
+    """
+
+    name: str
+    title: str
+    prepare: Callable[[Path], tuple[Path, Path | None]]
+    masked: bool = True
+    batch: int = 1
+    quick: bool = False
+    cold: bool = False
+    parity_steps: int = 10
+    seconds: float = 60.0
+
+    def case(self, bundle: Path, weights: Path | None, threads: int) -> Case:
+        told = "" if weights is None else str(weights)
+        return Case(str(bundle), told, masked=self.masked, batch=self.batch, threads=threads)
+
+
+def from_bundle(path: Path) -> Callable[[Path], tuple[Path, Path | None]]:
+    def prepare(folder: Path) -> tuple[Path, Path | None]:
+        weights = folder / f"weights-{read_bundle(path).sha256[:16]}"
+        try:
+            from .weights import network_of, save_network
+
+            if not weights.exists():
+                save_network(network_of(read_bundle(path)), weights)
+        except (ImportError, ValueError, KeyError):  # no torch, or a graph of another family: peers say so
+            return path, None
+        return path, weights
+
+    return prepare
+
+
+def official256(folder: Path) -> tuple[Path, Path | None]:
+    """The official 256x256 architecture with random weights."""
+    import torch
+
+    from sdedit.export.bundle import export_bundle
+    from sdedit_ref import sde
+    from sdedit_ref.checkpoint import Checkpoint
+    from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
+
+    from .weights import save_network
+
+    bundle, weights = folder / "official256", folder / "official256-weights"
+    if not bundle.exists():
+        torch.manual_seed(0)
+        network = DDPM(DDPMConfig()).eval()
+        save_network(network, weights)
+        checkpoint = Checkpoint(Path("official256"), "0" * 64, network, "eps", "linear", sde.linear())
+        export_bundle(checkpoint, bundle, name="official256", licence="none", weights="float32")
+    return bundle, weights
+
+
+def scenarios(bundle: Path | None) -> list[Scenario]:
+    """Those of a bundle alone, or all."""
+    own = from_bundle(SHIPPED if bundle is None else bundle)
+    name = "earth64" if bundle is None else os.path.basename(os.path.abspath(bundle))  # noqa: PTH119, PTH100
+    found = [
+        Scenario(f"{name}-masked", f"{name}, masked edit", own, quick=True, cold=True),
+        Scenario(f"{name}-unmasked", f"{name}, whole edit", own, masked=False, seconds=30),
+        Scenario(f"{name}-batch4", f"{name}, masked edit, 4 images at once", own, batch=4, seconds=30),
+    ]
+    if bundle is None:
+        title = "the official 256x256 network, random weights, masked edit"
+        found.append(Scenario("official256-masked", title, official256, parity_steps=2, seconds=240))
+    return found
