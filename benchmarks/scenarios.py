@@ -59,11 +59,9 @@ def official256(folder: Path) -> tuple[Path, Path | None]:
     """The official 256x256 architecture with random weights."""
     import torch
 
-    from sdedit.export.bundle import export_bundle
-    from sdedit_ref import sde
-    from sdedit_ref.checkpoint import Checkpoint
     from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
+    from .network import export_official
     from .weights import save_network
 
     bundle, weights = folder / "official256", folder / "official256-weights"
@@ -71,8 +69,7 @@ def official256(folder: Path) -> tuple[Path, Path | None]:
         torch.manual_seed(0)
         network = DDPM(DDPMConfig()).eval()
         save_network(network, weights)
-        checkpoint = Checkpoint(Path("official256"), "0" * 64, network, "eps", "linear", sde.linear())
-        export_bundle(checkpoint, bundle, name="official256", licence="none", weights="float32")
+        export_official(folder, network)
     return bundle, weights
 
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdedit.runtime.bundle import Bundle
-from sdedit_ref.checkpoint import build_network, ddpm_config
+from sdedit_ref.container import Contents
+from sdedit_ref.families.ddpm import read_config
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
 NETWORK = "network.safetensors"
@@ -38,7 +39,7 @@ def save_network(network: DDPM, folder: Path) -> None:
 def load_network(folder: Path) -> DDPM:
     said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     lists = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
-    return build_network(folder, DDPMConfig(**{**said, **lists}), load_file(folder / NETWORK)).eval()
+    return filled(DDPMConfig(**{**said, **lists}), load_file(folder / NETWORK))
 
 
 def network_of(bundle: Bundle) -> DDPM:
@@ -52,7 +53,7 @@ def network_of(bundle: Bundle) -> DDPM:
         raise ValueError("its graph has no conv_in.weight")
     channels, height, _ = bundle.shape
     patch = math.isqrt(tensors["conv_in.weight"].shape[1] // channels)
-    config = ddpm_config(bundle.path, tensors, height, patch)
+    config, _ = read_config(Contents(bundle.path, tensors), str(height), patch)
     with torch.device("meta"):
         empty = DDPM(config)
     names = list(empty.state_dict())
@@ -60,7 +61,14 @@ def network_of(bundle: Bundle) -> DDPM:
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ValueError(f"its graph has no {missing[0]}")
-    return build_network(bundle.path, config, {name: tensors[name] for name in names}).eval()
+    return filled(config, {name: tensors[name] for name in names})
+
+
+def filled(config: DDPMConfig, tensors: dict[str, Tensor]) -> DDPM:
+    with torch.device("meta"):
+        network = DDPM(config)
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
 
 
 def norm_names(network: DDPM) -> list[str]:

@@ -266,7 +266,17 @@ def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    checkpoint = Checkpoint(tmp_path / "tiny.safetensors", "0" * 64, network, "v", "cosine", cosine(1000))
+    checkpoint = Checkpoint(
+        tmp_path / "tiny.safetensors",
+        sha256="0" * 64,
+        family="DDPM network",
+        network=network,
+        prediction="v",
+        schedule_name="cosine",
+        schedule=cosine(1000),
+        shape=(3, 16, 16),
+        multiple_of=network.config.multiple_of,
+    )
     bundle = export_bundle(checkpoint, tmp_path / "tiny", name="tiny", licence="CC0")
     weights.save_network(weights.network_of(bundle), tmp_path / "weights")
     case = Case(str(bundle.path), str(tmp_path / "weights"))
