@@ -260,5 +260,6 @@ class Editor:
                 "version": engine.version,
                 "precision": engine.precision,
                 "threads": engine.threads,
+                **({"batch": engine.batch} if engine.batch > 1 else {}),  # it may choose its kernels by it
             },
         }

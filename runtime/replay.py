@@ -60,11 +60,18 @@ def replay(
         raise PlanError(f"{path}: the recipe's image {index!r} is not in 0..{settings.images - 1}")
     engine = _mapping(path, recipe, "engine")
     wanted = _mapping(path, recipe, "bundle").get("sha256")
-    threads = engine.get("threads")
-    if type(threads) is not int:
-        raise PlanError(f"{path}: the recipe's threads {threads!r} is no number")
+    device = str(recipe.get("device"))
+    threads, batch = engine.get("threads"), engine.get("batch", 1)
+    for name, value, kind in (("threads", threads, int if device == "cpu" else type(None)), ("batch", batch, int)):
+        if type(value) is not kind:
+            raise PlanError(f"{path}: the recipe's {name} {value!r} is not one of device {device}")
     with Editor.open(
-        bundle, engine=str(engine.get("name")), precision=str(engine.get("precision")), threads=threads
+        bundle,
+        engine=str(engine.get("name")),
+        precision=str(engine.get("precision")),
+        threads=threads,
+        slots=batch,
+        device=device,
     ) as editor:
         if editor.bundle.sha256 != wanted:
             raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")

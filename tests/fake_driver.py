@@ -240,6 +240,9 @@ class StandInEngine:
 
         return lambda stream: self.driver.enqueue(stream, evaluate)
 
+    def close(self) -> None:
+        """It holds nothing."""
+
 
 def values(driver: FakeDriver, array: DeviceArray) -> np.ndarray:
     return driver.memory.read(array.address, array.shape, np.float32, "engine")

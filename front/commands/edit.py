@@ -47,6 +47,7 @@ def command(
     precision: str,
     threads: int | None,
     slots: int,
+    device: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -63,7 +64,7 @@ def command(
     from sdedit.runtime import Editor
 
     written, failed = [], []
-    with Editor.open(bundle, engine=engine, precision=precision, threads=threads, slots=slots) as editor:
+    with Editor.open(bundle, engine=engine, precision=precision, threads=threads, slots=slots, device=device) as editor:
         for number, (source, targets) in enumerate(jobs.items(), 1):
             title = f"{source.name} ({number} of {len(jobs)})" if folder else source.name
             try:

@@ -39,6 +39,9 @@ EXAMPLE = "Example: sdedit export church.ckpt --prediction eps --schedule linear
 @click.option("--card", type=click.Path(path_type=Path), help="Text about the model, kept as MODEL_CARD.md.")
 @together(ANSWERS)
 @click.option("--cubins", help="Add GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120.")
+@click.option("--tensorrt", help="Add TensorRT engines: all, or some of sm75,sm80,sm86,sm89,sm120,sm121.")
+@click.option("--engine-precision", help="Of those engines: float32, float16.  [default: one of each]")
+@click.option("--engine-batch", default=1, show_default=True, help="Images at once that they can take.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -50,11 +53,15 @@ def command(
     weights: str,
     card: Path | None,
     cubins: str | None,
+    tensorrt: str | None,
+    engine_precision: str | None,
+    engine_batch: int,
     **answers: str | None,
 ) -> None:
     """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced.
 
-    What SOURCE does not tell is asked for, all at once. SOURCE may be a bundle, to add GPU kernels to it.
+    What SOURCE does not tell is asked for, all at once. SOURCE may be a bundle, to add GPU kernels and TensorRT engines
+    to it.
     """
     if dry_run:
         show(source, answers)
@@ -62,14 +69,26 @@ def command(
     if out is None:
         raise click.UsageError("Missing option '--out'.")
     from sdedit.export.kernels import add_kernels, parse_targets
+    from sdedit.export.tensorrt import PRECISIONS, check_request, parse_architectures
 
     targets = None if cubins is None else parse_targets(cubins)
+    architectures = None if tensorrt is None else parse_architectures(tensorrt)
+    precisions = PRECISIONS if engine_precision is None else tuple(p.strip() for p in engine_precision.split(","))
+    if architectures is not None:
+        check_request(precisions, engine_batch)
+    given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
+    if architectures is None and given & {"engine_precision", "engine_batch"}:
+        raise click.UsageError("--engine-precision and --engine-batch go with --tensorrt")
     if source.is_dir():
-        given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
-        if targets is None or given != {"source", "out", "cubins"}:
-            raise click.UsageError(f"{source} is a folder: to a bundle only --cubins can be added")
-        bundle = add_kernels(source, out, targets)
-        click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as {', '.join(('PTX', *targets))}")
+        strangers = given - {"source", "out", "cubins", "tensorrt", "engine_precision", "engine_batch"}
+        if (targets is None and architectures is None) or strangers:
+            raise click.UsageError(f"{source} is a folder: to a bundle only --cubins and --tensorrt can be added")
+        if targets is not None:
+            bundle = add_kernels(source, out, targets)
+            click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as {', '.join(('PTX', *targets))}")
+            source = out
+        if architectures is not None:
+            report_engines(source, out, architectures, precisions, engine_batch)
         return
     try:
         from sdedit.export.bundle import export_bundle
@@ -80,6 +99,8 @@ def command(
         checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights, cubins=targets, card=card
     )
     report(out, bundle)
+    if architectures is not None:
+        report_engines(out, out, architectures, precisions, engine_batch)
 
 
 def show(source: Path, answers: dict[str, str | None]) -> None:
@@ -111,3 +132,20 @@ def report(out: Path, bundle: "Bundle") -> None:
     for name, errors in parity["engines"].items():
         found = ", ".join(f"{error:.1e} at {k}" for k, error in zip(parity["levels"], errors, strict=True))
         click.echo(f"  {name}: {found}")
+
+
+def report_engines(
+    source: Path, out: Path, architectures: tuple[str, ...], precisions: tuple[str, ...], batch: int
+) -> None:
+    """Add the engines to a bundle, and say what they are."""
+    from sdedit.export.tensorrt import add_engines
+    from sdedit.runtime.engines.stored import FOLDER, read_engines
+
+    bundle = add_engines(source, out, architectures, precisions, batch)
+    for entry in read_engines(bundle):
+        size = bundle.manifest["files"][f"{FOLDER}/{entry['file']}"]["bytes"] / 1e6
+        click.echo(
+            f"{click.format_filename(out)}: TensorRT-RTX {entry['version']} engine, {entry['precision']}, "
+            f"{size:.1f} MB, for {', '.join(entry['architectures'])}; "
+            f"error of its network against torch {entry['error']:.1e}"
+        )

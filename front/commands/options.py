@@ -29,18 +29,25 @@ ENGINE: tuple[Decorator, ...] = (
         "--engine",
         default="auto",
         show_default=True,
-        help="auto, onnxruntime, openvino.",
+        help="auto, onnxruntime, openvino, tensorrt.",
         shell_complete=names_of("sdedit.runtime.engines", "ENGINES"),
     ),
     click.option(
         "--precision",
         default="auto",
         show_default=True,
-        help="auto, float32, bfloat16.",
+        help="auto, float32, bfloat16, float16.",
         shell_complete=names_of("sdedit.runtime.engines", "PRECISIONS"),
     ),
     click.option("--threads", type=int, help="Of the engine.  [default: measured by tune, or all processors]"),
     click.option("--slots", default=1, show_default=True, help="Images in flight at once."),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="cpu, cuda.",
+        shell_complete=names_of("sdedit.runtime.devices", "DEVICES"),
+    ),
 )
 
 PLAN: tuple[Decorator, ...] = (

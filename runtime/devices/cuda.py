@@ -131,8 +131,9 @@ class CudaDevice:
 
     def close(self) -> None:
         """Free what it holds on the GPU; afterwards every call is an EngineError."""
-        resources = [*self._graphs.values(), *self._buffers.values(), self._landing[0]]
+        resources: list[Any] = [*self._graphs.values(), *self._buffers.values(), self._landing[0]]
         self._evaluate, self._kernels = {}, {}
+        self.engine.close()
         self._graphs, self._done, self._staged = {}, deque(), []
         self._gpu.close(*resources, *(buffer for buffer, _ in self._staging))
 

@@ -69,6 +69,9 @@ class CudaEngine(Protocol):
     def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
         """Tie the network to these arrays; what is returned may be called, and captured, any number of times."""
 
+    def close(self) -> None:
+        """Let go of what it holds on the GPU."""
+
 
 def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int | None = None) -> Engine:
     """Load the bundle's network. What is left open is chosen by engines.choice: see there.

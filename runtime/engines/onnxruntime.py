@@ -1,13 +1,18 @@
-"""The network on ONNX Runtime's CPU provider, in float32."""
+"""The network on ONNX Runtime, in float32: on its CPU provider, or on its CUDA provider for the CUDA device."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from . import Evaluate, check_signature
+from . import DeviceArray, Enqueue, Evaluate, check_signature
+
+if TYPE_CHECKING:
+    from ..devices.gpu import Gpu
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeEngine:
@@ -34,8 +39,7 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(
                 str(bundle.network), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-            values: list[Any] = [*self._session.get_inputs(), *self._session.get_outputs()]
-            found = {value.name: (value.type == "tensor(float)", value.shape) for value in values}
+            found = described(self._session)
         except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
             raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
@@ -56,3 +60,70 @@ class OnnxRuntimeEngine:
                 raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
 
         return evaluate
+
+
+class OnnxRuntimeCudaEngine:
+    """See engines.CudaEngine. Batch 1, on our stream and our memory; its own allocations keep it out of our graphs."""
+
+    name = "onnxruntime"
+    precision = "float32"
+    batch = 1
+    threads: int | None = None
+    capturable = False
+
+    def __init__(self, bundle: Bundle, gpu: "Gpu") -> None:
+        """Raises EngineError where onnxruntime has no CUDA provider, or would run any of the network on the CPU."""
+        try:
+            import onnxruntime
+        except ImportError:
+            raise EngineError("engine onnxruntime is not installed: pip install 'sdedit[cuda-ort]'") from None
+        if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+            raise EngineError(
+                "the installed onnxruntime has no CUDA provider: "
+                "pip uninstall onnxruntime, then pip install 'sdedit[cuda-ort]'"
+            )
+        self.version = str(onnxruntime.__version__)
+        options = onnxruntime.SessionOptions()
+        options.use_deterministic_compute = True
+        options.log_severity_level = 4
+        options.add_free_dimension_override_by_name("batch", self.batch)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        told = {"device_id": "0", "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
+        with gpu.calls("to load the engine"):
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    str(bundle.network), options, providers=[(CUDA_PROVIDER, told)], enable_fallback=0
+                )
+                found = described(self._session)
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
+        if self._session.get_providers()[0] != CUDA_PROVIDER:  # it falls back without an error
+            raise EngineError(f"onnxruntime runs on {self._session.get_providers()[0]} where CUDA was asked for")
+        check_signature(bundle, found)
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+        """See engines.CudaEngine; the stream is the one that the session was made for."""
+        binding = self._session.io_binding()
+        for name, array in (("x", x), ("time", time)):
+            binding.bind_input(name, "cuda", 0, np.float32, array.shape, array.address)
+        binding.bind_output("out", "cuda", 0, np.float32, out.shape, out.address)
+
+        def enqueue(stream: int) -> None:
+            try:
+                self._session.run_with_iobinding(binding, self._options)
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
+
+        return enqueue
+
+    def close(self) -> None:
+        """Its memory goes with it."""
+        del self._session
+
+
+def described(session: Any) -> dict[str, tuple[bool, Any]]:
+    """What check_signature asks for."""
+    values = [*session.get_inputs(), *session.get_outputs()]
+    return {value.name: (value.type == "tensor(float)", value.shape) for value in values}
