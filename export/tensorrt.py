@@ -21,6 +21,9 @@ from sdedit.runtime.processor import available_processors
 
 PRECISIONS = ("float32", "float16")
 
+NOT_IN_FLOAT32 = ("sm75",)
+"""TensorRT-RTX refuses float32 matrix products there: "FP32 GEMM is not supported" on Turing."""
+
 HALF_NETWORK = f"{FOLDER}/float16.onnx"
 """In the bundle, for engines that are built on the target."""
 
@@ -42,7 +45,7 @@ def add_engines(
 ) -> Bundle:
     """Copy the bundle `source` to `out`, which may be the same, with engines in place of any it had.
 
-    One engine a precision, for all architectures, of 1 to `batch` images. Raises BundleError, and EngineError where an
+    One engine a precision, of 1 to `batch` images, for all architectures, of which float32 leaves out NOT_IN_FLOAT32. Raises BundleError, and EngineError where an
     engine cannot be built or its network's error is above the precision's tolerance; then nothing is replaced.
     """
     check_request(precisions, batch)
@@ -53,12 +56,22 @@ def add_engines(
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, folder / name)
         (folder / FOLDER).mkdir()
-        entries = [write_engine(folder, bundle, precision, architectures, batch) for precision in precisions]
+        served = {precision: serving(precision, architectures) for precision in precisions}
+        entries = [write_engine(folder, bundle, precision, names, batch) for precision, names in served.items()]
         text = json.dumps({"engines": entries}, sort_keys=True, indent=2) + "\n"
         (folder / FOLDER / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
         write_manifest(folder, bundle.manifest)
         read_engines(read_bundle(folder))
     return read_bundle(out)
+
+
+def serving(precision: str, architectures: Sequence[str]) -> tuple[str, ...]:
+    """Those of the architectures that TensorRT-RTX serves in that precision; raises EngineError for none."""
+    left_out = NOT_IN_FLOAT32 if precision == "float32" else ()
+    names = tuple(name for name in architectures if name not in left_out)
+    if not names:
+        raise EngineError(f"engine precision {precision!r} is not one for {', '.join(architectures)}: choose float16")
+    return names
 
 
 def check_request(precisions: Sequence[str], batch: int) -> None:

@@ -51,6 +51,7 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
         yield examine_twin(name)
     yield Finding("ok", "bundle", f"{bundle.name}, {'x'.join(map(str, bundle.shape))}, every file as its hash says")
     yield examine_gpu_kernels(bundle)
+    yield from examine_gpu(bundle)
     yield from examine_distributions()
     for name in ENGINES:
         yield examine_engine(bundle, name)
@@ -124,7 +125,14 @@ def examine_gpu_kernels(bundle: Bundle) -> Finding:
     except BundleError as error:
         return Finding("wrong", "GPU kernels", str(error))
     names = ", ".join(f"{name} (PTX, {', '.join(entry['cubins'])})" for name, entry in manifest["kernels"].items())
-    return Finding("ok", "GPU kernels", f"{names}; this version does not run them yet")
+    return Finding("ok", "GPU kernels", names)
+
+
+def examine_gpu(bundle: Bundle) -> Iterator[Finding]:
+    from .doctor_gpu import try_gpu
+
+    for finding in try_gpu(bundle):
+        yield Finding(*finding)
 
 
 def examine_distributions() -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Fixtures of several files. No test reads or writes what `sdedit tune` remembered for the user."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,26 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["SDEDIT_CACHE"]
     else:
         os.environ["SDEDIT_CACHE"] = before
+
+
+def has_a_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def fake_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The fake driver, which stays loaded for the rest of the process; without a FakeDriver it finds no GPU."""
+    for module, cure in (("cuda.core", "pip install 'sdedit[cuda]'"), ("triton", "it is for Linux, and has cuda.h")):
+        pytest.importorskip(module, reason=f"{module} is not installed: {cure}")
+    if has_a_driver():
+        pytest.skip("this machine has a driver of its own, which the fake one cannot replace: see tests/test_gpu.py")
+    from fake_driver import build
+
+    return build(tmp_path_factory.mktemp("fake"))
 
 
 @pytest.fixture

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 from device_memory import DeviceFault
-from fake_driver import FakeDriver, StandInEngine, build, values
+from fake_driver import FakeDriver, StandInEngine, values
 from stubs import StubEngine, run
 from tiny import write_bundle
 
 from sdedit.errors import CancelledError, EngineError
 from sdedit.kernels import twin
-from sdedit.runtime import Editor
+from sdedit.runtime import Editor, doctor_gpu
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.devices import cuda, driver, gpu
 from sdedit.runtime.devices.cpu import CpuDevice
@@ -30,9 +31,6 @@ from sdedit.runtime.devices.gpu import Gpu
 from sdedit.runtime.engines import DeviceArray, Enqueue
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
-
-pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install 'sdedit[cuda]'")
-pytest.importorskip("triton", reason="triton, whose cuda.h the fake driver is compiled with, is for Linux only")
 
 WAIT = 60
 """Seconds after which a test that hangs fails instead."""
@@ -46,21 +44,6 @@ def mixing(x: np.ndarray, told: float) -> np.ndarray:
     return np.tanh(x + np.roll(x, 1, axis=3) - np.float32(told / 20))
 
 
-def has_a_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if has_a_driver():
-        pytest.skip("this machine has a driver of its own, which the fake one cannot replace: see tests/test_gpu.py")
-    return build(tmp_path_factory.mktemp("fake"))
-
-
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from sdedit.export.kernels import add_kernels
@@ -70,8 +53,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def fake(library: ctypes.CDLL, bundle: Bundle) -> Iterator[FakeDriver]:
-    fake = FakeDriver(library, bundle.path / "kernels")
+def fake(fake_library: ctypes.CDLL, bundle: Bundle) -> Iterator[FakeDriver]:
+    fake = FakeDriver(fake_library, bundle.path / "kernels")
     yield fake
     fake.stop()
 
@@ -353,8 +336,8 @@ def test_a_driver_without_a_gpu(fake: FakeDriver) -> None:
         Gpu()
 
 
-def test_a_driver_that_is_too_old(library: ctypes.CDLL, bundle: Bundle) -> None:
-    old = FakeDriver(library, bundle.path / "kernels", version=11040)
+def test_a_driver_that_is_too_old(fake_library: ctypes.CDLL, bundle: Bundle) -> None:
+    old = FakeDriver(fake_library, bundle.path / "kernels", version=11040)
     with pytest.raises(
         EngineError, match=r"runs CUDA 11\.4, the installed cuda-bindings need 1\d\.0: update the driver"
     ):
@@ -363,8 +346,10 @@ def test_a_driver_that_is_too_old(library: ctypes.CDLL, bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(("capability", "kind"), [(75, "ptx"), (89, "sm89.cubin"), (110, "ptx"), (121, "ptx")])
-def test_each_gpu_gets_the_binary_that_fits(library: ctypes.CDLL, bundle: Bundle, capability: int, kind: str) -> None:
-    fake = FakeDriver(library, bundle.path / "kernels", capability)
+def test_each_gpu_gets_the_binary_that_fits(
+    fake_library: ctypes.CDLL, bundle: Bundle, capability: int, kind: str
+) -> None:
+    fake = FakeDriver(fake_library, bundle.path / "kernels", capability)
     tasks = [make_task(bundle, 0)]
 
     def check() -> None:
@@ -379,8 +364,8 @@ def test_each_gpu_gets_the_binary_that_fits(library: ctypes.CDLL, bundle: Bundle
     fake.stop()
 
 
-def test_a_gpu_that_no_binary_fits(library: ctypes.CDLL, bundle: Bundle) -> None:
-    fake = FakeDriver(library, bundle.path / "kernels", capability=70)
+def test_a_gpu_that_no_binary_fits(fake_library: ctypes.CDLL, bundle: Bundle) -> None:
+    fake = FakeDriver(fake_library, bundle.path / "kernels", capability=70)
 
     def check() -> None:
         with pytest.raises(EngineError, match="the bundle's kernels serve GPUs from sm75 on; this one is sm70"):
@@ -631,6 +616,44 @@ def test_names_that_are_no_device() -> None:
         Editor.open(device="gpu")
     with pytest.raises(EngineError, match="eager True goes with device cuda"):
         Editor.open(eager=True)
+
+
+@pytest.mark.parametrize("kernels", ["c", "numpy"])
+def test_the_doctors_edit_is_the_cpus(kernels: str) -> None:
+    device = CpuDevice(StubEngine(lambda x, time: x), doctor_gpu.GOLDEN, 2, twin(kernels))
+    assert doctor_gpu.digest(doctor_gpu.golden_edits(device)) == doctor_gpu.EDIT
+
+
+def test_doctor_tries_the_device(fake: FakeDriver, bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_gpu, "CUDA_ENGINES", ("onnxruntime",))  # tensorrt would meet the fake driver
+    findings = doctor_findings(run, bundle)
+    assert findings["GPU"] == ("ok", "fake sm89, sm89, its driver runs CUDA 13.0")
+    verdict, detail = findings["kernels on the GPU"]
+    assert (verdict, detail[12:24]) == ("ok", doctor_gpu.EDIT[:12])
+    assert fake.graphs_launched > 0
+    assert findings["engine onnxruntime on the GPU"][0] == "warning"
+    assert "has no CUDA provider" in findings["engine onnxruntime on the GPU"][1]
+    assert fake.counts() == NOTHING
+
+
+def test_doctor_sees_wrong_bits_and_a_lost_device(
+    fake: FakeDriver, bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_gpu, "CUDA_ENGINES", ())
+    real = doctor_gpu.GpuCopy.bind
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor_gpu.GpuCopy, "bind", lambda self, x, time, out: real(self, out, time, x))
+        verdict, detail = doctor_findings(run, bundle)["kernels on the GPU"]
+    assert (verdict, detail[-12:]) == ("wrong", doctor_gpu.EDIT[:12])
+    fake.lose_after = len(fake.launches) + 5
+    verdict, detail = doctor_findings(run, bundle)["kernels on the GPU"]
+    assert verdict == "wrong"
+    assert "DEVICE_UNAVAILABLE" in detail
+
+
+def doctor_findings(run: Run, bundle: Bundle) -> dict[str, tuple[str, str]]:
+    _, stdout, _ = run("doctor", "--bundle", bundle.path, "--json")
+    return {finding["what"]: (finding["verdict"], finding["detail"]) for finding in json.loads(stdout)}
 
 
 def test_a_bundle_without_kernels(fake: FakeDriver, bundle: Bundle, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ No engine is executed here. The stand-in asserts what TensorRT's documentation a
 addresses, memory; its names and arguments are compared with the real package's.
 """
 
+import ctypes
 import json
 import re
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ import numpy as np
 import onnx
 import pytest
 from command_line import Run
+from fake_driver import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
+from stand_in_tensorrt import REAL_NAMES, StandInTensorRt
 from tiny import model, write_bundle
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import tensorrt as export
-from sdedit.export.half_network import to_half
+from sdedit.export.half_network import ancestors, to_half
+from sdedit.runtime import Editor
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.engines import tensorrt
 from sdedit.runtime.engines.stored import read_engines
@@ -41,8 +46,10 @@ def test_the_shipped_network_computes_in_half_inside_and_has_float32_borders() -
     types = float_types(half)
     assert [types[name] for name in ("x", "time", "out")] == [TensorProto.FLOAT] * 3
     computing = {"Conv", "MatMul", "Gemm", "Add", "Mul", "Sigmoid"}
+    angles = [node.input[0] for node in half.graph.node if node.op_type in ("Sin", "Cos")]
+    assert {types[name] for name in angles} == {TensorProto.FLOAT}
     for node in half.graph.node:
-        if node.op_type in computing:
+        if node.op_type in computing and node.output[0] not in ancestors(half.graph, {"Sin", "Cos"}):
             assert types[node.output[0]] == TensorProto.FLOAT16, node.name
         if node.op_type in ("InstanceNormalization", "Softmax", "Sin", "Cos"):
             assert types[node.output[0]] == TensorProto.FLOAT, node.name
@@ -90,10 +97,11 @@ def test_engines_are_for_what_they_say(with_engines: Bundle) -> None:
     entries = {entry["precision"]: entry for entry in read_engines(with_engines)}
     assert set(entries) == {"float32", "float16"}
     for entry in entries.values():
-        assert entry["architectures"] == ["sm75", "sm89"]
+        architectures = ("sm89",) if entry["precision"] == "float32" else ("sm75", "sm89")
+        assert tuple(entry["architectures"]) == architectures
         assert entry["batches"] == [1, 2]
         data = (with_engines.path / "engines" / entry["file"]).read_bytes()
-        assert read_header(data) == (entry["version"], ("sm75", "sm89"))
+        assert read_header(data) == (entry["version"], architectures)
         assert entry["network_sha256"] == with_engines.manifest["files"][entry["network"]]["sha256"]
     assert entries["float32"]["error"] == 0  # x / 2 is exact
     assert 0 < entries["float16"]["error"] <= 2**-11  # one rounding of x, one of the result, which is exact
@@ -115,6 +123,7 @@ def test_the_key_changes_with_all_that_shapes_an_engine(with_engines: Bundle) ->
             ("--tensorrt", "sm89", "--engine-precision", "int4"),
             "engine precision 'int4' is not one of float32, float16",
         ),
+        (("--tensorrt", "sm75", "--engine-precision", "float32"), "'float32' is not one for sm75: choose float16"),
         (("--tensorrt", "sm89", "--engine-batch", "0"), "engine batch 0 is not at least 1"),
         (("--cubins", "ptx", "--engine-batch", "2"), "--engine-precision and --engine-batch go with --tensorrt"),
     ],
@@ -238,3 +247,122 @@ def test_a_bundle_without_a_network_of_that_precision_says_how_to_add_one() -> N
     bundle = read_bundle(SHIPPED)
     with pytest.raises(EngineError, match=r"has no network of precision float16: sdedit export .* --tensorrt sm89"):
         tensorrt.find_engine(the_package(), bundle, "sm89", "float16", 1)
+
+
+# Running them.
+
+
+def halving(x: np.ndarray) -> np.ndarray:
+    return x * np.float32(0.5)
+
+
+@pytest.fixture
+def fake(fake_library: ctypes.CDLL, with_engines: Bundle) -> Iterator[FakeDriver]:
+    fake = FakeDriver(fake_library, with_engines.path / "kernels")
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def stand_in(
+    fake: FakeDriver, with_engines: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> StandInTensorRt:
+    stand_in = StandInTensorRt(fake, read_engines(with_engines)[0]["version"], halving)
+    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda architecture: stand_in)
+    monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path))
+    return stand_in
+
+
+def test_what_the_stand_in_offers_is_the_real_packages() -> None:
+    """In a process of its own, as above."""
+    pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
+    script = "import json, sys, tensorrt_rtx as t; names = json.loads(sys.argv[1]); print([(c, n) for c in names "
+    script += "for n in names[c] if not hasattr(getattr(t, c), n)])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(REAL_NAMES)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("precision", ["auto", "float16"])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_edit_on_a_stored_engine_is_the_cpus(
+    stand_in: StandInTensorRt, fake: FakeDriver, with_engines: Bundle, precision: str, slots: int
+) -> None:
+    guide, options = np.arange(192, dtype=np.uint8).reshape(8, 8, 3), {"steps": 4, "images": 3, "repeats": 2}
+    with Editor.open(with_engines.path, device="cuda", precision=precision, slots=slots) as editor:
+        edit = editor.edit(guide, **options)  # type: ignore[arg-type]
+    with Editor.open(with_engines.path, engine="onnxruntime") as editor:
+        expected = editor.edit(guide, **options)  # type: ignore[arg-type]
+    assert [image.pil.tobytes() for image in edit.images] == [image.pil.tobytes() for image in expected.images]
+    named = {"name": "tensorrt", "precision": "float32" if precision == "auto" else precision, "threads": None}
+    batch = {"batch": 2} if slots == 2 else {}
+    assert edit.recipe["engine"] == {"version": f"tensorrt_rtx {stand_in.__version__}", **named, **batch}
+    assert fake.graphs_launched > 0
+    assert fake.fault is None
+    assert fake.counts()["allocations"] == 0
+
+
+def test_a_recipe_of_the_gpu_is_replayed_there(
+    stand_in: StandInTensorRt, with_engines: Bundle, run: Run, guide: Path, out: Path
+) -> None:
+    on_gpu = ("--bundle", with_engines.path, "--device", "cuda", "--slots", 2)
+    assert run("edit", guide, "--out", out, "--steps", 3, *on_gpu)[0] == 0
+    code, stdout, stderr = run("replay", out, "--bundle", with_engines.path)
+    assert (code, stdout.strip(), stderr) == (0, f"{out}: identical", "")
+
+
+def test_an_engine_that_cannot_be_captured_runs_eagerly(
+    stand_in: StandInTensorRt, fake: FakeDriver, with_engines: Bundle
+) -> None:
+    stand_in.capturable = False
+    with Editor.open(with_engines.path, device="cuda", engine="tensorrt") as editor:
+        editor.edit(np.zeros((8, 8, 3), np.uint8), steps=2)
+    assert fake.graphs_launched == 0
+
+
+def test_what_was_compiled_is_kept_for_the_next_process(stand_in: StandInTensorRt, with_engines: Bundle) -> None:
+    for _ in range(2):
+        Editor.open(with_engines.path, device="cuda").close()
+    assert stand_in.compiled == 1
+
+
+def test_an_engine_that_is_refused_is_one_line_and_leaves_nothing(
+    stand_in: StandInTensorRt, fake: FakeDriver, with_engines: Bundle
+) -> None:
+    stand_in.refuses = True
+    with pytest.raises(EngineError, match=r"^tensorrt_rtx .* refuses the engine: the plan is of another version$"):
+        Editor.open(with_engines.path, device="cuda")
+    assert set(fake.counts().values()) == {0}
+
+
+def test_doctor_measures_the_engine_on_the_gpu(
+    stand_in: StandInTensorRt, with_engines: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detail() -> tuple[str, str]:
+        findings = json.loads(run("doctor", "--bundle", with_engines.path, "--json")[1])
+        (found,) = [f for f in findings if f["what"] == "engine tensorrt on the GPU"]
+        return found["verdict"], found["detail"]
+
+    verdict, said = detail()
+    assert (verdict, "captured, error 0.0e+00 of 1e-04 accepted" in said) == ("ok", True)
+    stand_in.function = lambda x: x * np.float32(0.501)
+    assert detail()[0] == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, which device cuda has"),
+        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, of device cuda"),
+        ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, of"),
+        ({"threads": 2}, "threads 2 goes with device cpu"),
+        ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*sdedit\[cuda-ort\]"),
+    ],
+)
+def test_what_the_cuda_device_does_not_have_is_refused(
+    fake: FakeDriver, with_engines: Bundle, request_: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        Editor.open(with_engines.path, device="cuda", **request_)
+    assert set(fake.counts().values()) == {0}

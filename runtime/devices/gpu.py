@@ -48,7 +48,7 @@ class Gpu:
 
     def __init__(self, index: int = 0) -> None:
         """Raises EngineError where there is no usable driver, or no GPU of that number."""
-        probe()
+        self.driver = probe()
         import cuda.core
 
         self._core = cuda.core
@@ -104,9 +104,12 @@ class Gpu:
 
     def copy(self, to: Any, to_offset: int, source: Any, source_offset: int, nbytes: int) -> None:
         """Between two buffers, whichever is on the device."""
+        self.copy_addresses(int(to.handle) + to_offset, int(source.handle) + source_offset, nbytes)
+
+    def copy_addresses(self, to: int, source: int, nbytes: int) -> None:
+        """As `copy`; it may be captured."""
         part = self._core.Buffer.from_handle
-        target = part(int(to.handle) + to_offset, nbytes, owner=to)
-        target.copy_from(part(int(source.handle) + source_offset, nbytes, owner=source), stream=self._stream)
+        part(to, nbytes).copy_from(part(source, nbytes), stream=self._builder or self._stream)
 
     def record(self, event: Any = None) -> Any:
         """An event after all that was enqueued; reuses the given one."""
