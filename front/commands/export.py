@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 
 ANSWERS: tuple[Decorator, ...] = (
     click.option("--prediction", help="What the network predicts: eps, v, x0."),
-    click.option("--schedule", help="The noise it was trained with: linear, cosine."),
+    click.option("--schedule", help="Its noise: linear, cosine; ve, ve-discrete, vp, vp-discrete, subvp."),
     click.option("--size", help="Of its images: PIXELS of a side, or HEIGHTxWIDTH."),
+    click.option("--config", help="score_sde's configuration, such as ve/church_ncsnpp_continuous: answers the rest."),
+    click.option("--centred", help="score_sde: whether its data were in [-1, 1]: yes, no."),
+    click.option("--skip-rescale", help="score_sde: whether sums of branches are divided by sqrt 2: yes, no."),
+    click.option("--fir", help="score_sde: whether resampling has FIR filters: yes, no."),
+    click.option("--scale-by-sigma", help="score_sde: whether outputs are divided by sigma.  [default: of VE, yes]"),
 )
 """What a file may leave unsaid; which of them a file needs, the error for it names."""
 
