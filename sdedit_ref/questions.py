@@ -33,10 +33,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """By name; said: which of them were said by option."""
+    """By name; said: which of them were said by option. origin: where the others are from, in words."""
 
     values: Mapping[str, str]
     said: frozenset[str]
+    origin: str = "of the file"
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
@@ -46,12 +47,19 @@ class Answers:
 
     def told(self) -> str:
         """Each answer and where it is from, on one line."""
-        by = {name: "said" if name in self.said else "of the file" for name in self.values}
+        by = {name: "said" if name in self.said else self.origin for name in self.values}
         return ", ".join(f"{name} {value} ({by[name]})" for name, value in self.values.items()) or "none"
 
 
-def ask(path: Path, family: str, said: Mapping[str, str | int | None], *questions: Question, hint: str = "") -> Answers:
-    """The answers to all questions; what is said comes before what is known. hint: ends the error for missing ones.
+def ask(
+    path: Path,
+    family: str,
+    said: Mapping[str, str | int | None],
+    *questions: Question,
+    origin: str = "of the file",
+    hint: str = "",
+) -> Answers:
+    """The answers to all questions; what is said comes before what is known, which is from `origin`.
 
     Raises CheckpointError that names everything missing at once, an answer that is not accepted, or an option that is
     not asked of this family.
@@ -65,13 +73,13 @@ def ask(path: Path, family: str, said: Mapping[str, str | int | None], *question
     if missing:
         names = ", ".join(question.name for question in missing)
         how = " ".join(f"{question.option} {'|'.join(question.accepted)}" for question in missing)
-        raise CheckpointError(f"{path}: its keys do not tell {names}: say {how}{hint}")
+        raise CheckpointError(f"{path}: its keys do not tell {names}: say {how} {hint}".rstrip())
     values = {question.name: given.get(question.name, question.known or "") for question in questions}
     for question in questions:
         value = values[question.name]
         if question.accepted not in (SIZE, NUMBER) and value not in question.accepted:
             raise CheckpointError(f"{path}: {question.name} {value!r} is not one of {', '.join(question.accepted)}")
-    return Answers(values, frozenset(given))
+    return Answers(values, frozenset(given), origin)
 
 
 def parse_size(path: Path, text: str, multiple_of: int) -> tuple[int, int]:

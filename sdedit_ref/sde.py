@@ -43,14 +43,41 @@ def cosine(levels: int = LEVELS) -> np.ndarray:
     return variance_preserving(np.minimum(1 - f[1:] / f[:-1], 0.999))
 
 
+def variance_preserving_sde(levels: int = LEVELS, beta_min: float = 0.1, beta_max: float = 20.0) -> np.ndarray:
+    """Song et al. 2021, eq. 33: log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2 at t = k / T.
+
+    time = 999 t, as its networks are told.
+    """
+    t = np.arange(1, levels + 1) / levels
+    logarithm = -(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2
+    return np.stack([np.exp(logarithm), np.sqrt(-np.expm1(2 * logarithm)), 999 * t], axis=1)
+
+
+def sub_variance_preserving(levels: int = LEVELS) -> np.ndarray:
+    """Song et al. 2021, eq. 34: alpha of variance_preserving_sde, sigma = 1 - alpha^2."""
+    table = variance_preserving_sde(levels)
+    table[:, 1] **= 2
+    return table
+
+
+def geometric(levels: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """sigma_min (sigma_max / sigma_min)^t at t = (k - 1) / (T - 1): [T]"""
+    return sigma_min * (sigma_max / sigma_min) ** (np.arange(levels) / (levels - 1))
+
+
+def exploding(own: np.ndarray, scale: float, time: np.ndarray) -> np.ndarray:
+    """alpha = 1. own: sigma [T] in units of the network's data, of which canonical ones are `scale` times as wide."""
+    return np.stack([np.ones(len(own)), scale * own, time], axis=1)
+
+
 def variance_exploding(levels: int = LEVELS, sigma_min: float = 0.01, sigma_max: float = 348.0) -> np.ndarray:
     """Song et al. 2021: alpha = 1, sigma geometric; for networks of data in [0, 1], whose sigma canonical data double.
 
-    sigma(t) = sigma_min (sigma_max / sigma_min)^t at t = (k - 1) / (T - 1); time is the network's own sigma. The paper
-    has t = k / T and sigma(0) = sigma_min; here the table's first level is sigma_min, and level 0 before it is clean.
+    Time is the network's own sigma. The paper has t = k / T and sigma(0) = sigma_min; here the table's first level is
+    sigma_min, and level 0 before it is clean.
     """
-    own = sigma_min * (sigma_max / sigma_min) ** (np.arange(levels) / (levels - 1))
-    return np.stack([np.ones(levels), 2 * own, own], axis=1)
+    own = geometric(levels, sigma_min, sigma_max)
+    return exploding(own, 2.0, own)
 
 
 def rectified_flow(levels: int = LEVELS) -> np.ndarray:

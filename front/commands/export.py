@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
 ANSWERS: tuple[Decorator, ...] = (
     click.option("--prediction", help="What the network predicts: eps, v, x0."),
-    click.option("--schedule", help="The noise it was trained with: linear, scaled_linear, cosine."),
+    click.option(
+        "--schedule", help="Its noise: linear, scaled_linear, cosine; ve, ve-discrete, vp, vp-discrete, subvp."
+    ),
     click.option("--size", help="Of its images: PIXELS of a side, or HEIGHTxWIDTH."),
+    click.option("--config", help="score_sde's configuration, such as ve/church_ncsnpp_continuous: answers the rest."),
+    click.option("--centred", help="score_sde: whether its data were in [-1, 1]: yes, no."),
+    click.option("--skip-rescale", help="score_sde: whether sums of branches are divided by sqrt 2: yes, no."),
+    click.option("--fir", help="score_sde: whether resampling has FIR filters: yes, no."),
+    click.option("--scale-by-sigma", help="score_sde: whether outputs are divided by sigma.  [default: of VE, yes]"),
     click.option("--null-label", help="The label that was trained to stand for no class, where one was."),
     click.option("--preset", help="guided- and improved-diffusion: the released file that SOURCE is."),
     click.option("--attention-order", help="guided-diffusion: legacy, new (use_new_attention_order)."),
@@ -79,10 +86,10 @@ def command(
     given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
     if architectures is None and given & {"engine_precision", "engine_batch"}:
         raise click.UsageError("--engine-precision and --engine-batch go with --tensorrt")
-    if source.is_dir():
+    if is_bundle(source):
         strangers = given - {"source", "out", "cubins", "tensorrt", "engine_precision", "engine_batch"}
         if (targets is None and architectures is None) or strangers:
-            raise click.UsageError(f"{source} is a folder: to a bundle only --cubins and --tensorrt can be added")
+            raise click.UsageError(f"{source} is a bundle: to it only --cubins and --tensorrt can be added")
         if targets is not None:
             bundle = add_kernels(source, out, targets)
             click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as {', '.join(('PTX', *targets))}")
@@ -101,6 +108,12 @@ def command(
     report(out, bundle)
     if architectures is not None:
         report_engines(out, out, architectures, precisions, engine_batch)
+
+
+def is_bundle(source: Path) -> bool:
+    from sdedit.runtime.bundle import MANIFEST
+
+    return (source / MANIFEST).exists()
 
 
 def show(source: Path, answers: dict[str, str | None]) -> None:

@@ -17,7 +17,7 @@ from ..container import Contents
 from ..networks.adm import ADM, ATTENTION_ORDERS, ADMConfig
 from ..questions import NUMBER, SIZE, YES_OR_NO, Answers, Question, ask, parse_number, parse_size
 from ..sde import cosine, variance_preserving
-from .common import NULL_LABEL, Checkpoint, build_network, count, filters, null_label
+from .common import NULL_LABEL, Checkpoint, build_network, count, filters, labels
 from .ddpm import MAX_LEVELS
 
 NAME = "guided-diffusion or improved-diffusion network"
@@ -107,6 +107,7 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
     answers = ask_all(contents, shapes, said)
     height, width = parse_size(path, answers["size"], shapes.multiple_of)
     config = replace(complete(contents, shapes, answers), size=height)
+    classes, null_label = labels(path, answers, config.classes) if config.classes else (0, None)
     return Checkpoint(
         path,
         sha256=contents.sha256,
@@ -117,8 +118,8 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
         schedule=read_schedule(contents, answers),
         shape=(config.channels, height, width),
         multiple_of=config.multiple_of,
-        classes=config.classes,
-        null_label=null_label(path, answers, config.classes) if config.classes else None,
+        classes=classes,
+        null_label=null_label,
         weights=contents.weights,
         answers=answers,
         notes=("the learned variance is left out: no sampler here uses it",) if config.learned_variance else (),
@@ -200,10 +201,10 @@ def ask_all(contents: Contents, shapes: ADMConfig, said: Mapping[str, str | int 
         questions.append(Question("rescale_timesteps", YES_OR_NO, known.get("rescale_timesteps")))
     if shapes.classes:
         questions.append(NULL_LABEL)
-    hint = "; instead of --heads, --head-channels NUMBER"
+    hint = "(or --head-channels NUMBER for --heads"
     if fitting:
-        hint += f"; instead of all, where it is that released file, --preset {'|'.join(fitting)}"
-    return ask(contents.path, f"a {NAME}", said, *questions, hint=hint)
+        hint += f"; or, where it is that released file, --preset {'|'.join(fitting)}"
+    return ask(contents.path, f"a {NAME}", said, *questions, hint=f"{hint})")
 
 
 def without_answers(config: ADMConfig) -> ADMConfig:
@@ -215,8 +216,7 @@ def complete(contents: Contents, shapes: ADMConfig, answers: Answers) -> ADMConf
     """With the attention that was answered; raises CheckpointError where heads do not divide its channels."""
     name = "heads" if "heads" in answers.values else "head_channels"
     number = parse_number(contents.path, name, answers[name], 1, max(shapes.widths))
-    config = replace(shapes, attention_order=answers["attention_order"])
-    config = replace(config, heads=number) if name == "heads" else replace(config, head_channels=number)
+    config = replace(shapes, attention_order=answers["attention_order"], **{name: number})
     for width in {config.widths[-1], *(config.widths[level] for level in config.attention)}:
         if width % number:
             raise CheckpointError(f"{contents.path}: {name} {number} does not divide {width} channels of an attention")

@@ -1,7 +1,7 @@
 """What every family gives, and what they share to read a network's shape from its tensors."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,24 +59,45 @@ NULL_LABEL = Question("null_label", NUMBER, "none")
 """Which label was trained to stand for no class; files do not say whether there is one."""
 
 
-def null_label(path: Path, answers: Answers, classes: int) -> int | None:
-    """The answer to NULL_LABEL, one of the labels; raises CheckpointError."""
-    said = answers[NULL_LABEL.name]
-    return None if said == "none" else parse_number(path, NULL_LABEL.name, said, 0, classes - 1)
+def labels(path: Path, answers: Answers, rows: int) -> tuple[int, int | None]:
+    """classes and null_label of a network that embeds `rows` labels, by the answer to NULL_LABEL.
+
+    A null label behind all others is not one of the classes. Raises CheckpointError.
+    """
+    if answers[NULL_LABEL.name] == "none":
+        return rows, None
+    null = parse_number(path, NULL_LABEL.name, answers[NULL_LABEL.name], 0, rows - 1)
+    return (null if null == rows - 1 and null else rows), null
 
 
-def build_network(path: Path, family: str, build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+def build_network(
+    path: Path,
+    family: str,
+    build: Callable[[], nn.Module],
+    tensors: Mapping[str, Tensor],
+    shadow: Sequence[Tensor] | None = None,
+) -> nn.Module:
     """The network around these tensors; it is laid out on the meta device, so only a shape that fits takes memory.
 
-    Raises CheckpointError unless names and shapes are exactly the network's.
+    shadow: tensors without names that come before the named ones, for the trained parameters in their order. Raises
+    CheckpointError unless names and shapes are exactly the network's.
     """
     try:
         with torch.device("meta"):
             network = build()
+        if shadow is not None:
+            tensors = {**tensors, **_name(network, shadow)}
         network.load_state_dict(tensors, assign=True)
     except (RuntimeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: does not fit the {family} its keys describe: {reason(error)}") from None
     return network.eval().requires_grad_(False)
+
+
+def _name(network: nn.Module, shadow: Sequence[Tensor]) -> dict[str, Tensor]:
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if len(names) != len(shadow):
+        raise ValueError(f"{len(shadow)} averaged tensors for {len(names)} trained parameters")
+    return dict(zip(names, shadow, strict=True))
 
 
 def first_keys(tensors: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,29 @@
+"""Weights that are a function of names and shapes: the same on every machine, whatever made the network."""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdedit.kernels.layout import KIND_STEP
+from sdedit.kernels.noise import normal_numpy
+
+
+def normals(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Standard normal, float32, by name."""
+    return normal_numpy(zlib.crc32(name.encode()), 0, 0, 0, KIND_STEP, math.prod(shape)).reshape(shape)
+
+
+def weight(name: str, shape: Sequence[int]) -> Tensor:
+    """Of unit gain: norms near one, biases small, the rest by its fan-in."""
+    z = torch.from_numpy(normals(name, shape))
+    if len(shape) >= 2:
+        return z / math.sqrt(math.prod(shape[1:]))
+    return 1 + 0.1 * z if name.endswith(".weight") else 0.1 * z
+
+
+def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    return {name: weight(name, shape) for name, shape in shapes.items()}
