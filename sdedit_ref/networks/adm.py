@@ -149,7 +149,7 @@ class Upsample(nn.Module):
 class Stem(nn.Conv2d):
     """The first convolution, called as the blocks are."""
 
-    def forward(self, x: Tensor, _emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _emb: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)
 
 
