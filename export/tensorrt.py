@@ -45,8 +45,9 @@ def add_engines(
 ) -> Bundle:
     """Copy the bundle `source` to `out`, which may be the same, with engines in place of any it had.
 
-    One engine a precision, of 1 to `batch` images, for all architectures, of which float32 leaves out NOT_IN_FLOAT32. Raises BundleError, and EngineError where an
-    engine cannot be built or its network's error is above the precision's tolerance; then nothing is replaced.
+    One engine a precision, of 1 to `batch` images, for all architectures but those that `serving` leaves out. Raises
+    BundleError, and EngineError where an engine cannot be built or its network's error is above the precision's
+    tolerance; then nothing is replaced.
     """
     check_request(precisions, batch)
     bundle = read_bundle(source)

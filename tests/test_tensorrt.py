@@ -20,7 +20,7 @@ import pytest
 from command_line import Run
 from fake_driver import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
-from stand_in_tensorrt import REAL_NAMES, StandInTensorRt
+from stand_in_tensorrt import REAL_NAMES, SCRATCH, StandInTensorRt
 from tiny import model, write_bundle
 
 from sdedit.errors import BundleError, EngineError
@@ -332,6 +332,20 @@ def test_an_engine_that_is_refused_is_one_line_and_leaves_nothing(
 ) -> None:
     stand_in.refuses = True
     with pytest.raises(EngineError, match=r"^tensorrt_rtx .* refuses the engine: the plan is of another version$"):
+        Editor.open(with_engines.path, device="cuda")
+    assert set(fake.counts().values()) == {0}
+
+
+def test_an_engine_that_does_not_fit_is_one_line_and_leaves_nothing(
+    stand_in: StandInTensorRt, fake: FakeDriver, with_engines: Bundle
+) -> None:
+    fake.limit = SCRATCH - 1
+    with pytest.raises(EngineError, match=r"^fake sm89 is out of memory: 0\.0 MB asked for, 0\.0 MB are free$"):
+        Editor.open(with_engines.path, device="cuda")
+    fake.limit = 2 * SCRATCH  # room for the engine, not for a slot
+    with pytest.raises(
+        EngineError, match=r"out of memory: 1 slots of 3x8x8 need 0\.3 MB, 0\.0 MB are free: 0 would fit"
+    ):
         Editor.open(with_engines.path, device="cuda")
     assert set(fake.counts().values()) == {0}
 

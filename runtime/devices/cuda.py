@@ -131,6 +131,8 @@ class CudaDevice:
 
     def close(self) -> None:
         """Free what it holds on the GPU; afterwards every call is an EngineError."""
+        if not self._kernels:
+            return
         resources: list[Any] = [*self._graphs.values(), *self._buffers.values(), self._landing[0]]
         self._evaluate, self._kernels = {}, {}
         self.engine.close()

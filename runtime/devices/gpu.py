@@ -24,11 +24,11 @@ OUT_OF_MEMORY = "OUT_OF_MEMORY"
 CLOSED = "it was closed"
 
 
-class OutOfMemory(Exception):  # noqa: N818 - what happened; who knows of slots makes an EngineError of it
+class OutOfMemory(EngineError):  # noqa: N818 - what happened
     """An allocation failed. free: bytes that the device has left."""
 
-    def __init__(self, free: int) -> None:
-        super().__init__(free)
+    def __init__(self, name: str, asked: int, free: int) -> None:
+        super().__init__(f"{name} is out of memory: {asked / 1e6:.1f} MB asked for, {free / 1e6:.1f} MB are free")
         self.free = free
 
 
@@ -72,7 +72,7 @@ class Gpu:
         try:
             self._core.Device(self._index).set_current()
             yield
-        except (EngineError, OutOfMemory):
+        except EngineError:
             raise
         except Exception as error:  # cuda.core raises CUDAError, RuntimeError and others
             self.lost = f"it failed {doing}: {reason(error)}"
@@ -86,7 +86,7 @@ class Gpu:
             buffer = self._core.Device(self._index).allocate(nbytes, stream=self._stream)
         except Exception as error:  # cuda.core's CUDAError is not public
             if OUT_OF_MEMORY in str(error):
-                raise OutOfMemory(self.free_memory()) from None
+                raise OutOfMemory(self.name, nbytes, self.free_memory()) from None
             raise
         buffer.fill(0, stream=self._stream)
         return buffer

@@ -33,7 +33,11 @@ def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None,
     try:
         read_kernels(bundle)  # cheaper than an engine
         network = open_cuda_engine(bundle, gpu, engine, precision, slots)
-        return CudaDevice(gpu, bundle, network, slots, eager)
+        try:
+            return CudaDevice(gpu, bundle, network, slots, eager)
+        except BaseException:
+            network.close()
+            raise
     except BaseException:
         gpu.close()
         raise
