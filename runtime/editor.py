@@ -157,7 +157,7 @@ class Editor:
             raise EngineError(f"slots {slots} is not at least 1")
         loaded = read_bundle(SHIPPED if bundle is None else bundle)
         network = open_engine(loaded, engine=engine, precision=precision, threads=threads)
-        return cls(loaded, CpuDevice(network, loaded.shape, slots, twin()))
+        return cls(loaded, CpuDevice(network, loaded.shape, slots, twin(), loaded.classes, loaded.null_label))
 
     def edit(
         self,
@@ -208,10 +208,11 @@ class Editor:
         begun: float,
     ) -> Job:
         """The images of these numbers alone."""
+        label = settings.label_for(self.bundle.name, self.bundle.classes, self.bundle.null_label)
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         canvas, sources = self._open(guide, mask, base, settings, float(plan.rows["threshold"].min()))
         recipe = {**self._settings(), **sources, **settings.recipe()}
-        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers)
+        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers, label)
         job = Job(self, ticket, canvas, recipe, begun)
         self._worker.submit(ticket)
         return job

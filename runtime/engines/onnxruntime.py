@@ -7,7 +7,10 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from . import Evaluate, check_signature
+from . import LABEL, Evaluate, check_signature
+
+KINDS = {LABEL: "tensor(int64)"}
+"""ONNX Runtime's names of types that are not float32."""
 
 
 class OnnxRuntimeEngine:
@@ -35,17 +38,21 @@ class OnnxRuntimeEngine:
                 str(bundle.network), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             values: list[Any] = [*self._session.get_inputs(), *self._session.get_outputs()]
-            found = {value.name: (value.type == "tensor(float)", value.shape) for value in values}
+            found = {
+                value.name: (value.type == KINDS.get(value.name, "tensor(float)"), value.shape) for value in values
+            }
         except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
             raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
         """See engines.Engine; the buffers must outlive what is returned."""
         binding = self._session.io_binding()
         for name, array in (("x", x), ("time", time)):
             binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        if label is not None:
+            binding.bind_input(LABEL, "cpu", 0, np.int64, label.shape, label.ctypes.data)
         binding.bind_output("out", "cpu", 0, np.float32, out.shape, out.ctypes.data)
         session = self._session
 
