@@ -17,7 +17,7 @@ from sdedit.errors import BundleError, CheckpointError, EngineError, reason
 from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.engines.choice import installed_engines
-from sdedit.runtime.parity import measure_errors, parity_input, relative_error
+from sdedit.runtime.parity import measure_errors, parity_input, parity_label, relative_error
 from sdedit.runtime.processor import available_processors
 from sdedit_ref.checkpoint import Checkpoint
 
@@ -60,13 +60,13 @@ def export_bundle(
     shape = checkpoint.shape
     levels = parity_levels(len(checkpoint.schedule))
     with staged(out) as folder:
-        exact_outputs = reference_outputs(exact, checkpoint.schedule, levels, shape)
+        exact_outputs = reference_outputs(checkpoint, exact, levels)
         check_finite(checkpoint, exact_outputs)
-        outputs = reference_outputs(network, checkpoint.schedule, levels, shape)
+        outputs = reference_outputs(checkpoint, network, levels)
         rounding = relative_error(outputs, exact_outputs)
         if not math.isfinite(rounding):
             raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
-        model = to_onnx(network, shape)
+        model = to_onnx(network, shape, labels=checkpoint.classes > 0)
         if weights == "half":
             store_in_half(model)
         onnx.save(model, folder / NETWORK)
@@ -103,16 +103,17 @@ def parity_levels(levels: int) -> list[int]:
     return [max(1, round(levels * part)) for part in (0.001, 0.25, 0.5, 0.75, 1.0)]
 
 
-def reference_outputs(
-    network: nn.Module, schedule: np.ndarray, levels: list[int], shape: tuple[int, int, int]
-) -> np.ndarray:
-    """The network's outputs at `levels`, float32 [L, C, H, W], for the inputs of `parity_input`."""
+def reference_outputs(checkpoint: Checkpoint, network: nn.Module, levels: list[int]) -> np.ndarray:
+    """The outputs of its network, or of it rounded, at `levels`: float32 [L, C, H, W], for the inputs of parity.py."""
+    schedule = checkpoint.schedule
     outputs = []
     for index, k in enumerate(levels):
-        x = torch.from_numpy(parity_input(schedule, k, index, shape))
+        x = torch.from_numpy(parity_input(schedule, k, index, checkpoint.shape))
         time = torch.tensor([schedule[k - 1, 2]], dtype=torch.float32)
+        label = torch.tensor([parity_label(index, checkpoint.classes)])
         with torch.inference_mode():
-            outputs.append(network(x, time).numpy())
+            out = network(x, time, label) if checkpoint.classes else network(x, time)
+        outputs.append(out.numpy())
     return np.concatenate(outputs)
 
 

@@ -17,9 +17,14 @@ SMALLEST_HALVED = 1024
 """Elements; below, a Cast costs more than the bytes it saves."""
 
 
-def to_onnx(network: nn.Module, shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, shape = (C, H, W) is fixed."""
-    example = (torch.zeros(2, *shape), torch.zeros(2))
+def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> onnx.ModelProto:
+    """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, shape = (C, H, W) is fixed.
+
+    labels: whether it takes label int64 [B] as well.
+    """
+    example: tuple[torch.Tensor, ...] = (torch.zeros(2, *shape), torch.zeros(2))
+    if labels:
+        example = (*example, torch.zeros(2, dtype=torch.int64))
     batch = {0: torch.export.Dim("batch")}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -29,9 +34,9 @@ def to_onnx(network: nn.Module, shape: tuple[int, int, int]) -> onnx.ModelProto:
             example,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["x", "time"],
+            input_names=["x", "time", "label"][: len(example)],
             output_names=["out"],
-            dynamic_shapes=(batch, batch),
+            dynamic_shapes=(batch,) * len(example),
             verbose=False,
         )
     if program is None:

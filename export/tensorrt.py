@@ -51,6 +51,8 @@ def add_engines(
     """
     check_request(precisions, batch)
     bundle = read_bundle(source)
+    if bundle.classes:
+        raise BundleError(f"bundle {source} has a network with classes, which device cuda does not run")
     with staged(out) as folder:
         for name in bundle.manifest["files"]:
             if not name.startswith(f"{FOLDER}/"):

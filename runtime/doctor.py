@@ -106,7 +106,7 @@ class _Halving:
     name, precision, version = "halving", "float32", "1"
     batch = threads = 1
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
         def evaluate() -> None:
             np.multiply(x, np.float32(0.5), out=out)
 

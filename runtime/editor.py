@@ -209,10 +209,11 @@ class Editor:
         begun: float,
     ) -> Job:
         """The images of these numbers alone."""
+        label = settings.label_for(self.bundle.name, self.bundle.classes, self.bundle.null_label)
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         canvas, sources = self._open(guide, mask, base, settings, float(plan.rows["threshold"].min()))
         recipe = {**self._settings(), **sources, **settings.recipe()}
-        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers)
+        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers, label)
         job = Job(self, ticket, canvas, recipe, begun)
         self._worker.submit(ticket)
         return job

@@ -31,7 +31,8 @@ class Progress:
 class Ticket:
     """One job as the worker sees it; `changed` guards what changes.
 
-    numbers: of the images to make; with the seed they key the noise. states: results by number, float32 [C, H, W].
+    numbers: of the images to make; with the seed they key the noise. label: for networks with classes. states: results
+    by number, float32 [C, H, W].
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Ticket:
     mask: np.ndarray
     seed: int
     numbers: range
+    label: int | None = None
     admitted: int = 0
     states: dict[int, np.ndarray] = field(default_factory=dict)
     progress: Progress | None = None
@@ -161,7 +163,8 @@ class Worker:
                     return
                 ticket = self._waiting.popleft()
                 ticket.started_at = ticket.started_at or time.perf_counter()
-                task = Task(ticket.plan, ticket.guide, ticket.mask, ticket.seed, ticket.numbers[ticket.admitted])
+                number = ticket.numbers[ticket.admitted]
+                task = Task(ticket.plan, ticket.guide, ticket.mask, ticket.seed, number, ticket.label)
                 ticket.admitted += 1
                 if ticket.admitted < len(ticket.numbers):
                     self._waiting.append(ticket)

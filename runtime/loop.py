@@ -13,7 +13,7 @@ class Task:
     """One image to be made.
 
     guide: float32 [C, H, W] in [-1, 1]. mask: float32 [H, W] in [0, 1]. seed: 64 bits. image: 32 bits; with the seed it
-    keys the noise.
+    keys the noise. label: for networks with classes, and for them alone.
     """
 
     plan: Plan
@@ -21,6 +21,7 @@ class Task:
     mask: np.ndarray
     seed: int
     image: int
+    label: int | None = None
 
 
 class Loop:
@@ -43,21 +44,21 @@ class Loop:
         """Put a task into a free slot; the loop must not be full."""
         slot = min(set(range(self._device.slots)) - set(self._slots.values()))
         plan = task.plan
-        self._device.write(
-            slot,
-            {
-                "guide": task.guide,
-                "mask": task.mask,
-                "rows": plan.rows,
-                "time": plan.rows["time"][0],
-                "alpha0": np.float32(plan.alpha0),
-                "sigma0": np.float32(plan.sigma0),
-                "seed": np.uint64(task.seed),
-                "image": np.uint32(task.image),
-                "counter": np.uint32(0),
-                "row_count": np.uint32(len(plan.rows)),
-            },
-        )
+        values = {
+            "guide": task.guide,
+            "mask": task.mask,
+            "rows": plan.rows,
+            "time": plan.rows["time"][0],
+            "alpha0": np.float32(plan.alpha0),
+            "sigma0": np.float32(plan.sigma0),
+            "seed": np.uint64(task.seed),
+            "image": np.uint32(task.image),
+            "counter": np.uint32(0),
+            "row_count": np.uint32(len(plan.rows)),
+        }
+        if task.label is not None:
+            values["label"] = np.int64(task.label)
+        self._device.write(slot, values)
         self._slots[task] = slot
         self._at[task] = 0
 

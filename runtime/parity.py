@@ -42,11 +42,13 @@ def measure_errors(bundle: Bundle, engine: Engine) -> list[float]:
     levels, expected = bundle.reference()
     x, out = np.empty((2, 1, *bundle.shape), np.float32)
     time = np.empty(1, np.float32)
-    evaluate = engine.bind(x, time, out)
+    label = np.zeros(1, np.int64)
+    evaluate = engine.bind(x, time, out, label) if bundle.classes else engine.bind(x, time, out)
     outputs = np.empty_like(expected)
     for index, k in enumerate(levels):
         x[:] = parity_input(bundle.schedule.table, k, index, bundle.shape)
         time[:] = bundle.schedule.level(k).time
+        label[:] = parity_label(index, bundle.classes)
         evaluate()
         outputs[index] = out[0]
     return [float(error) for error in level_errors(outputs, expected)]

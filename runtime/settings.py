@@ -28,6 +28,8 @@ class EditOptions(TypedDict, total=False):
     clip: float
     fit: str
     context: float
+    label: int | None
+    guidance: float
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Settings:
     plan.SAMPLERS. eta: noise of sampler ddim, in [0, 1]. keep: one of plan.KEEPS. repeats: the paper's K. seed: 64
     bits. images: how many to make of the seed, each with noise of its own. clip: bound of predictions of x0; inf: none.
     fit: without a mask, how the guide is brought to the network's size. context: with one, how far around the mask the
-    network sees, in fractions of the mask's size.
+    network sees, in fractions of the mask's size. label: what to make, of a network with classes; None: of no class.
+    guidance: how much more like its label than like no class (Ho & Salimans 2022); 1: no more than the network does.
     """
 
     t0: float = 0.5
@@ -52,14 +55,18 @@ class Settings:
     clip: float = 1.0
     fit: str = "crop"
     context: float = 0.25
+    label: int | None = None
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "repeats", "seed", "images"):
             object.__setattr__(self, name, _integer(name, getattr(self, name)))
-        for name in ("t0", "clip", "context"):
+        for name in ("t0", "clip", "context", "guidance"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
         if self.eta is not None:
             object.__setattr__(self, "eta", _number("eta", self.eta))
+        if self.label is not None:
+            object.__setattr__(self, "label", _integer("label", self.label))
         if not 0 <= self.seed < 2**64:
             raise PlanError(f"seed {self.seed} is not in 0..2^64-1")
         if not 1 <= self.images <= 2**32:
@@ -78,7 +85,25 @@ class Settings:
             keep=self.keep,
             repeats=self.repeats,
             clip=self.clip,
+            guidance=self.guidance,
         )
+
+    def label_for(self, bundle: str, classes: int, null_label: int | None) -> int | None:
+        """What a bundle's network is told, None where it takes no labels; raises PlanError where they do not fit."""
+        if self.guidance != 1 and null_label is None:
+            raise PlanError(
+                f"guidance {self.guidance:g} needs a label of no class, which {bundle} has not: accepted is 1"
+            )
+        if self.label is None:
+            if classes and null_label is None:
+                raise PlanError(f"a label is needed: {bundle} takes 0..{classes - 1}")
+            if self.guidance != 1:
+                raise PlanError(f"guidance {self.guidance:g} needs a label: {bundle} takes 0..{classes - 1}")
+            return null_label
+        if not 0 <= self.label < classes:
+            taken = f"takes 0..{classes - 1}" if classes else "takes none"
+            raise PlanError(f"label {self.label}: {bundle} {taken}")
+        return self.label
 
     def recipe(self) -> dict[str, Any]:
         """As resolved, in values that JSON has."""

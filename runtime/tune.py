@@ -91,9 +91,10 @@ def bind_noise(bundle: Bundle, engine: Engine) -> Evaluate:
     """The engine on buffers of its own, which the returned function must keep alive."""
     x = np.random.default_rng(0).standard_normal((2, 1, *bundle.shape), np.float32)
     told = np.array([bundle.schedule.level(1).time], np.float32)
-    evaluate = engine.bind(x[0], told, x[1])
+    label = np.zeros(1, np.int64)
+    evaluate = engine.bind(x[0], told, x[1], label) if bundle.classes else engine.bind(x[0], told, x[1])
 
-    def run(_alive: object = (x, told)) -> None:
+    def run(_alive: object = (x, told, label)) -> None:
         evaluate()
 
     return run

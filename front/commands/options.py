@@ -84,6 +84,8 @@ PLAN: tuple[Decorator, ...] = (
         shell_complete=names_of("sdedit.runtime.images", "FITS"),
     ),
     click.option("--context", default=0.25, show_default=True, help="Seen around the mask, in sizes of the mask."),
+    click.option("--label", type=int, help="What to make, of a model with classes.  [default: no class, where it can]"),
+    click.option("--guidance", default=1.0, show_default=True, help="How much more like the label than like no class."),
 )
 
 

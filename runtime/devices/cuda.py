@@ -23,8 +23,8 @@ from ..engines import CudaEngine, DeviceArray, Enqueue
 from ..plan import MAX_ROWS
 from .gpu import Gpu, GpuKernel, OutOfMemory
 
-UNUSED = ("o_uncond",)
-"""Arrays of the layout that unconditional networks do without."""
+UNUSED = ("label", "o_uncond")
+"""Arrays of the layout that networks without classes do without."""
 
 KERNELS = ("begin", "step", "step_begin_noise", "advance")
 

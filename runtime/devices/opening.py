@@ -20,7 +20,7 @@ def open_device(
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
-    return CpuDevice(network, bundle.shape, slots, twin())
+    return CpuDevice(network, bundle.shape, slots, twin(), bundle.classes, bundle.null_label)
 
 
 def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None, slots: int, eager: bool) -> Device:
@@ -29,6 +29,8 @@ def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None,
     from .gpu import Gpu
 
     check_cuda_request(engine, precision, threads)
+    if bundle.classes:
+        raise EngineError("device cuda does not run networks with classes: use device cpu")
     gpu = Gpu()
     try:
         read_kernels(bundle)  # cheaper than an engine

@@ -21,12 +21,15 @@ MAX_THREADS = 1024
 RANKS = {"x": 4, "time": 1, "out": 4}
 """Of the network's inputs and output, by name."""
 
+LABEL = "label"
+"""The input that a network with classes has besides, of rank 1 and integers of 64 bits; all others are float32."""
+
 Evaluate = Callable[[], None]
 """One evaluation of the network on the buffers it was bound to."""
 
 
 class Engine(Protocol):
-    """A loaded network: float32 x [B, C, H, W] and time [B] in, float32 [B, C, H, W] out.
+    """A loaded network: float32 x [B, C, H, W] and time [B] in, float32 [B, C, H, W] out; int64 label [B] with classes.
 
     precision, threads, version: what it runs, read back from the engine, not what was asked for.
     """
@@ -37,8 +40,11 @@ class Engine(Protocol):
     threads: int
     version: str
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
-        """Tie the network to these buffers, once; each call of what is returned reads and writes them in place."""
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
+        """Tie the network to these buffers, once; each call of what is returned reads and writes them in place.
+
+        label: for networks with classes, and for them alone.
+        """
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,15 @@ def check_request(engine: str, precision: str, threads: int | None) -> None:
 
 
 def check_signature(bundle: Bundle, found: Mapping[str, tuple[bool, Sequence[object]]]) -> None:
-    """Raise EngineError unless the network is the bundle's. found: name -> (is float32, shape) of inputs and output."""
+    """Raise EngineError unless the network is the bundle's.
+
+    found: name -> (is float32, or int64 for LABEL; shape) of inputs and output.
+    """
     said = {name: list(shape) for name, (_, shape) in found.items()}
-    if {name: len(shape) for name, shape in said.items()} != RANKS or not all(kind for kind, _ in found.values()):
-        raise EngineError(f"{bundle.network} has {said}; a bundle's network has float x[B,C,H,W], time[B] -> out")
+    ranks = {**RANKS, **({LABEL: 1} if bundle.classes else {})}
+    if {name: len(shape) for name, shape in said.items()} != ranks or not all(kind for kind, _ in found.values()):
+        labels = ", int64 label[B]" if bundle.classes else ""
+        raise EngineError(f"{bundle.network} has {said}; this network has float x[B,C,H,W], time[B]{labels} -> out")
     for name in ("x", "out"):
         sizes = zip(said[name][1:], bundle.shape, strict=True)
         if any(isinstance(size, int) and size != want for size, want in sizes):

@@ -7,12 +7,15 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from . import DeviceArray, Enqueue, Evaluate, check_signature
+from . import LABEL, DeviceArray, Enqueue, Evaluate, check_signature
 
 if TYPE_CHECKING:
     from ..devices.gpu import Gpu
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+
+KINDS = {LABEL: "tensor(int64)"}
+"""ONNX Runtime's names of types that are not float32."""
 
 
 class OnnxRuntimeEngine:
@@ -45,11 +48,13 @@ class OnnxRuntimeEngine:
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
         """See engines.Engine; the buffers must outlive what is returned."""
         binding = self._session.io_binding()
         for name, array in (("x", x), ("time", time)):
             binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        if label is not None:
+            binding.bind_input(LABEL, "cpu", 0, np.int64, label.shape, label.ctypes.data)
         binding.bind_output("out", "cpu", 0, np.float32, out.shape, out.ctypes.data)
         session = self._session
 
@@ -126,4 +131,4 @@ class OnnxRuntimeCudaEngine:
 def described(session: Any) -> dict[str, tuple[bool, Any]]:
     """What check_signature asks for."""
     values = [*session.get_inputs(), *session.get_outputs()]
-    return {value.name: (value.type == "tensor(float)", value.shape) for value in values}
+    return {value.name: (value.type == KINDS.get(value.name, "tensor(float)"), value.shape) for value in values}

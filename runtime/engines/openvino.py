@@ -10,7 +10,7 @@ from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
 from ..processor import processor_name
-from . import Evaluate, check_signature
+from . import LABEL, Evaluate, check_signature
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
@@ -52,10 +52,11 @@ class OpenVinoEngine:
                 f"where {precision} on {threads} was asked for: choose what it runs, or engine onnxruntime"
             )
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
         """See engines.Engine; the buffers must outlive what is returned."""
         request = self._model.create_infer_request()
-        for name, array in (("x", x), ("time", time), ("out", out)):
+        labels = () if label is None else ((LABEL, label),)
+        for name, array in (("x", x), ("time", time), ("out", out), *labels):
             request.set_tensor(name, self._tensor(array, shared_memory=True))
 
         def evaluate() -> None:
@@ -99,8 +100,10 @@ def compile_network(ov: ModuleType, core: Any, bundle: Bundle, settings: dict[st
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
     model = frontend.convert(frontend.load(str(bundle.network)))
     ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
-    check_signature(bundle, {name: (port.element_type == ov.Type.f32, sizes(port)) for name, port in ports})
-    model.reshape({"x": [1, *bundle.shape], "time": [1]})
+    kinds = {LABEL: ov.Type.i64}
+    found = {name: (port.element_type == kinds.get(name, ov.Type.f32), sizes(port)) for name, port in ports}
+    check_signature(bundle, found)
+    model.reshape({"x": [1, *bundle.shape], "time": [1], **({LABEL: [1]} if bundle.classes else {})})
     return core.compile_model(model, "CPU", settings)
 
 
