@@ -93,10 +93,11 @@ def step_numpy(
 
 def advance_numpy(rows: np.ndarray, counter: np.ndarray, row_count: np.ndarray, time: np.ndarray) -> None:
     """Move every busy slot to its next row and tell the network that row's time."""
+    times = rows["time"]
     for b in busy_slots(counter, row_count):
         counter[b] += 1
         if counter[b] < row_count[b]:
-            time[b] = rows[b, counter[b]]["time"]
+            time[b] = times[b, counter[b]]
 
 
 def _update(

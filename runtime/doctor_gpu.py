@@ -144,7 +144,7 @@ class OnHost:
         self._gpu = gpu
         self._engine = engine
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
         arrays = {"x": x, "time": time, "out": out}
         with self._gpu.calls("to allocate"):
             there = {name: self._gpu.allocate(array.nbytes) for name, array in arrays.items()}

@@ -75,7 +75,7 @@ def candidates(threads: int | None) -> list[tuple[str, str, int]]:
     there_are = available_processors()
     counts = [threads] if threads else sorted({max(1, there_are // 2), there_are})
     kinds = [(engine, precision) for engine in installed_engines() for precision in PRECISIONS]
-    return [(*kind, count) for kind in kinds for count in counts if kind != ("onnxruntime", "bfloat16")]
+    return [(*kind, count) for kind in kinds for count in counts if kind[0] == "openvino" or kind[1] == "float32"]
 
 
 def check(bundle: Bundle, engine: str, precision: str, threads: int) -> tuple[Engine, float]:

@@ -208,7 +208,7 @@ def test_arguments_that_are_refused(editor: Editor, options: dict[str, object], 
     ("options", "message"),
     [
         ({"engine": "caffe"}, "engine 'caffe' is not one of auto, onnxruntime, openvino"),
-        ({"precision": "int4"}, "precision 'int4' is not one of auto, float32, bfloat16"),
+        ({"precision": "int4"}, "precision 'int4' is not one of auto, float32, bfloat16, int8"),
         ({"threads": 0}, r"threads 0 is not in 1\.\.1024"),
         ({"slots": 0}, "slots 0"),
     ],

@@ -36,7 +36,7 @@ ENGINE: tuple[Decorator, ...] = (
         "--precision",
         default="auto",
         show_default=True,
-        help="auto, float32, bfloat16, float16.",
+        help="auto, float32, bfloat16, float16, int8.",
         shell_complete=names_of("sdedit.runtime.engines", "PRECISIONS"),
     ),
     click.option("--threads", type=int, help="Of the engine.  [default: measured by tune, or all processors]"),

@@ -13,7 +13,7 @@ from ..bundle import Bundle
 ENGINES = ("onnxruntime", "openvino")
 """In the order in which "auto" takes them."""
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 MAX_THREADS = 1024
 """Above, engines fail in ways of their own."""

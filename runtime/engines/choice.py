@@ -1,9 +1,10 @@
 """What "auto" means. An explicit engine, precision or thread count is never overridden.
 
-Precision: float32, always; bfloat16 changes the image, so it is for the asking. Engine and threads: where `sdedit tune`
-measured this bundle on this machine with these versions, the fastest of what was asked for. Elsewhere the rule:
-onnxruntime where it is installed, which was as fast as openvino in float32 and starts sooner, else openvino; openvino
-for bfloat16, which onnxruntime has not on CPUs; all processors this process may run on.
+Precision: float32, always; bfloat16 and int8 change the image, so they are for the asking. Engine and threads: where
+`sdedit tune` measured this bundle on this machine with these versions, the fastest of what was asked for. Elsewhere the
+rule: onnxruntime where it is installed, which was as fast as openvino in float32 and starts sooner, else openvino;
+openvino for bfloat16, which onnxruntime has not on CPUs, and int8, which it runs slower than float32; all processors
+this process may run on.
 """
 
 import importlib.util
@@ -45,7 +46,7 @@ def rule(precision: str) -> str:
     installed = installed_engines()
     if not installed:
         raise EngineError(f"no engine is installed ({', '.join(ENGINES)}): pip install 'sdedit[cpu]'")
-    return "openvino" if precision == "bfloat16" else installed[0]
+    return "openvino" if precision in ("bfloat16", "int8") else installed[0]
 
 
 def installed_engines() -> list[str]:

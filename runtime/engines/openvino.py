@@ -1,6 +1,7 @@
-"""The network on OpenVINO's CPU plugin, in float32 or, where the processor has it, bfloat16."""
+"""The network on OpenVINO's CPU plugin, in float32, bfloat16 where the processor has it, or a bundle's int8 variant."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,7 @@ from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
 from ..processor import processor_name
+from ..variants import variant_network
 from . import LABEL, Evaluate, check_signature
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -28,8 +30,9 @@ class OpenVinoEngine:
         core = ov.Core()
         if precision == "bfloat16" and not has_bfloat16(core):
             raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
+        network = variant_network(bundle, precision) if precision == "int8" else bundle.network
         settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_PRECISION_HINT": hint(core, precision),
             "EXECUTION_MODE_HINT": "ACCURACY" if precision == "float32" else "PERFORMANCE",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
@@ -38,11 +41,11 @@ class OpenVinoEngine:
             "LOG_LEVEL": "LOG_NONE",
         }
         try:
-            self._model = compile_network(ov, core, bundle, settings)
+            self._model = compile_network(ov, core, bundle, network, settings)
         except EngineError:
             raise
         except Exception as error:  # its frontends' exceptions share no base class
-            raise EngineError(f"openvino refuses {bundle.network}: {reason(error)}") from None
+            raise EngineError(f"openvino refuses {network}: {reason(error)}") from None
         self._tensor = ov.Tensor
         self.precision = self._running_precision()
         self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
@@ -68,6 +71,8 @@ class OpenVinoEngine:
         return evaluate
 
     def _running_precision(self) -> str:
+        if runs_int8(self._model):
+            return "int8"
         running = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         return {hint: name for name, hint in HINTS.items()}.get(running, running)
 
@@ -95,10 +100,27 @@ def has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compile_network(ov: ModuleType, core: Any, bundle: Bundle, settings: dict[str, Any]) -> Any:
-    """The compiled model of the bundle's network, batch 1. The ONNX reader is asked by name: no other may guess."""
+def hint(core: Any, precision: str) -> str:
+    """What its floating-point part is told: beside int8, bfloat16 where the processor has it."""
+    if precision == "int8":
+        precision = "bfloat16" if has_bfloat16(core) else "float32"
+    return HINTS[precision]
+
+
+def runs_int8(model: Any) -> bool:
+    """Whether any convolution or matrix product of a compiled model was made one of 8-bit integers."""
+    executed = [node.get_rt_info() for node in model.get_runtime_model().get_ops()]
+    return any(
+        info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")
+        and info["runtimePrecision"].astype(str) in ("i8", "u8")
+        for info in executed
+    )
+
+
+def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Path, settings: dict[str, Any]) -> Any:
+    """The compiled model of a network of the bundle, batch 1. The ONNX reader is asked by name: no other may guess."""
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
-    model = frontend.convert(frontend.load(str(bundle.network)))
+    model = frontend.convert(frontend.load(str(network)))
     ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
     kinds = {LABEL: ov.Type.i64}
     found = {name: (port.element_type == kinds.get(name, ov.Type.f32), sizes(port)) for name, port in ports}

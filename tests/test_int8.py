@@ -1,0 +1,193 @@
+"""int8 variants: written where edits stay close to float32, read back as what was asked for, refused where they lie."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import Run
+from tiny import rewrite, tiny_ddpm, write_bundle
+
+from sdedit.errors import BundleError, EngineError, SdeditError
+from sdedit.export import int8
+from sdedit.export.bundle import export_bundle
+from sdedit.export.calibration import Recorder, paint, requests_of, run_edits, sample_guides
+from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.engines import load_engine, open_engine
+from sdedit.runtime.images import to_image
+from sdedit.runtime.tune import candidates
+from sdedit.runtime.variants import read_variants, variant_network
+from sdedit_ref.checkpoint import Checkpoint
+from sdedit_ref.sde import cosine
+
+VARIANTS = "variants/variants.json"
+NETWORK = "variants/int8.onnx"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_work() -> Iterator[None]:
+    """Fewer edits, states and attempts than an export makes: all of them are exercised, in seconds."""
+    little = {"GUIDES": 2, "T0S": (0.5, 1.0), "STEPS": 3, "JUDGED_STEPS": 5, "SENSITIVITY_STATES": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in little.items():
+            patch.setattr(int8, name, value)
+        patch.setattr("sdedit.export.calibration.SAMPLE_STEPS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("int8")
+    checkpoint = Checkpoint(folder / "tiny.safetensors", "0" * 64, tiny_ddpm(), "v", "cosine", cosine(100))
+    return export_bundle(checkpoint, folder / "tiny", name="tiny", licence="CC0")
+
+
+@pytest.fixture(scope="module")
+def quantised(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, int8.Report]:
+    out = tmp_path_factory.mktemp("out") / "tiny8"
+    report = int8.add_int8(bundle.path, out, min_psnr=10.0, say=lambda line: None)
+    return read_bundle(out), report
+
+
+def test_the_variant_keeps_what_the_export_promised(quantised: tuple[Bundle, int8.Report]) -> None:
+    """Its edits, made anew by the engine that reads it, are as close to float32 as variants.json says."""
+    bundle, report = quantised
+    said = read_variants(bundle)["int8"]
+    assert said["edit_psnr"] == report.psnr
+    assert said["edit_psnr"]["0.5"]["worst"] >= 10.0
+    reference = load_engine(bundle, "openvino", "float32", 1)
+    requests = requests_of(sample_guides(bundle, reference, int8.GUIDES, seed=3000), int8.JUDGED_T0S, seed=4000)
+    again = int8.judge(bundle, requests, run_edits(bundle, reference, requests, int8.JUDGED_STEPS))
+    for t0, values in said["edit_psnr"].items():
+        # the judged edits ran on another number of threads, whose sums round in float32 (1e-7) and bfloat16 (2e-3)
+        assert again[t0]["worst"] == pytest.approx(values["worst"], abs=1.0)
+
+
+def test_int8_is_a_promise(quantised: tuple[Bundle, int8.Report], bundle: Bundle) -> None:
+    engine = open_engine(quantised[0], precision="int8", threads=1)
+    assert (engine.name, engine.precision) == ("openvino", "int8")
+    with pytest.raises(EngineError, match=r"precision 'int8': bundle .* has none: sdedit export .* --int8"):
+        open_engine(bundle, precision="int8")
+    with pytest.raises(EngineError, match="is not one that engine onnxruntime runs: float32"):
+        open_engine(quantised[0], engine="onnxruntime", precision="int8")
+
+
+def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: tuple[Bundle, int8.Report], tmp_path: Path) -> None:
+    """What runs is read back: a variant that has no convolution in 8 bits is not int8."""
+    bundle, _ = quantised
+    folder = tmp_path / "copy"
+    with int8.staged(folder) as new:
+        int8.copy_bundle(bundle, new)
+        int8.write_variant(bundle, new, onnx.load(bundle.network), {})
+    with pytest.raises(
+        EngineError, match=r"openvino runs (float32|bfloat16) on 1 threads where int8 on 1 was asked for"
+    ):
+        load_engine(read_bundle(folder), "openvino", "int8", 1)
+
+
+def test_what_no_variant_reaches_is_said_and_nothing_is_written(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "rank", lambda model, quantised, states: ["node_conv2d", "node_conv2d_1"])
+    with pytest.raises(BundleError, match=r"come within \d+\.\d dB of float32, not 500, with up to \d+ of \d+ conv"):
+        int8.add_int8(bundle.path, tmp_path / "out", min_psnr=500.0, say=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_restoring_every_convolution_gives_the_network_back(
+    quantised: tuple[Bundle, int8.Report], bundle: Bundle
+) -> None:
+    """To the bit: the same nodes and weights, in the same order."""
+    model = int8.with_float_weights(onnx.load(bundle.network))
+    small = onnx.load(quantised[0].path / NETWORK)
+    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    rng = np.random.default_rng(0)
+    states = [{"x": rng.standard_normal((1, 3, 16, 16), np.float32), "time": np.float32([50])}]
+    back = int8.restore(small, model, names)
+    onnx.checker.check_model(back, full_check=True)
+    assert not [node for node in back.graph.node if "Quantize" in node.op_type]
+    assert np.array_equal(int8.outputs(back, states), int8.outputs(model, states))
+    assert not np.array_equal(int8.outputs(small, states), int8.outputs(model, states))
+
+
+def test_fewer_convolutions_than_half_are_left_in_float() -> None:
+    assert list(int8.counts(50)) == [0, 1, 2, 3, 4, 6, 9, 14, 20]
+    assert list(int8.counts(1)) == [0]
+
+
+def test_the_recorder_sees_every_evaluation_of_every_edit(bundle: Bundle) -> None:
+    recorder = Recorder(load_engine(bundle, "onnxruntime", "float32", 1))
+    guides = [np.zeros(bundle.shape, np.float32)] * 2
+    requests = requests_of(guides, (0.3, 1.0), seed=0)
+    run_edits(bundle, recorder, requests, 5)
+    assert len(recorder.visited) == 4 * 5
+    assert {float(state["time"][0]) for state in recorder.visited} >= {29.0, 99.0}
+    assert [bool((request.mask == 1).all()) for request in requests] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 16, 16)])
+def test_strokes_have_few_colours(shape: tuple[int, int, int]) -> None:
+    picture = to_image(np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
+    painted = np.atleast_3d(np.asarray(paint(picture)))
+    assert painted.shape == (*shape[1:], shape[0])
+    assert 2 <= len(np.unique(painted.reshape(-1, shape[0]), axis=0)) <= 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "variants.json is damaged"),
+        (b'{"int8": {}}', "variants.json is damaged"),
+        (b'{"int8": {"file": "other.onnx"}}', "names 'other.onnx', which bundle.json does not list"),
+    ],
+)
+def test_a_damaged_list_of_variants_is_refused(text: bytes, message: str, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    (folder / "variants").mkdir()
+    rewrite(folder, VARIANTS, text)
+    with pytest.raises(BundleError, match=message):
+        variant_network(read_bundle(folder), "int8")
+
+
+def test_a_variant_stays_in_its_file(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    (folder / "variants").mkdir()
+    model = onnx.load(folder / "network.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.ClearField("raw_data")
+    tensor.external_data.add(key="location", value="bundle.json")
+    rewrite(folder, NETWORK, model.SerializeToString())
+    rewrite(folder, VARIANTS, json.dumps({"int8": {"file": "int8.onnx"}}).encode())
+    with pytest.raises(BundleError, match=r"int8\.onnx asks for 'bundle\.json': a variant is one file"):
+        variant_network(read_bundle(folder), "int8")
+
+
+def test_tune_tries_low_precision_on_openvino_alone() -> None:
+    kinds = {(engine, precision) for engine, precision, _ in candidates(1)}
+    assert {precision for engine, precision in kinds if engine == "onnxruntime"} == {"float32"}
+    assert {precision for engine, precision in kinds if engine == "openvino"} == {"float32", "bfloat16", "int8"}
+
+
+def test_without_nncf_it_says_what_to_install(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(SdeditError, match=r"--int8 needs the package nncf: pip install 'sdedit\[export\]'"):
+        int8.add_int8(bundle.path, tmp_path / "out")
+
+
+def test_the_command_adds_int8_to_a_bundle(
+    bundle: Bundle, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "rank", lambda model, quantised, states: ["node_conv2d", "node_conv2d_1"])
+    code, _, err = run("export", bundle.path, "--out", tmp_path / "out", "--min-psnr", "20")
+    assert (code, err) == (2, "sdedit: --min-psnr goes with --int8\n")
+    code, _, err = run("export", bundle.path, "--out", tmp_path / "out", "--int8", "--name", "other")
+    assert code == 2
+    assert "to a bundle only --cubins or --int8 can be added" in err
+    code, out, err = run("export", bundle.path, "--out", tmp_path / "out", "--int8", "--min-psnr", "10")
+    assert code == 0, err
+    assert "convolutions left in float, edits from t0 = 0.5 within" in out
+    assert "int8" in read_variants(read_bundle(tmp_path / "out"))
