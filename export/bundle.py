@@ -3,7 +3,6 @@
 import copy
 import math
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from sdedit.runtime.parity import measure_errors, parity_input, parity_label, re
 from sdedit.runtime.processor import available_processors
 from sdedit_ref.checkpoint import Checkpoint
 
-from .kernels import write_kernels
 from .onnx_graph import round_to_half, store_in_half, to_onnx
 
 TOLERANCE = 1e-4
@@ -39,16 +37,12 @@ def export_bundle(
     name: str,
     licence: str,
     weights: str = "half",
-    cubins: Sequence[str] | None = None,
     card: Path | None = None,
 ) -> Bundle:
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
 
-    weights: how they are stored. cubins: GPU kernels for these targets, besides PTX for all others; None: no kernels.
-    card: a text about the model that goes along as MODEL_CARD.md. The checkpoint's network itself is not changed.
-
-    Raises BundleError where the bundle cannot be written or differs from the reference, EngineError where asked-for
-    kernels cannot be built.
+    weights: how they are stored. card: a text about the model that goes along as MODEL_CARD.md. The checkpoint's
+    network itself is not changed. Raises BundleError where the bundle cannot be written or differs from the reference.
     """
     if weights not in WEIGHTS:
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
@@ -74,8 +68,6 @@ def export_bundle(
         np.save(folder / REFERENCE, outputs)
         if card_bytes is not None:
             (folder / MODEL_CARD).write_bytes(card_bytes)
-        if cubins is not None:
-            write_kernels(folder, shape, cubins)
         fields = manifest_fields(checkpoint, name, licence, shape)
         parity = {"levels": levels, "weights": weights, "weights_rounding": rounding}
         write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0, "engines": {}}})

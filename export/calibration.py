@@ -86,8 +86,8 @@ class Recorder:
         self.batch, self.threads = engine.batch, engine.threads
         self.visited: list[dict[str, np.ndarray]] = []
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
-        evaluate = self._engine.bind(x, time, out)
+    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
+        evaluate = self._engine.bind(x, time, out, label)
 
         def record() -> None:
             self.visited.append({"x": x.copy(), "time": time.copy()})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_ddpm, write_bundle
+from tiny import tiny_checkpoint, tiny_ddpm, write_bundle
 
 from sdedit.benchmarks import bench, cold, measure, report
 from sdedit.benchmarks.case import Case, Contender, MissingError, Problem, Stopwatch
@@ -21,8 +21,6 @@ from sdedit.benchmarks.scenarios import Scenario
 from sdedit.benchmarks.suite import Suite
 from sdedit.errors import SdeditError
 from sdedit.export.bundle import export_bundle
-from sdedit_ref.checkpoint import Checkpoint
-from sdedit_ref.sde import cosine
 
 Log = list[str]
 
@@ -266,17 +264,7 @@ def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    checkpoint = Checkpoint(
-        tmp_path / "tiny.safetensors",
-        sha256="0" * 64,
-        family="DDPM network",
-        network=network,
-        prediction="v",
-        schedule_name="cosine",
-        schedule=cosine(1000),
-        shape=(3, 16, 16),
-        multiple_of=network.config.multiple_of,
-    )
+    checkpoint = tiny_checkpoint(network, 1000)
     bundle = export_bundle(checkpoint, tmp_path / "tiny", name="tiny", licence="CC0")
     weights.save_network(weights.network_of(bundle), tmp_path / "weights")
     case = Case(str(bundle.path), str(tmp_path / "weights"))

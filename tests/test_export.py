@@ -171,7 +171,9 @@ def test_the_command_line_exports_and_gives_the_same_bytes(safetensors: Path, ha
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{tmp_path / 'tiny'}: tiny, ")
-    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["  onnxruntime", "  openvino"]
+    _, *engines, kernels = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in engines] == ["  onnxruntime", "  openvino"]
+    assert kernels == f"{tmp_path / 'tiny'}: tiny, kernels as PTX, sm80"
     for name in ("network.onnx", "schedule.npy", "reference.npy"):
         assert (tmp_path / "tiny" / name).read_bytes() == (half.path / name).read_bytes(), name
     files = read_bundle(tmp_path / "tiny").manifest["files"]
@@ -231,7 +233,7 @@ def test_nothing_is_replaced_where_the_verification_fails(
     safetensors: Path, old: Path, float32: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_module, "TOLERANCE", 0.0)
-    monkeypatch.setattr(export_module, "to_onnx", lambda network, shape: onnx.load(float32.network))  # saves seconds
+    monkeypatch.setattr(export_module, "to_onnx", lambda *_, **__: onnx.load(float32.network))  # saves seconds
     for out in (old, old.with_name("new")):
         with pytest.raises(
             BundleError, match=r"the exported network on .* differs from the reference by .*, more than 0e"

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import Run
-from tiny import rewrite, tiny_ddpm, write_bundle
+from tiny import rewrite, tiny_checkpoint, tiny_ddpm, write_bundle
 
 from sdedit.errors import BundleError, EngineError, SdeditError
 from sdedit.export import int8
@@ -20,8 +20,6 @@ from sdedit.runtime.engines import load_engine, open_engine
 from sdedit.runtime.images import to_image
 from sdedit.runtime.tune import candidates
 from sdedit.runtime.variants import read_variants, variant_network
-from sdedit_ref.checkpoint import Checkpoint
-from sdedit_ref.sde import cosine
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"
@@ -41,8 +39,7 @@ def little_work() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("int8")
-    checkpoint = Checkpoint(folder / "tiny.safetensors", "0" * 64, tiny_ddpm(), "v", "cosine", cosine(100))
-    return export_bundle(checkpoint, folder / "tiny", name="tiny", licence="CC0")
+    return export_bundle(tiny_checkpoint(tiny_ddpm(), 100), folder / "tiny", name="tiny", licence="CC0")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
 from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, write_manifest
+from sdedit_ref.checkpoint import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.sde import cosine
 
@@ -89,3 +90,19 @@ def tiny_ddpm(patch: int = 2) -> DDPM:
     config = DDPMConfig(size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,), patch=patch)
     torch.manual_seed(0)
     return DDPM(config).eval()
+
+
+def tiny_checkpoint(network: DDPM, levels: int = LEVELS) -> Checkpoint:
+    """As if loaded from a file: predicts v on the cosine schedule."""
+    config = network.config
+    return Checkpoint(
+        Path("tiny.safetensors"),
+        sha256="0" * 64,
+        family="DDPM network",
+        network=network,
+        prediction="v",
+        schedule_name="cosine",
+        schedule=cosine(levels),
+        shape=(config.channels, config.size, config.size),
+        multiple_of=config.multiple_of,
+    )
