@@ -1,6 +1,5 @@
 """Write a bundle and prove it: its files, read back and run by the runtime's own engine, give what torch gives."""
 
-import copy
 import math
 import platform
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
@@ -20,7 +18,7 @@ from sdedit.runtime.parity import measure_errors, parity_input, parity_label, re
 from sdedit.runtime.processor import available_processors
 from sdedit_ref.checkpoint import Checkpoint
 
-from .onnx_graph import round_to_half, store_in_half, to_onnx
+from .onnx_graph import round_to_half, save_onnx, store_in_half, to_onnx
 
 TOLERANCE = 1e-4
 """Largest error of the engine against the reference with the same rounded weights, relative to the largest output."""
@@ -41,29 +39,29 @@ def export_bundle(
 ) -> Bundle:
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
 
-    weights: how they are stored. card: a text about the model that goes along as MODEL_CARD.md. The checkpoint's
-    network itself is not changed. Raises BundleError where the bundle cannot be written or differs from the reference.
+    weights: how they are stored; with "half" the checkpoint's own network is rounded, in place: a copy of a large one
+    costs gigabytes. card: a text about the model that goes along as MODEL_CARD.md. Raises BundleError where the bundle
+    cannot be written or differs from the reference.
     """
     if weights not in WEIGHTS:
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
     card_bytes = None if card is None else read_card(card)
-    exact = checkpoint.network
-    network = copy.deepcopy(exact)
-    if weights == "half":
-        round_to_half(network)
-    shape = checkpoint.shape
+    network, shape = checkpoint.network, checkpoint.shape
     levels = parity_levels(len(checkpoint.schedule))
     with staged(out) as folder:
-        exact_outputs = reference_outputs(checkpoint, exact, levels)
+        exact_outputs = reference_outputs(checkpoint, levels)
         check_finite(checkpoint, exact_outputs)
-        outputs = reference_outputs(checkpoint, network, levels)
+        if weights == "half":
+            round_to_half(network)
+        outputs = reference_outputs(checkpoint, levels)
         rounding = relative_error(outputs, exact_outputs)
         if not math.isfinite(rounding):
             raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
         model = to_onnx(network, shape, labels=checkpoint.classes > 0)
         if weights == "half":
             store_in_half(model)
-        onnx.save(model, folder / NETWORK)
+        save_onnx(model, folder / NETWORK)
+        del model
         np.save(folder / SCHEDULE, checkpoint.schedule)
         np.save(folder / REFERENCE, outputs)
         if card_bytes is not None:
@@ -95,9 +93,9 @@ def parity_levels(levels: int) -> list[int]:
     return [max(1, round(levels * part)) for part in (0.001, 0.25, 0.5, 0.75, 1.0)]
 
 
-def reference_outputs(checkpoint: Checkpoint, network: nn.Module, levels: list[int]) -> np.ndarray:
-    """The outputs of its network, or of it rounded, at `levels`: float32 [L, C, H, W], for the inputs of parity.py."""
-    schedule = checkpoint.schedule
+def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
+    """The outputs of its network at `levels`, float32 [L, C, H, W], for the inputs of parity.py."""
+    network, schedule = checkpoint.network, checkpoint.schedule
     outputs = []
     for index, k in enumerate(levels):
         x = torch.from_numpy(parity_input(schedule, k, index, checkpoint.shape))

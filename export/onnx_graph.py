@@ -1,13 +1,18 @@
-"""The network as an ONNX graph: traced by torch's dynamo exporter, weights stored in half where that is exact."""
+"""The network as an ONNX graph: traced by torch's dynamo exporter, weights stored in half where that is exact.
+
+Until it is saved the graph refers to torch's own tensors, so that large networks are not held twice.
+"""
 
 import logging
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxscript  # noqa: F401 - torch.onnx.export needs it: where it is missing, the import of this module says so
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 OPSET = 18
@@ -16,8 +21,13 @@ OPSET = 18
 SMALLEST_HALVED = 1024
 """Elements; below, a Cast costs more than the bytes it saves."""
 
+EXTERNAL_ABOVE = 1_500_000_000
+"""Bytes of weights; above, they go into a file of their own, for protobuf ends at 2 GB."""
 
-def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> onnx.ModelProto:
+DATA_SUFFIX = ".data"
+
+
+def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> ir.Model:
     """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, shape = (C, H, W) is fixed.
 
     labels: whether it takes label int64 [B] as well.
@@ -41,22 +51,26 @@ def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = Fals
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    model = program.model_proto
-    strip_debugging(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    strip_debugging(program.model)
+    return program.model
 
 
-def strip_debugging(model: onnx.ModelProto) -> None:
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """Write the model to `path`, and beside it, with DATA_SUFFIX, weights that are too large for one file; check it."""
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    ir.save(model, path, external_data=path.name + DATA_SUFFIX if size > EXTERNAL_ABOVE else None)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def strip_debugging(model: ir.Model) -> None:
     """Drop what the tracer records of itself: stack traces with paths of this machine, and names of torch functions."""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
-        value.doc_string = ""
-        del value.metadata_props[:]
+    graph = model.graph
+    nodes = list(graph.all_nodes())
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    parts: list[Any] = [model, graph, *nodes, *values]
+    for part in parts:
+        part.doc_string = None
+        part.metadata_props.clear()
 
 
 def round_to_half(network: nn.Module) -> None:
@@ -67,23 +81,30 @@ def round_to_half(network: nn.Module) -> None:
                 parameter.copy_(parameter.half().float())
 
 
-def store_in_half(model: onnx.ModelProto) -> None:
+def store_in_half(model: ir.Model) -> None:
     """Store the large initializers that half represents exactly as half, each with a Cast back to float32."""
     graph = model.graph
     casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALLEST_HALVED:
             continue
-        values = numpy_helper.to_array(tensor)
-        if values.size < SMALLEST_HALVED or not is_exact_in_half(values):
+        values = tensor.numpy()
+        if not is_exact_in_half(values):
             continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*casts, *nodes])
-    onnx.checker.check_model(model, full_check=True)
+        half = ir.Value(
+            name=f"{name}.half",
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            shape=value.shape,
+            const_value=ir.Tensor(values.astype(np.float16), name=f"{name}.half"),
+        )
+        del graph.initializers[name]
+        graph.register_initializer(half)
+        value.const_value = None
+        to = ir.AttrInt64("to", ir.DataType.FLOAT)
+        casts.append(ir.Node("", "Cast", [half], [to], outputs=[value], name=f"{name}.cast"))
+    if casts:
+        graph.insert_before(graph[0], casts)
 
 
 def is_exact_in_half(values: np.ndarray) -> bool:

@@ -201,7 +201,7 @@ def test_arguments_that_are_missing_or_unknown(run: Run, arguments: list[str], m
     ("options", "message"),
     [
         ([], "its keys do not tell prediction, schedule, size: say --prediction"),
-        (["--size", "big"], "'big' is not a valid int"),
+        (["--size", "big"], "its keys do not tell prediction, schedule: say --prediction"),
     ],
 )
 def test_an_export_that_is_refused(run: Run, tmp_path: Path, options: list[str], message: str) -> None:

@@ -183,7 +183,7 @@ def test_the_command_adds_int8_to_a_bundle(
     assert (code, err) == (2, "sdedit: --min-psnr goes with --int8\n")
     code, _, err = run("export", bundle.path, "--out", tmp_path / "out", "--int8", "--name", "other")
     assert code == 2
-    assert "to a bundle only --cubins or --int8 can be added" in err
+    assert "to it only --cubins, --tensorrt and --int8 can be added" in err
     code, out, err = run("export", bundle.path, "--out", tmp_path / "out", "--int8", "--min-psnr", "10")
     assert code == 0, err
     assert "convolutions left in float, edits from t0 = 0.5 within" in out

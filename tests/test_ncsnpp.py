@@ -87,7 +87,7 @@ def test_a_checkpoint_gives_what_its_own_code_gives(case: str, tmp_path: Path) -
         # float32 of the original: exp and its sums; 1 - alpha^2 loses digits near clean.
         assert np.allclose(level[:2], (alpha, doubled * std), rtol=3e-4)
         with torch.inference_mode():
-            eps = checkpoint.network(x, torch.tensor([level[2]], dtype=torch.float32)).numpy()
+            eps = checkpoint.network(x, torch.tensor([level[2]], dtype=torch.float32)).numpy()[..., ::2, ::2]
         expected = -std * score
         assert np.abs(eps - expected).max() < TOLERANCE * np.abs(expected).max(), k
 

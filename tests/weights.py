@@ -26,4 +26,4 @@ def weight(name: str, shape: Sequence[int]) -> Tensor:
 
 
 def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    return {name: weight(name, shape) for name, shape in shapes.items()}
+    return {name: weight(name, tuple(shape)) for name, shape in shapes.items()}

@@ -64,7 +64,9 @@ def import_original(clone: Path) -> None:
 
 
 def outputs(case: dict[str, Any]) -> dict[str, np.ndarray]:
-    """names and shapes of its state dict, which of them are trained; at each level alpha, std of its SDE, and score."""
+    """shapes: names and shapes of its state dict. trained: which of them are. At each level: alpha and std of its SDE,
+    and score at every second pixel.
+    """
     from models import utils
 
     config = make_config(case)
@@ -79,7 +81,7 @@ def outputs(case: dict[str, Any]) -> dict[str, np.ndarray]:
         alpha, std = marginal(sde, case["sde"], t, k)
         x = 0.5 * alpha + std * torch.from_numpy(normals(f"x {k}", (1, 3, 16, 16)))
         with torch.no_grad():
-            values = {"alpha": alpha, "std": std, "score": score(x, t)}
+            values = {"alpha": alpha, "std": std, "score": score(x, t)[..., ::2, ::2]}
         for name, value in values.items():
             found[name].append(np.float32(value))
     shapes = [f"{name} {'x'.join(map(str, value.shape))}" for name, value in state.items()]
