@@ -96,7 +96,7 @@ def add_unjudged_int8(bundle: Bundle) -> None:
     table = bundle.schedule.table
     levels = bundle.manifest["parity"]["levels"]
     states = [
-        {"x": parity_input(table, k, i, bundle.shape), "time": np.float32([bundle.schedule.level(k).time])}
+        {"x": parity_input(table, k, i, bundle.shape), "time": np.array([bundle.schedule.level(k).time], np.float32)}
         for i, k in enumerate(levels)
     ]
     quantised = int8.quantise(nncf, onnx.load(bundle.network), states)
