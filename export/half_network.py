@@ -107,8 +107,6 @@ class _Conversion:
             if name in self.now and node.op_type not in ("Cast", "Shape"):
                 node.input[index] = self._as(name, TensorProto.FLOAT if index in single else wanted)
         results = [name for name in node.output if self.types.get(name) == TensorProto.FLOAT]
-        if node.op_type == "Cast" and results:
-            next(a for a in node.attribute if a.name == "to").i = wanted
         borders = [name for name in results if name in self.outputs and wanted == TensorProto.FLOAT16]
         for name in results:
             self.now[name] = wanted

@@ -64,7 +64,7 @@ def replay(
     threads, batch = engine.get("threads"), engine.get("batch", 1)
     for name, value, kind in (("threads", threads, int if device == "cpu" else type(None)), ("batch", batch, int)):
         if type(value) is not kind:
-            raise PlanError(f"{path}: the recipe's {name} {value!r} is not one of device {device}")
+            raise PlanError(f"{path}: the recipe's {name} {value!r} is no number that device {device} takes")
     with Editor.open(
         bundle,
         engine=str(engine.get("name")),

@@ -124,7 +124,9 @@ static int execute(const Operation *o) {
     case LAUNCH:
         launched++;
         return executor.launch(o->kernel->id, o->grid, o->parameters, o->kernel->parameter_bytes);
-    case HOST: ((void (*)(void *))o->to)((void *)o->from); return 0;
+    case HOST:
+        ((void (*)(void *))o->to)((void *)o->from);
+        return 0;
     }
     return CUDA_ERROR_UNKNOWN;
 }
@@ -517,16 +519,20 @@ static CUresult d_cuCtxGetStreamPriorityRange(int *least, int *greatest) {
     return CUDA_SUCCESS;
 }
 
+#define NAMED(error) {error, #error}
+static const struct {
+    CUresult error;
+    const char *name;
+} ERRORS[] = {
+    NAMED(CUDA_ERROR_OUT_OF_MEMORY),   NAMED(CUDA_ERROR_DEVICE_UNAVAILABLE), NAMED(CUDA_ERROR_INVALID_CONTEXT),
+    NAMED(CUDA_ERROR_INVALID_VALUE),   NAMED(CUDA_ERROR_NO_BINARY_FOR_GPU),  NAMED(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
+    NAMED(CUDA_ERROR_ILLEGAL_ADDRESS),
+};
+
 static CUresult d_cuGetErrorName(CUresult error, const char **out) {
-    switch ((int)error) {
-    case CUDA_ERROR_OUT_OF_MEMORY: *out = "CUDA_ERROR_OUT_OF_MEMORY"; break;
-    case CUDA_ERROR_DEVICE_UNAVAILABLE: *out = "CUDA_ERROR_DEVICE_UNAVAILABLE"; break;
-    case CUDA_ERROR_INVALID_CONTEXT: *out = "CUDA_ERROR_INVALID_CONTEXT"; break;
-    case CUDA_ERROR_INVALID_VALUE: *out = "CUDA_ERROR_INVALID_VALUE"; break;
-    case CUDA_ERROR_NO_BINARY_FOR_GPU: *out = "CUDA_ERROR_NO_BINARY_FOR_GPU"; break;
-    case CUDA_ERROR_ILLEGAL_ADDRESS: *out = "CUDA_ERROR_ILLEGAL_ADDRESS"; break;
-    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: *out = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
-    default: *out = "CUDA_ERROR_UNKNOWN";
+    *out = "CUDA_ERROR_UNKNOWN";
+    for (size_t i = 0; i < sizeof ERRORS / sizeof *ERRORS; i++) {
+        if (ERRORS[i].error == error) *out = ERRORS[i].name;
     }
     return CUDA_SUCCESS;
 }

@@ -7,6 +7,9 @@ that a real driver accepts the binaries, and anything about time.
 import ctypes
 import dataclasses
 import json
+import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +20,13 @@ import pytest
 from command_line import Run
 from device_memory import DeviceFault
 from fake_driver import FakeDriver, StandInEngine, values
+from random_jobs import some_job
 from stubs import StubEngine, run
 from tiny import write_bundle
 
 from sdedit.errors import CancelledError, EngineError
 from sdedit.kernels import twin
-from sdedit.runtime import Editor, doctor_gpu
+from sdedit.runtime import Editor, Job, doctor_gpu
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.devices import cuda, driver, gpu
 from sdedit.runtime.devices.cpu import CpuDevice
@@ -177,6 +181,16 @@ def test_a_job_may_come_and_another_go_in_mid_flight(fake: FakeDriver, bundle: B
     device.close()
 
 
+def test_a_slot_may_be_written_again_at_once(fake: FakeDriver, bundle: Bundle) -> None:
+    """The second copy must not overwrite the staging memory of the first, which has not run yet."""
+    device = make_device(fake, bundle)
+    guide, mask = np.full(bundle.shape, 3, np.float32), np.full(bundle.shape[1:], 0.25, np.float32)
+    device.write(0, {"guide": guide})
+    device.write(0, {"mask": mask})
+    assert same([device.read(0, "guide"), device.read(0, "mask")], [guide, mask])
+    device.close()
+
+
 def test_previews_are_the_cpus(fake: FakeDriver, bundle: Bundle) -> None:
     task = make_task(bundle, 1, steps=5)
 
@@ -189,6 +203,57 @@ def test_previews_are_the_cpus(fake: FakeDriver, bundle: Bundle) -> None:
         return seen
 
     assert same(predictions(make_device(fake, bundle)), predictions(on_cpu(bundle)))
+
+
+def test_random_jobs_of_several_threads_are_the_cpus(fake: FakeDriver, bundle: Bundle) -> None:
+    chance = random.Random(0)
+    jobs = [some_job(chance) for _ in range(16)]
+    with Editor(bundle, on_cpu(bundle)) as editor:
+        expected = [pixels(editor.submit(**job)) for job in jobs]
+    found: list[list[bytes] | None] = [None] * len(jobs)
+    with Editor(bundle, make_device(fake, bundle, slots=3)) as editor:
+
+        def work(first: int) -> None:
+            for index in range(first, len(jobs), 4):
+                found[index] = pixels(editor.submit(**jobs[index]))
+
+        threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+    assert found == expected
+    assert fake.fault is None
+    assert fake.counts() == NOTHING
+
+
+def pixels(job: Job) -> list[bytes]:
+    return [image.pil.tobytes() for image in job.result(WAIT).images]
+
+
+WITHOUT_TORCH = """
+import ctypes, sys
+for name in ("torch", "triton", "onnx", "onnxruntime", "openvino"):
+    sys.modules[name] = None
+sys.path.append({tests!r})
+library = ctypes.CDLL({library!r}, mode=ctypes.RTLD_GLOBAL)
+from pathlib import Path
+from fake_driver import FakeDriver
+from sdedit.runtime.bundle import read_bundle
+from sdedit.runtime.devices.cuda import CudaDevice
+from sdedit.runtime.devices.gpu import Gpu
+from sdedit.runtime.doctor_gpu import EDIT, GpuCopy, digest, golden_edits, of_golden_shape
+bundle = read_bundle({bundle!r})
+driver = FakeDriver(library, bundle.path / "kernels")
+gpu = Gpu()
+assert digest(golden_edits(CudaDevice(gpu, of_golden_shape(bundle), GpuCopy(gpu), 2))) == EDIT
+"""
+
+
+def test_it_runs_where_torch_triton_and_engines_cannot_be_imported(fake_library: ctypes.CDLL, bundle: Bundle) -> None:
+    script = WITHOUT_TORCH.format(tests=str(Path(__file__).parent), library=fake_library._name, bundle=str(bundle.path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # Captured once, replayed.

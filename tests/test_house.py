@@ -27,7 +27,18 @@ ROOM_OF = {"sdedit." + room: room for room in ("kernels", "runtime", "export", "
 PACKAGE_OF = {room: name for name, room in ROOM_OF.items()} | {"front": "sdedit"}
 BARE_NAMES = {"kernels", "runtime", "export", "front", "benchmarks"}
 LEAN_ROOMS = ("kernels", "runtime", "front")
-HEAVY = {"torch", "triton", "onnx", "onnxscript", "safetensors", "openvino", "onnxruntime", "tensorrt", "cuda"}
+HEAVY = {
+    "torch",
+    "triton",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "openvino",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+}
 ALWAYS_NEEDED = {"step_triton.py": {"triton"}}
 FORBIDDEN_AT_RUN_TIME = ("torch", "triton", "onnx", "onnxscript", "safetensors")
 

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
+from random_jobs import some_job
 from stubs import StubEngine
 from tiny import write_bundle
 
@@ -256,25 +257,6 @@ def test_after_a_fork_the_child_is_told_instead_of_hanging(bundle: Any) -> None:
                 os._exit(7 if "open one after the fork" in str(error) else 8)
             os._exit(9)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-
-
-def some_job(chance: random.Random) -> dict[str, Any]:
-    height, width = chance.choice([(8, 8), (8, 8), (11, 9), (20, 31)])
-    values = np.random.default_rng(chance.getrandbits(32))
-    arguments: dict[str, Any] = {
-        "guide": values.integers(0, 256, (height, width, 3)).astype(np.uint8),
-        "t0": chance.choice([0.4, 0.5, 0.9, 1.0]),
-        "steps": chance.randint(1, 8),
-        "sampler": chance.choice(["ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler_maruyama"]),
-        "keep": chance.choice(["fresh", "fixed", "paper", "official"]),
-        "repeats": chance.randint(1, 3),
-        "seed": chance.getrandbits(64),
-        "images": chance.choice([1, 1, 1, 2, 5]),
-    }
-    if chance.random() < 0.5:
-        arguments["mask"] = values.random((height, width)).astype(np.float32).round(1)
-        arguments["mask"][0, 0] = 1
-    return arguments
 
 
 def mixing(x: np.ndarray, told: float) -> np.ndarray:
