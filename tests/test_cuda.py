@@ -297,6 +297,28 @@ def test_an_engine_that_cannot_be_captured_is_not(fake: FakeDriver, bundle: Bund
     assert (device.eager, device.captures, fake.graphs_launched) == (True, 0, 0)
 
 
+def test_an_engine_that_fails_while_it_is_captured_fails_the_job_alone(fake: FakeDriver, bundle: Bundle) -> None:
+    device = make_device(fake, bundle)
+    (evaluate,) = device._evaluate.values()
+    calls: list[int] = []
+
+    def fails_once(stream: int) -> None:
+        calls.append(stream)
+        if len(calls) == 2:  # the first is the step, the second its capture
+            raise EngineError("the engine failed")
+        evaluate(stream)
+
+    device._evaluate[0] = fails_once
+    guide = np.zeros((8, 8, 3), np.uint8)
+    with Editor(bundle, device) as editor, Editor(bundle, on_cpu(bundle)) as alone:
+        with pytest.raises(EngineError, match=r"^the engine failed$"):
+            editor.edit(guide, steps=3)
+        images = [e.edit(guide, steps=3).images[0].pil.tobytes() for e in (editor, alone)]
+    assert images[0] == images[1]
+    assert device.captures == 1
+    assert fake.counts() == NOTHING
+
+
 def test_graphs_of_other_addresses_are_dropped(fake: FakeDriver, bundle: Bundle) -> None:
     device = make_device(fake, bundle)
     tasks = [make_task(bundle, 0)]

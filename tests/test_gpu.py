@@ -17,6 +17,7 @@ from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
 from sdedit.runtime.devices.gpu import Gpu
+from sdedit.runtime.engines.on_cuda import choose_cuda_engine
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
 
@@ -86,10 +87,10 @@ def test_an_edit_through_an_engine_is_near_the_cpus(gpu: Gpu, bundle: Bundle, gu
 
     gpu.close()
     try:
-        editor = Editor.open(bundle.path, device="cuda")
+        engine = choose_cuda_engine("auto", "float32")
     except EngineError as error:
         pytest.skip(str(error))
-    with editor, Editor.open(bundle.path) as on_cpu:
+    with Editor.open(bundle.path, device="cuda", engine=engine) as editor, Editor.open(bundle.path) as on_cpu:
         images = [np.asarray(e.edit(guide, steps=8).images[0].pil, np.int16) for e in (editor, on_cpu)]
     assert np.abs(images[0] - images[1]).max() <= 2
     assert read_bundle(bundle.path).sha256 == editor.bundle.sha256

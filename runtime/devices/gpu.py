@@ -145,13 +145,17 @@ class Gpu:
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
         """What `enqueue` would run, as a graph that is ready on the device; nothing runs."""
-        self._builder = self._stream.create_graph_builder().begin_building("thread_local")
+        builder = self._stream.create_graph_builder().begin_building("thread_local")
+        self._builder = builder
         try:
             enqueue()
+        except BaseException:
+            with suppress(Exception):  # what went wrong is worth more than that the capture is of no use
+                builder.end_building()
+            raise
         finally:
-            builder, self._builder = self._builder, None
-            builder.end_building()
-        graph = builder.complete()
+            self._builder = None
+        graph = builder.end_building().complete()
         builder.close()
         graph.upload(self._stream)
         return graph
