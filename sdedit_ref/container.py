@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,6 +61,8 @@ class Contents:
 def read_contents(path: Path) -> Contents:
     """Read a safetensors or torch file; raises CheckpointError, and executes nothing."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise CheckpointError(f"{path} is no file")
         with path.open("rb") as file:
             head = file.read(9)
         size = path.stat().st_size
@@ -104,7 +108,13 @@ def tensors_of(value: object) -> dict[str, Tensor] | None:
         value = value["state_dict"]
     if not isinstance(value, dict) or not value or not all(map(_is_plain, value.values())):
         return None
-    return {str(key): tensor for key, tensor in value.items()}
+    return {str(key): tensor for key, tensor in value.items()} if _fits(value.values()) else None
+
+
+def _fits(tensors: Collection[Tensor]) -> bool:
+    """Whether no memory is counted often: copies of many views of one tensor would be many times the file."""
+    once = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= 4 * sum(once.values())
 
 
 def strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -133,13 +143,26 @@ def _read_safetensors(path: Path) -> Contents:
 
 
 def _read_torch(path: Path) -> Any:
+    _refuse_compressed(path)
     try:
-        with _numbers_allowed():
+        with _numbers_allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, in several lines
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {_why(error)}") from None
     except Exception as error:  # torch.load raises a dozen types for damaged files
         raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {reason(error)}") from None
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch never compresses; a small file that is a large one inside is none of its."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except Exception:  # a legacy file, or damaged: torch says how
+        return
+    if compressed:
+        raise CheckpointError(f"{path}: a compressed archive; a torch file is accepted, which is not compressed")
 
 
 def _numbers_allowed() -> AbstractContextManager[None]:
@@ -164,10 +187,10 @@ def _describe(content: dict[Any, Any]) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """A tensor of floating-point numbers, all of them in the file."""
-    return (
-        isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided and not value.is_meta
-    )
+    """A tensor of floating-point numbers, all of them in the file: a view of few may seem to be terabytes."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
+        return False
+    return not value.is_meta and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

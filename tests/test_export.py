@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.sde import cosine, linear
 
 METADATA = {"prediction": "v", "betas": "cosine", "image_size": "16", "patch": "2", "timesteps": "100"}
-SAID = {"prediction": "eps", "schedule": "linear", "size": 16}
+SAID: dict[str, str | int] = {"prediction": "eps", "schedule": "linear", "size": 16}
 """What must be said of a file without metadata."""
 
 Tensors = dict[str, Tensor]
@@ -165,19 +166,17 @@ def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
         assert relative(out[index : index + 1], run_torch(network, x[index : index + 1], time[index])) < 1e-4
 
 
-@pytest.mark.parametrize("weights", ["half", "float32"])
 def test_weights_too_large_for_one_file_go_beside_it(
-    safetensors: Path, float32: Bundle, tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+    safetensors: Path, half: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a lowered limit; docs/checkpoints.md says how the real one was tried."""
     monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 1000)
-    bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="", weights=weights)
+    bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="")
     files = bundle.manifest["files"]
     assert files["network.onnx.data"]["bytes"] > 5 * files["network.onnx"]["bytes"]
     assert bundle.manifest["parity"]["engines"].keys() == {"onnxruntime", "openvino"}
-    if weights == "float32":
-        x = some_x(bundle.shape)
-        assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(float32, x, 3.0))
+    x = some_x(bundle.shape)
+    assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(half, x, 3.0))
 
 
 def test_the_bundle_holds_no_path_of_this_machine(half: Bundle) -> None:
@@ -444,6 +443,56 @@ class Intruder:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self.path,)
+
+
+def test_an_archive_that_is_larger_inside(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "net.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "net.ckpt") as source,
+        zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in source.namelist():
+            bomb.writestr(name, source.read(name))
+    assert_refused(tmp_path / "bomb.ckpt", "a compressed archive; a torch file is accepted")
+
+
+def test_a_tensor_that_is_larger_than_its_file(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "view.ckpt")
+    assert_refused(tmp_path / "view.ckpt", "accepted is a dict of float tensors by name")
+    shared = torch.zeros(1000)
+    torch.save({f"weight{index}": shared for index in range(100)}, tmp_path / "views.ckpt")
+    assert_refused(tmp_path / "views.ckpt", "accepted is a dict of float tensors by name")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders there")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.ckpt")
+    assert_refused(tmp_path / "net.ckpt", "is no file")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda t: {"state_dict": t},
+        lambda t: {"model": t, "step": np.int64(3), "loss": np.float32(1)},
+        lambda t: {f"module.{name}": value for name, value in t.items()},
+        lambda t: {"model": {f"_orig_mod.module.{name}": value for name, value in t.items()}},
+        lambda t: [{f"module.{name}": value + 1 for name, value in t.items()}, {"state": {}}, 7, 7000, t],
+        lambda t: {"model": {name: value + 1 for name, value in t.items()}, "ema": t},
+        lambda t: {"ema": {"state_dict": t}, "model": {name: value + 1 for name, value in t.items()}},
+    ],
+    ids=["state_dict", "model", "DataParallel", "compiled", "the official list", "ema", "nested ema"],
+)
+def test_wrappers_are_taken_off_and_averages_come_first(tmp_path: Path, wrap: Callable[[Tensors], object]) -> None:
+    tensors = state(patch=1)
+    torch.save(wrap(tensors), tmp_path / "net.ckpt")
+    network = load_checkpoint(tmp_path / "net.ckpt", **SAID).network
+    assert torch.equal(network.state_dict()["conv_in.weight"], tensors["conv_in.weight"])
+
+
+def test_what_a_file_asks_for_is_named(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1), "path": tmp_path}, tmp_path / "net.ckpt")
+    assert_refused(tmp_path / "net.ckpt", r"it asks for pathlib\.\w+, and no code that a file names is run")
 
 
 def test_code_in_a_pickle_is_not_executed(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""Damaged and hostile checkpoints, and what becomes of them; a module of its own, for other processes import it."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bundle_mutants import mutate_bytes
+from safetensors.torch import save_file
+from tiny import tiny_ddpm
+from torch import Tensor
+from weights import weights
+
+from sdedit.errors import CheckpointError
+from sdedit_ref.checkpoint import load_checkpoint
+from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
+from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
+
+BATCH = 250
+METADATA = {"prediction": "v", "betas": "cosine", "image_size": "16", "timesteps": "100"}
+EDGE = 3000
+"""Bytes at either end of a file, where what is not weights is."""
+
+ODD: list[Any] = [None, 0, "", b"", 2**70, [], {}, float("nan"), np.float64(1), torch.zeros(0), torch.zeros(3).long()]
+SHAPES = [(), (0,), (1,), (7,), (32, 3, 3, 3), (2**40, 0), (1, 1, 1, 1), (2, 2, 2, 2, 2)]
+
+
+def ddpm() -> dict[str, Tensor]:
+    return tensors_of(lambda: DDPM(DDPMConfig(size=16, width=32, width_multiples=(1,), blocks=1, attention=())))
+
+
+def ncsnpp() -> dict[str, Tensor]:
+    config = NCSNppConfig(width=8, width_multiples=(1, 1), blocks=1, attention=(1,), sigmas=10)
+    state = tensors_of(lambda: NCSNpp(config))
+    return {**state, "sigmas": torch.exp(torch.linspace(3, -3, 10))}
+
+
+def tensors_of(build: Callable[[], torch.nn.Module]) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return weights({name: value.shape for name, value in build().state_dict().items()})
+
+
+FAMILIES: dict[str, tuple[Callable[[], dict[str, Tensor]], dict[str, str | int]]] = {
+    "ddpm": (ddpm, {"prediction": "eps", "schedule": "linear", "size": 16}),
+    "ncsnpp": (ncsnpp, {"schedule": "ve", "centred": "no", "skip_rescale": "yes", "fir": "yes", "size": 16}),
+}
+
+
+def wrap(chance: random.Random, state: dict[str, Any]) -> Any:
+    """As some training script saves it."""
+    shadow = list(state.values())[1:]
+    wrapped: list[Any] = [
+        state,
+        {f"module.{name}": value for name, value in state.items()},
+        {"model": state, "ema": {"decay": 0.999, "shadow_params": shadow}, "optimizer": {}, "step": 3},
+        {"model": state, "ema": {"decay": 0.999, "shadow_params": shadow[1:]}, "step": 3},
+        [state, {}, 1, 2, state],
+        {"state_dict": state, "epoch": np.int64(3)},
+    ]
+    return chance.choice(wrapped)
+
+
+def mutate_state(chance: random.Random, state: dict[str, Any]) -> dict[str, Any]:
+    """A tensor is lost, renamed, of another shape, kind or value, or there is one more."""
+    changed = dict(state)
+    for _ in range(chance.randint(1, 3)):
+        name = chance.choice(sorted(changed))
+        kind = chance.randrange(6)
+        if kind == 0:
+            del changed[name]
+        elif kind == 1:
+            changed[mutate_name(chance, name)] = changed.pop(name)
+        elif kind == 2:
+            changed[name] = torch.zeros(chance.choice(SHAPES))
+        elif kind == 3:
+            changed[name] = chance.choice(ODD)
+        elif kind == 4:
+            changed[mutate_name(chance, name)] = torch.ones(chance.choice(SHAPES))
+        elif isinstance(changed[name], Tensor):
+            changed[name] = chance.choice([changed[name].half(), changed[name].flatten(), changed[name] * float("nan")])
+    return changed
+
+
+def mutate_name(chance: random.Random, name: str) -> str:
+    digits = [at for at, c in enumerate(name) if c.isdigit()]
+    if digits and chance.random() < 0.6:
+        at = chance.choice(digits)
+        return name[:at] + chance.choice(["9", "99999999999", "-1", "x", ""]) + name[at + 1 :]
+    return chance.choice([name + ".x", name[1:], "", "\0", "a\nb", "module." + name])
+
+
+def damage_bytes(chance: random.Random, data: bytes) -> bytes:
+    """Anywhere, but mostly at the ends, where containers have their tables."""
+    where = chance.random()
+    if where < 0.4:
+        return mutate_bytes(chance, data[:EDGE]) + data[EDGE:]
+    if where < 0.8:
+        return data[:-EDGE] + mutate_bytes(chance, data[-EDGE:])
+    return mutate_bytes(chance, data)
+
+
+def write_mutant(chance: random.Random, path: Path) -> tuple[str, dict[str, str | int]]:
+    """A damaged checkpoint of some family in some container: what was done, and what is said of it."""
+    family = chance.choice(sorted(FAMILIES))
+    build, said = FAMILIES[family]
+    state: dict[str, Any] = build()
+    kind = chance.choice(["bytes", "bytes", "state"])
+    if kind == "state":
+        state = mutate_state(chance, state)
+    container = chance.choice(["safetensors", "torch", "legacy"])
+    if container == "safetensors":
+        plain = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, Tensor)}
+        save_file(plain, path, METADATA if chance.random() < 0.5 else None)
+    else:
+        torch.save(wrap(chance, state), path, _use_new_zipfile_serialization=container == "torch")
+    if kind == "bytes":
+        path.write_bytes(damage_bytes(chance, path.read_bytes()))
+    if chance.random() < 0.1:
+        said = {name: value for name, value in said.items() if chance.random() < 0.5}
+    return f"{kind} {family} {container}", said
+
+
+def fate(path: Path, said: dict[str, str | int]) -> str:
+    """ "loaded", "refused", or what is wrong with the refusal."""
+    try:
+        checkpoint = load_checkpoint(path, **said)
+    except CheckpointError as error:
+        if len(str(error).splitlines()) != 1:
+            return f"an error of several lines: {error}"
+        return "refused" if path.name in str(error) else f"an error that does not name the file: {error}"
+    return "loaded" if checkpoint.shape[0] in (1, 3) else "loaded as no image"
+
+
+def work(seed: int, scratch: str) -> list[tuple[str, str, float]]:
+    """BATCH mutants: what was done, their fate, and the seconds that took."""
+    torch.set_num_threads(1)
+    tiny_ddpm()  # what is imported at the first use is not timed
+    results = []
+    for index in range(BATCH):
+        path = Path(scratch) / f"{seed}-{index}.ckpt"
+        what, said = write_mutant(random.Random(seed * BATCH + index), path)
+        start = time.perf_counter()
+        outcome = fate(path, said)
+        results.append((what, outcome, time.perf_counter() - start))
+        path.unlink()
+    return results
