@@ -1,5 +1,6 @@
 """`sdedit-bench`: how fast SDEdit runs here, beside what others would run, in one run on one machine."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -60,24 +61,27 @@ def command(
         click.echo("\n".join(report.compare(run, earlier)))
     if json_file is not None:
         report.write_run(run, json_file)
-    if markdown is not None:
-        markdown.write_text(page(run), encoding="utf-8")
+    pictures: list[Path] = []
     if plots is not None:
         from .plots import plot
 
-        plot(run, plots)
+        pictures = plot(run, plots)
+    if markdown is not None:
+        paths = [Path(os.path.relpath(picture, markdown.parent)).as_posix() for picture in pictures]
+        markdown.write_text(page(run, paths), encoding="utf-8")
 
 
 def measure(
     bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int | None, seconds: float | None
 ) -> report.Run:
     chosen = choose(scenarios(bundle), names, quick)
+    command_line = said(bundle, names, quick, threads, seconds)
     threads = threads or available_processors()
     deadline = time.perf_counter() + 60 * (QUICK_MINUTES if quick else FULL_MINUTES)
     suite = Suite(threads, deadline, quick, seconds, say=lambda line: click.echo(line, err=True))
     run: report.Run = {
         "revision": report.REVISION,
-        "command": " ".join(["sdedit-bench", *sys.argv[1:]]),
+        "command": command_line,
         "machine": describe(threads),
         "load_before": load_average(),
         "peaks": peaks(threads),
@@ -86,6 +90,16 @@ def measure(
     run["complete"] = not suite.interrupted
     run["load_after"] = load_average()
     return run
+
+
+def said(bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int | None, seconds: float | None) -> str:
+    """The command without what it writes, and with the names of folders alone."""
+    parts = ["sdedit-bench", *(["--quick"] if quick else []), *(f"--scenario {name}" for name in names)]
+    parts += [f"--bundle {bundle.name}"] if bundle else []
+    parts += [
+        f"--{name} {value:g}" for name, value in (("threads", threads), ("seconds", seconds)) if value is not None
+    ]
+    return " ".join(parts)
 
 
 def choose(there_are: list[Scenario], names: tuple[str, ...], quick: bool) -> list[Scenario]:

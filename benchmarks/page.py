@@ -1,5 +1,7 @@
 """docs/benchmarks.md, written by `sdedit-bench --markdown`: what was measured, and how to read it."""
 
+from collections.abc import Sequence
+
 from . import report
 
 ABOUT = """# Benchmarks
@@ -24,7 +26,7 @@ and a whole edit with the same noise against the first float32 contender.
 | ms a step | median of an evaluation of the network and the update; p5 to p95 beside it |
 | not network | share of the step that is not the network |
 | GFLOP/s, of peak | of the network; of the best matrix product of numpy, torch and OpenVINO in that precision (below) |
-| evaluations | of an edit: 500 for the official loop, {ours} for the others, of equal quality (docs/performance.md) |
+| evaluations | of an edit: 500 for the official loop, {ours} for the others ([few-steps.md](few-steps.md)) |
 | images/s | by ms a step and evaluations |
 | cold start, peak memory | a process that imports, loads, makes one edit of {cold} steps and writes it; median |
 | network error | largest, relative to the largest reference output |
@@ -33,9 +35,11 @@ and a whole edit with the same noise against the first float32 contender.
 """
 
 
-def page(run: report.Run) -> str:
+def page(run: report.Run, pictures: Sequence[str] = ()) -> str:
+    """pictures: of --plot, as paths from the page."""
     from .scenarios import COLD_STEPS, OUR_EVALUATIONS
 
     about = ABOUT.format(command=run["command"], ours=OUR_EVALUATIONS, cold=COLD_STEPS)
     parts = [about, "## Machine\n", report.header(run) + "\n", "## Measured\n", *report.tables(run)]
+    parts += [f"![]({picture})" for picture in pictures]
     return "\n".join(parts).rstrip() + "\n"

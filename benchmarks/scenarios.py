@@ -17,7 +17,7 @@ OFFICIAL_EVALUATIONS = 500
 """Of the official code at t0 = 0.5."""
 
 OUR_EVALUATIONS = 25
-"""Of an edit of equal quality: docs/performance.md, few steps."""
+"""The runtime's default; docs/few-steps.md measures what it is worth."""
 
 COLD_STEPS = 25
 
