@@ -13,8 +13,8 @@ from sdedit_ref.networks.adm import ADM, ADMConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 ROUNDING = 2e-5
-"""Relative to the largest output. A convolution of 9 x 64 products rounds by about sqrt(576) 2^-24 = 1.4e-6, twenty layers
-by sqrt(20) of that, 6.4e-6; other orders of the sums do it anew. Measured when the golden file was made: 1.4e-6."""
+"""Relative to the largest output. A convolution of 9 x 64 products rounds by about sqrt(576) 2^-24 = 1.4e-6, twenty
+layers by sqrt(20) of that, 6.4e-6; other orders of the sums do it anew. Measured with the golden file: 1.4e-6."""
 
 
 def load_script() -> ModuleType:
