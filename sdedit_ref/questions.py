@@ -12,6 +12,9 @@ MAX_SIZE = 16384
 SIZE = ("PIXELS", "HEIGHTxWIDTH")
 """What the option size accepts."""
 
+NUMBER = ("NUMBER",)
+"""What an option that counts accepts."""
+
 YES_OR_NO = ("yes", "no")
 
 
@@ -74,7 +77,7 @@ def ask(
     values = {question.name: given.get(question.name, question.known or "") for question in questions}
     for question in questions:
         value = values[question.name]
-        if question.accepted != SIZE and value not in question.accepted:
+        if question.accepted not in (SIZE, NUMBER) and value not in question.accepted:
             raise CheckpointError(f"{path}: {question.name} {value!r} is not one of {', '.join(question.accepted)}")
     return Answers(values, frozenset(given), origin)
 
@@ -88,3 +91,10 @@ def parse_size(path: Path, text: str, multiple_of: int) -> tuple[int, int]:
     if not all(1 <= side <= MAX_SIZE and side % multiple_of == 0 for side in (height, width)):
         raise CheckpointError(f"{path}: size {text} is not a multiple of {multiple_of} in 1..{MAX_SIZE}")
     return height, width
+
+
+def parse_number(path: Path, name: str, text: str, least: int, most: int) -> int:
+    """A whole number in least..most; raises CheckpointError."""
+    if not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
+        raise CheckpointError(f"{path}: {name} {text!r} is not a number in {least}..{most}")
+    return int(text)

@@ -2,13 +2,22 @@
 
 import dataclasses
 import importlib.util
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from command_line import Run, assert_mistake
+from torch import Tensor
 
+from sdedit.errors import CheckpointError
+from sdedit_ref.checkpoint import load_checkpoint
+from sdedit_ref.container import Contents
+from sdedit_ref.families import adm
+from sdedit_ref.families.adm import PRESETS, Preset, training_schedule
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -28,7 +37,7 @@ def load_script() -> ModuleType:
 
 make = load_script()
 SMALL: dict[str, ADMConfig] = make.small()
-RELEASED: dict[str, ADMConfig] = make.RELEASED
+RELEASED = {name: preset.config for name, preset in PRESETS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +54,26 @@ def difference(out: np.ndarray, golden: np.ndarray) -> float:
     return float(np.abs(out.ravel()[:: make.THIRD] - golden).max() / np.abs(golden).max())
 
 
+def answers(config: ADMConfig) -> dict[str, str]:
+    """What must be said of a file of this network."""
+    said = Preset(config).answers()
+    return {name: said[name] for name in said if name != "rescale_timesteps"}
+
+
+def weights(config: ADMConfig) -> dict[str, Tensor]:
+    """Random, by the source's names."""
+    return make.random_state(make.shapes_on_paper(config))
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_the_network_returns_what_the_original_does(outputs: dict[str, np.ndarray], name: str) -> None:
-    assert difference(make.run(ADM(SMALL[name]), SMALL[name]), outputs[name]) < ROUNDING
+def test_a_file_gives_what_the_original_does(outputs: dict[str, np.ndarray], tmp_path: Path, name: str) -> None:
+    torch.save(weights(SMALL[name]), tmp_path / "net.pt")
+    checkpoint = load_checkpoint(tmp_path / "net.pt", **answers(SMALL[name]))
+    assert checkpoint.network.config == SMALL[name]
+    assert checkpoint.classes == SMALL[name].classes
+    assert checkpoint.null_label is None
+    with torch.inference_mode():
+        assert difference(checkpoint.network(*make.inputs(SMALL[name])).numpy(), outputs[name]) < ROUNDING
 
 
 @pytest.mark.parametrize("name", [*SMALL, *RELEASED])
@@ -73,3 +99,197 @@ def test_a_label_changes_the_output() -> None:
     with torch.no_grad():
         first, second = network(x, time, label), network(x, time, label + 1)
     assert (first - second).abs().amax(dim=(1, 2, 3)).min() > 100 * ROUNDING
+
+
+def test_presets_say_what_the_released_flags_say() -> None:
+    said = json.loads(bytes(np.load(GOLDEN / "adm.npz")["answers"]))
+    assert list(make.FLAGS) == list(PRESETS)
+    assert [preset.answers() for preset in PRESETS.values()] == said
+
+
+def test_schedules_are_the_originals() -> None:
+    """float64: a thousand products round by 1e-13; the smallest alpha^2 of the cosine, 2.4e-9, ends with 1 - 0.999."""
+    for (name, steps), squared in zip(make.PROCESSES, np.load(GOLDEN / "adm.npz")["alphas"], strict=True):
+        ours = training_schedule(name, steps, False)
+        assert np.abs(make.alphas(ours[:, 0] ** 2) / squared - 1).max() < 1e-9
+        assert np.array_equal(ours[:, 2], np.arange(steps))
+        assert np.array_equal(training_schedule(name, steps, True)[:, 2], np.arange(steps) * (1000 / steps))
+
+
+# Questions
+
+
+CONFIG = SMALL["improved-7"]
+"""Four heads, five classes."""
+SAID = answers(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("adm") / "net.pt"
+    torch.save(weights(CONFIG), path)
+    return path
+
+
+@pytest.fixture
+def on_paper(tmp_path: Path) -> Callable[[str], Contents]:
+    """A released file without its bytes: every tensor is one zero, repeated."""
+
+    def make_contents(preset: str) -> Contents:
+        (tmp_path / "net.pt").touch()
+        shapes = make.shapes_on_paper(RELEASED[preset])
+        return Contents(tmp_path / "net.pt", {key: torch.zeros(1).expand(shape) for key, shape in shapes.items()})
+
+    return make_contents
+
+
+def assert_refused(path: Path, message: str, **said: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path, **said)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(path) in str(caught.value)
+
+
+def test_all_that_shapes_do_not_tell_is_asked_for_at_once(file: Path) -> None:
+    expected = (
+        r"do not tell attention_order, heads, schedule, steps, size, rescale_timesteps: say "
+        r"--attention-order legacy\|new --heads NUMBER --schedule linear\|cosine --steps NUMBER "
+        r"--size PIXELS\|HEIGHTxWIDTH --rescale-timesteps yes\|no; instead of --heads, --head-channels NUMBER$"
+    )
+    assert_refused(file, expected)
+    assert_refused(file, "do not tell size: say --size", **{name: SAID[name] for name in SAID if name != "size"})
+    assert_refused(file, "do not tell rescale_timesteps: say", **{**SAID, "steps": "4000"})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_answers_for_a_released_file(on_paper: Callable[[str], Contents], preset: str) -> None:
+    contents = on_paper(preset)
+    with pytest.raises(
+        CheckpointError, match=rf"do not tell .*, where it is that released file, --preset .*\b{preset}\b"
+    ):
+        adm.load(contents, {})
+    checkpoint = adm.load(contents, {"preset": preset})
+    known = PRESETS[preset]
+    assert checkpoint.network.config == known.config
+    assert checkpoint.shape == (3, known.config.size, known.config.size)
+    assert (checkpoint.prediction, checkpoint.schedule_name) == ("eps", known.schedule)
+    assert np.array_equal(checkpoint.schedule, training_schedule(known.schedule, known.steps, known.rescale_timesteps))
+
+
+def test_what_is_said_comes_before_a_preset(on_paper: Callable[[str], Contents]) -> None:
+    said = {"preset": "cifar10_uncond_50M", "head_channels": "32", "size": "64x32", "steps": "1000", "prediction": "x0"}
+    checkpoint = adm.load(on_paper("cifar10_uncond_50M"), said)
+    assert checkpoint.network.config.head_channels == 32
+    assert checkpoint.shape == (3, 64, 32)
+    assert checkpoint.prediction == "x0"
+    assert np.array_equal(checkpoint.schedule, training_schedule("cosine", 1000, False))
+
+
+def test_time_is_rescaled_where_that_is_said(file: Path) -> None:
+    said = {**SAID, "steps": "4000", "rescale_timesteps": "yes"}
+    schedule = load_checkpoint(file, **said).schedule
+    assert schedule.shape == (4000, 3)
+    assert schedule[-1, 2] == 999.75
+
+
+def test_the_null_label_is_one_of_the_labels(file: Path) -> None:
+    checkpoint = load_checkpoint(file, **SAID, null_label="4")
+    assert (checkpoint.classes, checkpoint.null_label) == (5, 4)
+    assert_refused(file, r"null_label '5' is not a number in 0\.\.4", **SAID, null_label="5")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"preset": "256x256_diffusion"},
+            "preset '256x256_diffusion' does not have these shapes; those that have: none$",
+        ),
+        ({"heads": "3"}, "heads 3 does not divide 64 channels of an attention"),
+        ({"heads": "0"}, r"heads '0' is not a number in 1\.\.64"),
+        ({"heads": "4.0"}, "heads '4.0' is not a number"),
+        ({"attention_order": "old"}, "attention_order 'old' is not one of legacy, new"),
+        ({"schedule": "sqrt"}, "schedule 'sqrt' is not one of linear, cosine"),
+        ({"prediction": "v"}, "prediction 'v' is not one of eps, x0"),
+        ({"steps": "20", "rescale_timesteps": "no"}, "steps 20 are too few for the schedule linear"),
+        ({"steps": "1000000000000"}, "do not tell rescale_timesteps"),
+        ({"steps": "1000000000000", "rescale_timesteps": "no"}, "steps '1000000000000' is not a number in"),
+        ({"size": "9"}, "size 9 is not a multiple of 2"),
+        ({"sigma_max": "50"}, "--sigma-max does not apply to a guided-diffusion or improved-diffusion network"),
+    ],
+)
+def test_what_is_said_wrongly(file: Path, said: dict[str, str], message: str) -> None:
+    assert_refused(file, message, **{**SAID, **said})
+
+
+def test_the_command_line_says_what_was_recognised(file: Path, run: Run) -> None:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SAID.items()]
+    code, stdout, stderr = run("export", file, "--dry-run", *options)
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("family: guided-diffusion or improved-diffusion network\n")
+    for fact in (
+        "image: 3x8x8",
+        "schedule: linear, 1000 levels",
+        "labels: 5",
+        "heads",
+        "the learned variance is left out",
+    ):
+        assert fact in stdout
+    assert_mistake(run("export", file, "--dry-run"), "its keys do not tell attention_order, heads, ")
+
+
+# Files of something else
+
+
+def renamed(tensors: dict[str, Tensor], old: str, new: str) -> None:
+    for key in [key for key in tensors if key.startswith(old)]:
+        tensors[key.replace(old, new)] = tensors.pop(key)
+
+
+def with_shape(key: str, *shape: int) -> Callable[[dict[str, Tensor]], object]:
+    return lambda tensors: tensors.update({key: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: renamed(t, "output_blocks", "pool"),
+            "a classifier of guided-diffusion, for it has no output_",
+        ),
+        (with_shape("input_blocks.0.0.weight", 32, 6, 3, 3), "an upsampler, for it takes a small image"),
+        (with_shape("input_blocks.0.0.weight", 32, 4, 3, 3), "a latent diffusion network"),
+        (with_shape("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", 1), "a latent diffusion network"),
+        (with_shape("input_blocks.0.0.weight", 32), r"damaged: input_blocks.0.0.weight is \[32\]"),
+        (with_shape("input_blocks.0.0.weight", 32, 5, 3, 3), r"damaged: input_blocks.0.0.weight is \[32, 5, 3, 3\]"),
+        (with_shape("time_embed.0.weight", 128), "do not form a U-Net of base width 0"),
+        (with_shape("time_embed.0.weight", 128, 33), "do not form a U-Net of base width 0"),
+        (with_shape("input_blocks.1.0.in_layers.2.weight", 33, 32, 3, 3), "do not form a U-Net"),
+        (with_shape("output_blocks.999999.1.conv.weight", 1), "do not form a U-Net"),
+        (lambda t: t.pop("output_blocks.1.2.conv.weight"), "do not form a U-Net|does not fit"),
+        (lambda t: t.pop("middle_block.1.qkv.weight"), "does not fit .*middle_block.1.qkv.weight"),
+        (lambda t: t.pop("out.2.weight"), "does not fit .*out.2"),
+        (with_shape("label_emb.weight", 5, 7), "does not fit .*label_emb.weight"),
+        (with_shape("input_blocks.1.0.emb_layers.1.weight", 2**40, 0), "does not fit "),
+        (with_shape("extra", 1), "does not fit .*extra"),
+    ],
+)
+def test_tensors_that_form_no_network(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    tensors = weights(CONFIG)
+    change(tensors)
+    torch.save(tensors, tmp_path / "net.pt")
+    assert_refused(tmp_path / "net.pt", message, **SAID)
+
+
+def test_a_truncated_file(file: Path, tmp_path: Path) -> None:
+    data = file.read_bytes()
+    (tmp_path / "net.pt").write_bytes(data[: len(data) // 2])
+    assert_refused(tmp_path / "net.pt", "not a torch file of tensors alone, or damaged", **SAID)
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    torch.save({key: value.half() for key, value in weights(CONFIG).items()}, tmp_path / "net.pt")
+    network = load_checkpoint(tmp_path / "net.pt", **SAID).network
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

@@ -21,6 +21,13 @@ ANSWERS: tuple[Decorator, ...] = (
     click.option("--skip-rescale", help="score_sde: whether sums of branches are divided by sqrt 2: yes, no."),
     click.option("--fir", help="score_sde: whether resampling has FIR filters: yes, no."),
     click.option("--scale-by-sigma", help="score_sde: whether outputs are divided by sigma.  [default: of VE, yes]"),
+    click.option("--null-label", help="The label that was trained to stand for no class, where one was."),
+    click.option("--preset", help="guided- and improved-diffusion: the released file that SOURCE is."),
+    click.option("--attention-order", help="guided-diffusion: legacy, new (use_new_attention_order)."),
+    click.option("--heads", help="Of each attention of guided- or improved-diffusion."),
+    click.option("--head-channels", help="Of each head, instead of --heads."),
+    click.option("--steps", help="Of guided- or improved-diffusion's training process (diffusion_steps)."),
+    click.option("--rescale-timesteps", help="Whether the network was told times in 0..1000: yes, no."),
 )
 """What a file may leave unsaid; which of them a file needs, the error for it names."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sdedit.errors import CheckpointError
 
 from ..container import Contents
-from . import ddpm, ncsnpp
+from . import adm, ddpm, ncsnpp
 from .common import Checkpoint, first_keys
 
 Said = Mapping[str, str | int | None]
@@ -27,7 +27,7 @@ class Family(Protocol):
         """Build the network; raises CheckpointError for what is damaged, missing or not said."""
 
 
-FAMILIES: tuple[Family, ...] = (ddpm, ncsnpp)
+FAMILIES: tuple[Family, ...] = (ddpm, ncsnpp, adm)
 
 STRANGERS = {
     "model.diffusion_model.": "a latent diffusion model, whose network does not work on pixels",

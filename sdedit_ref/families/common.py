@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sdedit.errors import CheckpointError, reason
 
-from ..questions import Answers
+from ..questions import NUMBER, Answers, Question, parse_number
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ class Checkpoint:
             "labels": f"{self.classes}, null label {self.null_label}" if self.classes else "none",
         }
         return {**facts, "answers": self.answers.told(), **{f"note {n}": note for n, note in enumerate(self.notes, 1)}}
+
+
+NULL_LABEL = Question("null_label", NUMBER, "none")
+"""Which label was trained to stand for no class; files do not say whether there is one."""
+
+
+def null_label(path: Path, answers: Answers, classes: int) -> int | None:
+    """The answer to NULL_LABEL, one of the labels; raises CheckpointError."""
+    said = answers[NULL_LABEL.name]
+    return None if said == "none" else parse_number(path, NULL_LABEL.name, said, 0, classes - 1)
 
 
 def build_network(

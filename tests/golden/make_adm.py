@@ -2,15 +2,21 @@
 
     python tests/golden/make_adm.py GUIDED_DIFFUSION IMPROVED_DIFFUSION
 
-where both are checkouts of github.com/openai/guided-diffusion and .../improved-diffusion. adm.npz holds: outputs, every
-third value of what each small random network of the original returns; keys, the digests of these networks' and then the
-released networks' keys and shapes. The order is that of `small` and `RELEASED`.
+where both are checkouts of github.com/openai/guided-diffusion and .../improved-diffusion. adm.npz holds
+
+outputs   every third value of what each small random network of the original returns
+keys      the digests of these networks' and then the released networks' keys and shapes
+answers   what the released networks are by their flags, as JSON
+alphas    the originals' alpha^2 at five levels
+
+in the order of `small`, FLAGS and PROCESSES.
 """
 
 import argparse
 import hashlib
 import importlib
 import itertools
+import json
 import sys
 import zlib
 from collections.abc import Iterable, Mapping
@@ -22,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from sdedit.kernels.noise import normal_numpy
+from sdedit_ref.families.adm import PRESETS, training_schedule
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 FILE = Path(__file__).parent / "adm.npz"
@@ -69,60 +76,30 @@ def small() -> dict[str, ADMConfig]:
     return guided() | improved()
 
 
-IMAGENET = {"head_channels": 64, "classes": 1000}
-PLAIN = {"resampling_blocks": False, "heads": 4}
-RELEASED = {
-    "guided-64x64_diffusion": ADMConfig(
-        size=64,
-        width=192,
-        width_multiples=(1, 2, 3, 4),
-        blocks=3,
-        attention=(1, 2, 3),
-        attention_order="new",
-        **IMAGENET,
-    ),
-    "guided-128x128_diffusion": ADMConfig(
-        size=128, width_multiples=(1, 1, 2, 3, 4), attention=(2, 3, 4), heads=4, classes=1000
-    ),
-    "guided-256x256_diffusion": ADMConfig(**IMAGENET),
-    "guided-256x256_diffusion_uncond": ADMConfig(head_channels=64),
-    "guided-512x512_diffusion": ADMConfig(
-        size=512, width_multiples=(0.5, 1, 1, 2, 2, 4, 4), attention=(4, 5, 6), **IMAGENET
-    ),
-    "improved-imagenet64_uncond": ADMConfig(
-        size=64, width=128, width_multiples=(1, 2, 3, 4), blocks=3, attention=(2, 3), **PLAIN
-    ),
-    "improved-imagenet64_cond": ADMConfig(
-        size=64, width=192, width_multiples=(1, 2, 3, 4), blocks=3, attention=(2, 3), classes=1000, **PLAIN
-    ),
-    "improved-cifar10_uncond": ADMConfig(
-        size=32, width=128, width_multiples=(1, 2, 2, 2), blocks=3, attention=(1, 2), **PLAIN
-    ),
-    "improved-lsun_uncond": ADMConfig(
-        size=256, width=128, attention=(4,), heads=1, scale_shift_norm=False, resampling_blocks=False
-    ),
-}
+GUIDED = (
+    "--diffusion_steps 1000 --learn_sigma True --num_res_blocks 2 --resblock_updown True --use_scale_shift_norm True "
+)
+GUIDED += "--attention_resolutions 32,16,8 --num_channels 256 --noise_schedule linear "
+IMPROVED = "--diffusion_steps 4000 --noise_schedule cosine --learn_sigma True --num_res_blocks 3 --num_channels 128 "
 FLAGS = {
-    "guided-64x64_diffusion": "--attention_resolutions 32,16,8 --class_cond True --image_size 64 --learn_sigma True "
-    "--num_channels 192 --num_head_channels 64 --num_res_blocks 3 --resblock_updown True "
-    "--use_new_attention_order True --use_scale_shift_norm True",
-    "guided-128x128_diffusion": "--attention_resolutions 32,16,8 --class_cond True --image_size 128 --learn_sigma True "
-    "--num_channels 256 --num_heads 4 --num_res_blocks 2 --resblock_updown True --use_scale_shift_norm True",
-    "guided-256x256_diffusion": "--attention_resolutions 32,16,8 --class_cond True --image_size 256 --learn_sigma True "
-    "--num_channels 256 --num_head_channels 64 --num_res_blocks 2 --resblock_updown True --use_scale_shift_norm True",
-    "guided-256x256_diffusion_uncond": "--attention_resolutions 32,16,8 --class_cond False --image_size 256 "
-    "--learn_sigma True --num_channels 256 --num_head_channels 64 --num_res_blocks 2 --resblock_updown True "
-    "--use_scale_shift_norm True",
-    "guided-512x512_diffusion": "--attention_resolutions 32,16,8 --class_cond True --image_size 512 --learn_sigma True "
-    "--num_channels 256 --num_head_channels 64 --num_res_blocks 2 --resblock_updown True --use_scale_shift_norm True",
-    "improved-imagenet64_uncond": "--image_size 64 --num_channels 128 --num_res_blocks 3 --learn_sigma True",
-    "improved-imagenet64_cond": "--image_size 64 --num_channels 192 --num_res_blocks 3 --learn_sigma True "
-    "--class_cond True",
-    "improved-cifar10_uncond": "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True",
-    "improved-lsun_uncond": "--image_size 256 --num_channels 128 --num_res_blocks 2 --num_heads 1 --learn_sigma True "
-    "--use_scale_shift_norm False --attention_resolutions 16",
+    "64x64_diffusion": GUIDED + "--class_cond True --image_size 64 --noise_schedule cosine --num_channels 192 "
+    "--num_head_channels 64 --num_res_blocks 3 --use_new_attention_order True",
+    "128x128_diffusion": GUIDED + "--class_cond True --image_size 128 --num_heads 4",
+    "256x256_diffusion": GUIDED + "--class_cond True --image_size 256 --num_head_channels 64",
+    "256x256_diffusion_uncond": GUIDED + "--class_cond False --image_size 256 --num_head_channels 64",
+    "lsun_bedroom": GUIDED + "--class_cond False --image_size 256 --num_head_channels 64",
+    "lsun_cat": GUIDED + "--class_cond False --image_size 256 --num_head_channels 64",
+    "lsun_horse": GUIDED + "--class_cond False --image_size 256 --num_head_channels 64",
+    "512x512_diffusion": GUIDED + "--class_cond True --image_size 512 --num_head_channels 64",
+    "imagenet64_uncond_100M": IMPROVED + "--image_size 64",
+    "imagenet64_cond_270M": IMPROVED + "--image_size 64 --num_channels 192 --class_cond True --rescale_timesteps False",
+    "cifar10_uncond_50M": IMPROVED + "--image_size 32",
+    "lsun_uncond_100M": IMPROVED + "--image_size 256 --num_res_blocks 2 --num_heads 1 --use_scale_shift_norm False "
+    "--attention_resolutions 16 --diffusion_steps 1000 --noise_schedule linear --rescale_timesteps False",
 }
-"""MODEL_FLAGS of the two READMEs, precision left out."""
+"""MODEL_FLAGS and DIFFUSION_FLAGS of the two READMEs, by preset; of a flag given twice the last counts."""
+
+PROCESSES = tuple(itertools.product(("linear", "cosine"), (1000, 4000)))
 
 
 def random_state(shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
@@ -187,17 +164,48 @@ def original(package: str, config: ADMConfig) -> nn.Module:
     return importlib.import_module(f"{package}.unet").UNetModel(**options)
 
 
-def released(package: str, flags: str) -> nn.Module:
-    """What the source's scripts build from these flags, without memory for its weights."""
+def released(package: str, flags: str) -> tuple[nn.Module, dict[str, str]]:
+    """What the source's scripts build from these flags, without memory for weights, and what flags alone tell of it."""
     scripts = importlib.import_module(f"{package}.script_util")
     parser = argparse.ArgumentParser()
     scripts.add_dict_to_argparser(parser, scripts.model_and_diffusion_defaults())
+    options = vars(parser.parse_args(flags.split()))
     with torch.device("meta"):
-        return scripts.create_model_and_diffusion(**vars(parser.parse_args(flags.split())))[0]
+        network = scripts.create_model_and_diffusion(**options)[0]
+    channels = options.get("num_head_channels", -1)
+    return network, {
+        "attention_order": "new" if options.get("use_new_attention_order") else "legacy",
+        **({"heads": str(options["num_heads"])} if channels == -1 else {"head_channels": str(channels)}),
+        "schedule": options["noise_schedule"],
+        "steps": str(options["diffusion_steps"]),
+        "rescale_timesteps": "yes" if options["rescale_timesteps"] else "no",
+        "size": str(options["image_size"]),
+    }
 
 
-def main(guided_path: str, improved_path: str) -> None:
-    sys.path[:0] = [guided_path, improved_path]
+def alphas(schedule: np.ndarray) -> np.ndarray:
+    """alpha^2 at five levels, the cleanest and the noisiest among them, of alpha^2 of all."""
+    return schedule[np.linspace(0, len(schedule) - 1, 5).astype(int)]
+
+
+def compare_processes() -> np.ndarray:
+    """The originals' alpha^2, as kept; float64 [4, 5]"""
+    kept = []
+    for name, steps in PROCESSES:
+        betas = [
+            importlib.import_module(f"{package}.gaussian_diffusion").get_named_beta_schedule(name, steps)
+            for package in ("guided_diffusion", "improved_diffusion")
+        ]
+        assert np.array_equal(*betas)
+        squared = np.cumprod(1 - betas[0])
+        ours = training_schedule(name, steps, False)[:, 0] ** 2
+        print(f"{name} {steps}: relative difference of alpha^2 {np.abs(ours / squared - 1).max():.1e}")
+        kept.append(alphas(squared))
+    return np.stack(kept)
+
+
+def compare_networks() -> tuple[np.ndarray, list[str]]:
+    """The originals' outputs, as kept, and their digests."""
     outputs, keys, errors = [], [], []
     for name, config in small().items():
         network = original(f"{name.split('-')[0]}_diffusion", config)
@@ -206,11 +214,24 @@ def main(guided_path: str, improved_path: str) -> None:
         outputs.append(out.ravel()[::THIRD])
         keys.append(digest(shapes_of(network)))
         print(f"{name}: relative difference {errors[-1]:.1e} of outputs up to {np.abs(out).max():.1f}")
-    for name, config in RELEASED.items():
-        keys.append(digest(shapes_of(released(f"{name.split('-')[0]}_diffusion", FLAGS[name]))))
-        print(f"{name}: keys and shapes {'are the same' if keys[-1] == digest(shapes_on_paper(config)) else 'DIFFER'}")
     print(f"{len(errors)} networks, largest relative difference {max(errors):.1e}")
-    np.savez_compressed(FILE, outputs=np.stack(outputs), keys=np.array(keys, dtype="S64"))
+    return np.stack(outputs), keys
+
+
+def main(guided_path: str, improved_path: str) -> None:
+    sys.path[:0] = [guided_path, improved_path]
+    processes = compare_processes()
+    outputs, keys = compare_networks()
+    answers = []
+    for name, flags in FLAGS.items():
+        network, said = released("guided_diffusion" if flags.startswith(GUIDED) else "improved_diffusion", flags)
+        keys.append(digest(shapes_of(network)))
+        answers.append(said)
+        same = keys[-1] == digest(shapes_on_paper(PRESETS[name].config)) and said == PRESETS[name].answers()
+        print(f"{name}: keys, shapes and flags {'are the same' if same else 'DIFFER'}")
+    digests = np.array(keys, dtype="S64")
+    said_by_flags = np.array(json.dumps(answers).encode())
+    np.savez_compressed(FILE, outputs=outputs, keys=digests, answers=said_by_flags, alphas=processes)
 
 
 if __name__ == "__main__":
