@@ -7,16 +7,17 @@ caller says by name (questions.py), and is never guessed. Nothing is ever unpick
 from pathlib import Path
 
 from .container import read_contents
-from .families import load_contents
+from .families import diffusers, load_contents
 from .families.common import Checkpoint
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
 
 def load_checkpoint(path: str | Path, **said: str | int | None) -> Checkpoint:
-    """Load a checkpoint (safetensors, or a torch file of tensors alone) on the CPU.
+    """Load a checkpoint (safetensors, a torch file of tensors alone, or a folder of diffusers) on the CPU.
 
     said: what the file does not tell, by name, such as prediction="eps", schedule="linear", size=256; which of them are
     needed depends on the family, and what is missing is named in one error. Raises CheckpointError.
     """
-    return load_contents(read_contents(Path(path)), said)
+    path = Path(path)
+    return diffusers.load(path, said) if path.is_dir() else load_contents(read_contents(path), said)

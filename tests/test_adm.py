@@ -192,10 +192,15 @@ def test_time_is_rescaled_where_that_is_said(file: Path) -> None:
     assert schedule[-1, 2] == 999.75
 
 
+@pytest.mark.parametrize(("null", "classes"), [("0", 5), ("3", 5), ("4", 4)])
+def test_a_null_label_behind_the_others_is_no_class(file: Path, null: str, classes: int) -> None:
+    checkpoint = load_checkpoint(file, **SAID, null_label=null)
+    assert (checkpoint.classes, checkpoint.null_label) == (classes, int(null))
+
+
 def test_the_null_label_is_one_of_the_labels(file: Path) -> None:
-    checkpoint = load_checkpoint(file, **SAID, null_label="4")
-    assert (checkpoint.classes, checkpoint.null_label) == (5, 4)
     assert_refused(file, r"null_label '5' is not a number in 0\.\.4", **SAID, null_label="5")
+    assert_refused(file, "null_label '-1' is not a number in", **SAID, null_label="-1")
 
 
 @pytest.mark.parametrize(

@@ -257,9 +257,9 @@ def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "is a folder: to a bundle only --cubins can be added"),
-        (("--cubins", "all", "--size", 64), "is a folder: to a bundle only --cubins can be added"),
-        (("--cubins", "all", "--licence", "CC0"), "is a folder: to a bundle only --cubins can be added"),
+        ((), "is a bundle: to it only --cubins can be added"),
+        (("--cubins", "all", "--size", 64), "is a bundle: to it only --cubins can be added"),
+        (("--cubins", "all", "--licence", "CC0"), "is a bundle: to it only --cubins can be added"),
         (("--cubins", "sm70"), "cubin target 'sm70' is not one of sm80, sm86, sm89, sm90, sm100, sm120"),
     ],
 )

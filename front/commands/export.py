@@ -69,10 +69,10 @@ def command(
     from sdedit.export.kernels import add_kernels, parse_targets
 
     targets = None if cubins is None else parse_targets(cubins)
-    if source.is_dir():
+    if is_bundle(source):
         given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
         if targets is None or given != {"source", "out", "cubins"}:
-            raise click.UsageError(f"{source} is a folder: to a bundle only --cubins can be added")
+            raise click.UsageError(f"{source} is a bundle: to it only --cubins can be added")
         bundle = add_kernels(source, out, targets)
         click.echo(f"{click.format_filename(out)}: {bundle.name}, kernels as {', '.join(('PTX', *targets))}")
         return
@@ -85,6 +85,12 @@ def command(
         checkpoint, out, name=name or out.resolve().name, licence=licence, weights=weights, cubins=targets, card=card
     )
     report(out, bundle)
+
+
+def is_bundle(source: Path) -> bool:
+    from sdedit.runtime.bundle import MANIFEST
+
+    return (source / MANIFEST).exists()
 
 
 def show(source: Path, answers: dict[str, str | None]) -> None:

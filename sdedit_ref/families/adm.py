@@ -17,7 +17,7 @@ from ..container import Contents
 from ..networks.adm import ADM, ATTENTION_ORDERS, ADMConfig
 from ..questions import NUMBER, SIZE, YES_OR_NO, Answers, Question, ask, parse_number, parse_size
 from ..sde import cosine, variance_preserving
-from .common import NULL_LABEL, Checkpoint, build_network, count, filters, null_label
+from .common import NULL_LABEL, Checkpoint, build_network, count, filters, labels
 from .ddpm import MAX_LEVELS
 
 NAME = "guided-diffusion or improved-diffusion network"
@@ -107,6 +107,7 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
     answers = ask_all(contents, shapes, said)
     height, width = parse_size(path, answers["size"], shapes.multiple_of)
     config = replace(complete(contents, shapes, answers), size=height)
+    classes, null_label = labels(path, answers, config.classes) if config.classes else (0, None)
     return Checkpoint(
         path,
         sha256=contents.sha256,
@@ -117,8 +118,8 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
         schedule=read_schedule(contents, answers),
         shape=(config.channels, height, width),
         multiple_of=config.multiple_of,
-        classes=config.classes,
-        null_label=null_label(path, answers, config.classes) if config.classes else None,
+        classes=classes,
+        null_label=null_label,
         weights=contents.weights,
         answers=answers,
         notes=("the learned variance is left out: no sampler here uses it",) if config.learned_variance else (),

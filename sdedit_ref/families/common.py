@@ -59,10 +59,15 @@ NULL_LABEL = Question("null_label", NUMBER, "none")
 """Which label was trained to stand for no class; files do not say whether there is one."""
 
 
-def null_label(path: Path, answers: Answers, classes: int) -> int | None:
-    """The answer to NULL_LABEL, one of the labels; raises CheckpointError."""
-    said = answers[NULL_LABEL.name]
-    return None if said == "none" else parse_number(path, NULL_LABEL.name, said, 0, classes - 1)
+def labels(path: Path, answers: Answers, rows: int) -> tuple[int, int | None]:
+    """classes and null_label of a network that embeds `rows` labels, by the answer to NULL_LABEL.
+
+    A null label behind all others is not one of the classes. Raises CheckpointError.
+    """
+    if answers[NULL_LABEL.name] == "none":
+        return rows, None
+    null = parse_number(path, NULL_LABEL.name, answers[NULL_LABEL.name], 0, rows - 1)
+    return (null if null == rows - 1 and null else rows), null
 
 
 def build_network(
