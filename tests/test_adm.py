@@ -152,9 +152,9 @@ def assert_refused(path: Path, message: str, **said: str) -> None:
 
 def test_all_that_shapes_do_not_tell_is_asked_for_at_once(file: Path) -> None:
     expected = (
-        r"do not tell attention_order, heads, schedule, steps, size, rescale_timesteps: say "
+        r"do not tell attention_order, heads, schedule, steps, rescale_timesteps, size: say "
         r"--attention-order legacy\|new --heads NUMBER --schedule linear\|cosine --steps NUMBER "
-        r"--size PIXELS\|HEIGHTxWIDTH --rescale-timesteps yes\|no; instead of --heads, --head-channels NUMBER$"
+        r"--rescale-timesteps yes\|no --size PIXELS\|HEIGHTxWIDTH \(or --head-channels NUMBER for --heads\)$"
     )
     assert_refused(file, expected)
     assert_refused(file, "do not tell size: say --size", **{name: SAID[name] for name in SAID if name != "size"})
@@ -208,7 +208,7 @@ def test_the_null_label_is_one_of_the_labels(file: Path) -> None:
     [
         (
             {"preset": "256x256_diffusion"},
-            "preset '256x256_diffusion' does not have these shapes; those that have: none$",
+            "preset '256x256_diffusion' does not have these shapes: none has$",
         ),
         ({"heads": "3"}, "heads 3 does not divide 64 channels of an attention"),
         ({"heads": "0"}, r"heads '0' is not a number in 1\.\.64"),

@@ -298,7 +298,7 @@ def test_the_command_line_says_what_was_recognised(ve: tuple[Path, Any], run: Ru
         "family: diffusers UNet2DModel of ScoreSdeVeScheduler\n",
         "image: 3x32x16, sides are multiples of 2\n",
         "prediction: eps\n",
-        "schedule: geometric, 50 levels, sigma 0.02 to 696\n",
+        "schedule: ve, 50 levels, sigma 0.02 to 696\n",
         "answers: size 32x16 (said), prediction eps (of the file)\n",
     ):
         assert fact in stdout

@@ -179,32 +179,33 @@ DOUBLING = re.compile(r"output_blocks\.(\d{1,6})\.(?:[12]\.in_layers\.2|[12]\.co
 def ask_all(contents: Contents, shapes: ADMConfig, said: Mapping[str, str | int | None]) -> Answers:
     """What is said comes before what a preset knows; raises CheckpointError."""
     fitting = [name for name, preset in PRESETS.items() if without_answers(preset.config) == without_answers(shapes)]
-    preset = None if said.get("preset") == "none" else said.get("preset")
+    preset = said.get("preset")
     if preset is not None and preset not in fitting:
-        raise CheckpointError(
-            f"{contents.path}: preset {str(preset)!r} does not have these shapes; those that have: "
-            f"{', '.join(fitting) or 'none'}"
-        )
+        those = ", ".join(fitting) or "none has"
+        raise CheckpointError(f"{contents.path}: preset {str(preset)!r} does not have these shapes: {those}")
     known = {} if preset is None else PRESETS[str(preset)].answers()
     told = {**known, **{name: str(value) for name, value in said.items() if value is not None}}
     heads = "head_channels" if "head_channels" in told and said.get("heads") is None else "heads"
+    rescaled = told.get("steps") != str(TRAINED_STEPS) or said.get("rescale_timesteps") is not None
     questions = [
-        Question("preset", (*fitting, "none"), "none"),
         Question("attention_order", ATTENTION_ORDERS, known.get("attention_order")),
         Question(heads, NUMBER, known.get(heads)),
         Question("schedule", SCHEDULES, known.get("schedule")),
         Question("steps", NUMBER, known.get("steps")),
+        *([Question("rescale_timesteps", YES_OR_NO, known.get("rescale_timesteps"))] if rescaled else []),
         Question("size", SIZE, known.get("size")),
         Question("prediction", PREDICTIONS, "eps"),
+        *([NULL_LABEL] if shapes.classes else []),
     ]
-    if told.get("steps") != str(TRAINED_STEPS) or said.get("rescale_timesteps") is not None:
-        questions.append(Question("rescale_timesteps", YES_OR_NO, known.get("rescale_timesteps")))
-    if shapes.classes:
-        questions.append(NULL_LABEL)
-    hint = "(or --head-channels NUMBER for --heads"
-    if fitting:
-        hint += f"; or, where it is that released file, --preset {'|'.join(fitting)}"
-    return ask(contents.path, f"a {NAME}", said, *questions, hint=f"{hint})")
+    released = f"; or, where it is that released file, --preset {'|'.join(fitting)}" if fitting else ""
+    return ask(
+        contents.path,
+        f"a {NAME}",
+        {name: value for name, value in said.items() if name != "preset"},
+        *questions,
+        origin="by convention" if preset is None else f"of {preset}",
+        hint=f"(or --head-channels NUMBER for --heads{released})",
+    )
 
 
 def without_answers(config: ADMConfig) -> ADMConfig:

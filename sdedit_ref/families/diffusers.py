@@ -234,7 +234,7 @@ def prediction_of(path: Path, config: Mapping[str, Any]) -> str:
 
 def schedule_name(config: Mapping[str, Any]) -> str:
     if config["_class_name"] == EXPLODING:
-        return "geometric"
+        return "ve"
     return "trained_betas" if config["trained_betas"] is not None else str(config["beta_schedule"])
 
 
