@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from command_line import Run, assert_mistake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -203,6 +205,7 @@ def old_name(name: str) -> str:
 # Schedules
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("name", PRESERVING)
 def test_levels_are_the_schedulers(copied: Path, name: str, beta_schedule: str) -> None:
@@ -335,12 +338,12 @@ def test_a_network_without_scheduler(copied: Path) -> None:
             "_class_name 'UNet2DConditionModel' is not one of UNet2DModel",
         ),
         ("unet", {"_class_name": None}, "_class_name None is not one of UNet2DModel"),
-        ("unet", {"in_channels": 4}, "in_channels '4' is not 1 or 3"),
-        ("unet", {"out_channels": 6}, "out_channels '6' is not 3"),
+        ("unet", {"in_channels": 4}, "in_channels 4 is not 1 or 3"),
+        ("unet", {"out_channels": 6}, "out_channels 6 is not 3"),
         ("unet", {"time_embedding_type": "fourier"}, "time_embedding_type 'fourier' is not positional"),
         ("unet", {"class_embed_type": "timestep"}, "class_embed_type 'timestep' is not None"),
         ("unet", {"new_option": 1}, "'new_option' is an option that this diffusers would ignore"),
-        ("unet", {"layers_per_block": 10**9}, r"layers_per_block '1000000000' is not a number in 1\.\.64"),
+        ("unet", {"layers_per_block": 10**9}, r"layers_per_block 1000000000 is not a number in 1\.\.64"),
         ("unet", {"num_class_embeds": "all"}, "num_class_embeds 'all' is not a number"),
         ("unet", {"down_block_types": "DownBlock2D" * 9}, "down_block_types is not a list"),
         ("unet", {"down_block_types": ["NoBlock", "NoBlock"]}, "does not fit .* NoBlock does not exist"),
@@ -378,8 +381,8 @@ def test_configs_that_are_wrong(copied: Path, file: str, changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma_min": 0.0}, "0.0 and sigma_max 348.0 are not 0 < sigma_min < sigma_max"),
-        ({"sigma_max": "big"}, "sigma_max 'big' are not 0 <"),
+        ({"sigma_min": 0.0}, "sigma_min 0.0, sigma_max 348.0: not 0 < sigma_min < sigma_max <= 1e"),
+        ({"sigma_max": "big"}, "sigma_max 'big': not 0 <"),
         ({"num_train_timesteps": 1}, "num_train_timesteps 1 is not a number in 2"),
     ],
 )
@@ -415,6 +418,51 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 def test_files_that_are_damaged(copied: Path, change: Callable[[Path], object], message: str) -> None:
     change(copied)
     assert_refused(copied, message)
+
+
+ANY = st.sampled_from(
+    [
+        None,
+        True,
+        0,
+        1,
+        -1,
+        2,
+        3,
+        10**12,
+        10**400,
+        1.5,
+        math.nan,
+        math.inf,
+        "",
+        "a",
+        [],
+        [1],
+        ["a"],
+        [None],
+        {},
+        {"a": 1},
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), file=st.sampled_from(["unet/config.json", "scheduler/scheduler_config.json"]))
+def test_configs_of_anything_end_in_one_line(
+    ddpm: tuple[Path, Any], ve: tuple[Path, Any], data: st.DataObject, file: str
+) -> None:
+    folder = data.draw(st.sampled_from([ddpm[0], ve[0]]))
+    text = (folder / file).read_text()
+    config = json.loads(text)
+    names = data.draw(st.lists(st.sampled_from(sorted(config)), min_size=1, max_size=2, unique=True))
+    (folder / file).write_text(json.dumps({**config, **{name: data.draw(ANY) for name in names}}))
+    try:
+        message = load_checkpoint(folder).family
+    except CheckpointError as error:
+        message = str(error)
+    finally:
+        (folder / file).write_text(text)
+    assert len(message.splitlines()) == 1
 
 
 def test_what_does_not_apply(ddpm: tuple[Path, Any]) -> None:

@@ -217,7 +217,8 @@ def complete(contents: Contents, shapes: ADMConfig, answers: Answers) -> ADMConf
     """With the attention that was answered; raises CheckpointError where heads do not divide its channels."""
     name = "heads" if "heads" in answers.values else "head_channels"
     number = parse_number(contents.path, name, answers[name], 1, max(shapes.widths))
-    config = replace(shapes, attention_order=answers["attention_order"], **{name: number})
+    config = replace(shapes, attention_order=answers["attention_order"])
+    config = replace(config, heads=number) if name == "heads" else replace(config, head_channels=number)
     for width in {config.widths[-1], *(config.widths[level] for level in config.attention)}:
         if width % number:
             raise CheckpointError(f"{contents.path}: {name} {number} does not divide {width} channels of an attention")

@@ -7,7 +7,6 @@ scheduler_config.json. Weights are read here, so that nothing in the folder is e
 import inspect
 import itertools
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +40,8 @@ ACCEPTED = (
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BLOCKS = 64
 """Of the network's levels, and of layers in each: what its config may have built before any shape is compared."""
+
+MAX_SIGMA = 1e6
 
 EXPLODING = "ScoreSdeVeScheduler"
 PRESERVING = (
@@ -112,8 +113,9 @@ def read_config(folder: Path, places: Sequence[str], classes: Sequence[str]) -> 
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is no JSON object of at most {MAX_CONFIG_BYTES} bytes; {ACCEPTED}")
     if config.get("_class_name") not in classes:
-        named = repr(config.get("_class_name"))[:60]
-        raise CheckpointError(f"{path}: _class_name {named} is not one of {', '.join(classes)}")
+        raise CheckpointError(
+            f"{path}: _class_name {shown(config.get('_class_name'))} is not one of {', '.join(classes)}"
+        )
     return path, config
 
 
@@ -153,13 +155,18 @@ def check_unet(path: Path, config: Mapping[str, Any], exploding: bool, variance_
             raise CheckpointError(f"{path}: {name} is not a list of 1..{MAX_BLOCKS}")
     for name, most in (("layers_per_block", MAX_BLOCKS), ("num_class_embeds", MAX_LEVELS)):
         if config[name] is not None and not (type(config[name]) is int and 1 <= config[name] <= most):
-            raise CheckpointError(f"{path}: {name} {str(config[name])[:60]!r} is not a number in 1..{most}")
+            raise CheckpointError(f"{path}: {name} {shown(config[name])} is not a number in 1..{most}")
+
+
+def shown(value: object) -> str:
+    """A value of a config, for an error."""
+    return repr(value)[:60]
 
 
 def check(path: Path, config: Mapping[str, Any], name: str, *accepted: object) -> None:
     """Raises CheckpointError unless the option is one of these."""
     if not any(type(config[name]) is type(value) and config[name] == value for value in accepted):
-        raise CheckpointError(f"{path}: {name} {str(config[name])[:60]!r} is not {' or '.join(map(str, accepted))}")
+        raise CheckpointError(f"{path}: {name} {shown(config[name])} is not {' or '.join(map(str, accepted))}")
 
 
 def build_unet(contents: Contents, config: Mapping[str, Any]) -> nn.Module:
@@ -213,22 +220,24 @@ def exploding_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
     """sigma_min to sigma_max, of data in [0, 1]; raises CheckpointError."""
     levels = count_levels(path, config)
     low, high = config["sigma_min"], config["sigma_max"]
-    if not all(isinstance(sigma, int | float) and math.isfinite(sigma) for sigma in (low, high)) or not 0 < low < high:
-        raise CheckpointError(f"{path}: sigma_min {low!r} and sigma_max {high!r} are not 0 < sigma_min < sigma_max")
+    if not all(isinstance(sigma, int | float) for sigma in (low, high)) or not 0 < low < high <= MAX_SIGMA:
+        raise CheckpointError(
+            f"{path}: sigma_min {shown(low)}, sigma_max {shown(high)}: not 0 < sigma_min < sigma_max <= {MAX_SIGMA:g}"
+        )
     return variance_exploding(levels, low, high)
 
 
 def count_levels(path: Path, config: Mapping[str, Any]) -> int:
     levels = config["num_train_timesteps"]
     if type(levels) is not int or not 2 <= levels <= MAX_LEVELS:
-        raise CheckpointError(f"{path}: num_train_timesteps {levels!r} is not a number in 2..{MAX_LEVELS}")
+        raise CheckpointError(f"{path}: num_train_timesteps {shown(levels)} is not a number in 2..{MAX_LEVELS}")
     return levels
 
 
 def prediction_of(path: Path, config: Mapping[str, Any]) -> str:
     named = config.get("prediction_type", "epsilon")  # ScoreSdeVeScheduler has none
-    if named not in PREDICTION_TYPES:
-        raise CheckpointError(f"{path}: prediction_type {named!r} is not one of {', '.join(PREDICTION_TYPES)}")
+    if not isinstance(named, str) or named not in PREDICTION_TYPES:
+        raise CheckpointError(f"{path}: prediction_type {shown(named)} is not one of {', '.join(PREDICTION_TYPES)}")
     return PREDICTION_TYPES[named]
 
 

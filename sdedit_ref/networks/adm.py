@@ -146,19 +146,12 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Stem(nn.Conv2d):
-    """The first convolution, called as the blocks are."""
-
-    def forward(self, x: Tensor, _emb: Tensor) -> Tensor:
-        return super().forward(x)
-
-
 class Layers(nn.ModuleList):
-    """Blocks, one after the other, each told the embedding."""
+    """Blocks, one after the other, each told the embedding; the network's first convolution is not."""
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         for layer in self:
-            h = layer(h, emb)
+            h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, emb)
         return h
 
 
@@ -205,7 +198,7 @@ class ADM(nn.Module):
 def input_blocks(config: ADMConfig) -> tuple[nn.ModuleList, list[int]]:
     """The way down, and the channels of what each block leaves for the way up."""
     widths = config.widths
-    rows = [Layers([Stem(config.channels, widths[0], 3, padding=1)])]
+    rows = [Layers([nn.Conv2d(config.channels, widths[0], 3, padding=1)])]
     skips = [widths[0]]
     for level, width in enumerate(widths):
         for _ in range(config.blocks):
