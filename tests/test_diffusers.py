@@ -257,6 +257,7 @@ def normal(step: int, kind: int) -> Tensor:
     return torch.from_numpy(z.reshape(1, *SHAPE))
 
 
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 GUIDE = np.linspace(-1, 1, math.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
 RANGE = 2
 TOLERANCE = 1e-4 * RANGE
@@ -323,6 +324,21 @@ def test_a_folder_that_is_none_of_diffusers(tmp_path: Path, run: Run) -> None:
     assert_refused(tmp_path, r"no config\.json in it, but 'me\.jpg'; accepted is")
     assert_mistake(run("export", tmp_path, "--out", tmp_path / "out"), "no config.json in it, but 'me.jpg'")
     assert_mistake(run("export", tmp_path, "--dry-run"), "no config.json in it")
+
+
+def test_a_latent_network(copied: Path) -> None:
+    (copied / "vqvae").mkdir()
+    assert_refused(copied, "holds vqvae: its network works on an autoencoder's output, not on pixels")
+
+
+def test_a_file_of_a_folder(copied: Path) -> None:
+    assert_refused(copied / WEIGHTS, "a file of a diffusers folder, which is taken as a whole")
+
+
+def test_times_that_are_no_levels(copied: Path) -> None:
+    file = copied / "scheduler" / "scheduler_config.json"
+    diffusers.EulerDiscreteScheduler(timestep_type="continuous").save_pretrained(file.parent)
+    assert_refused(copied, "timestep_type 'continuous' is not 'discrete'")
 
 
 def test_a_network_without_scheduler(copied: Path) -> None:
@@ -398,9 +414,6 @@ def without(name: str) -> Callable[[Path], object]:
 
 def with_text(name: str, text: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(text)
-
-
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.mark.parametrize(

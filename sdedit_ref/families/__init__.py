@@ -34,6 +34,7 @@ STRANGERS = {
     "diffusion_model.": "a latent diffusion model, whose network does not work on pixels",
     "first_stage_model.": "an autoencoder of latent diffusion",
     "encoder.": "an autoencoder",
+    "time_embedding.linear_1.": "a file of a diffusers folder, which is taken as a whole, and no network",
     "map_layer0.": "an EDM network",
     "model.map_layer0.": "an EDM network",
 }

@@ -37,6 +37,7 @@ ACCEPTED = (
     "accepted is a folder of diffusers' UNet2DModel: unet/config.json and scheduler/scheduler_config.json, or both "
     "files at its top"
 )
+AUTOENCODERS = ("vae", "vqvae", "movq")
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BLOCKS = 64
 """Of the network's levels, and of layers in each: what its config may have built before any shape is compared."""
@@ -62,6 +63,7 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 
 def load(folder: Path, said: Mapping[str, str | int | None]) -> Checkpoint:
     """The folder says everything; size, prediction and null_label may be said otherwise. Raises CheckpointError."""
+    refuse_latent(folder)
     unet_path, unet = read_config(folder, UNET_CONFIGS, ("UNet2DModel",))
     scheduler_path, scheduler = read_config(folder, SCHEDULER_CONFIGS, (*PRESERVING, EXPLODING))
     exploding = scheduler["_class_name"] == EXPLODING
@@ -96,6 +98,15 @@ def load(folder: Path, said: Mapping[str, str | int | None]) -> Checkpoint:
         weights="as saved",
         answers=answers,
     )
+
+
+def refuse_latent(folder: Path) -> None:
+    """A UNet2DModel may also work on what an autoencoder beside it makes of images; raises CheckpointError."""
+    for name in AUTOENCODERS:
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"{folder}: holds {name}: its network works on an autoencoder's output, not on pixels"
+            )
 
 
 def read_config(folder: Path, places: Sequence[str], classes: Sequence[str]) -> tuple[Path, dict[str, Any]]:
@@ -203,6 +214,8 @@ def read_weights(folder: Path) -> Contents:
 def preserving_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
     """The betas that diffusers makes of the config, float32 as there; raises CheckpointError."""
     count_levels(path, config)
+    if config.get("timestep_type", "discrete") != "discrete":
+        raise CheckpointError(f"{path}: timestep_type {shown(config['timestep_type'])} is not 'discrete'")
     if config.get("rescale_betas_zero_snr"):
         raise CheckpointError(f"{path}: rescale_betas_zero_snr true is not taken: its last level is noise alone")
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
