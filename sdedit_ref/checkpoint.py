@@ -20,4 +20,4 @@ def load_checkpoint(path: str | Path, **said: str | int | None) -> Checkpoint:
     needed depends on the family, and what is missing is named in one error. Raises CheckpointError.
     """
     path = Path(path)
-    return diffusers.load(path, said) if path.is_dir() else load_contents(read_contents(path), said)
+    return diffusers.load(path, said) if diffusers.is_folder(path) else load_contents(read_contents(path), said)

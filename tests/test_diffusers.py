@@ -326,6 +326,19 @@ def test_a_folder_that_is_none_of_diffusers(tmp_path: Path, run: Run) -> None:
     assert_mistake(run("export", tmp_path, "--dry-run"), "no config.json in it")
 
 
+@pytest.mark.parametrize("options", [("--dry-run",), ("--out", "out")])
+def test_a_name_that_is_too_long(run: Run, options: tuple[str, ...]) -> None:
+    assert_mistake(run("export", "a" * 5000, *options), "cannot be read: File name too long")
+
+
+def test_a_folder_that_cannot_be_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)  # the superuser can read every folder
+    assert_refused(copied, "cannot be read: Permission denied")
+
+
 def test_a_latent_network(copied: Path) -> None:
     (copied / "vqvae").mkdir()
     assert_refused(copied, "holds vqvae: its network works on an autoencoder's output, not on pixels")

@@ -193,7 +193,10 @@ def int8_addition(min_psnr: float | None) -> Addition:
 def is_bundle(source: Path) -> bool:
     from sdedit.runtime.bundle import MANIFEST
 
-    return (source / MANIFEST).exists()
+    try:
+        return (source / MANIFEST).exists()
+    except OSError:  # a name that is too long: reading it as a checkpoint says so
+        return False
 
 
 def show(source: Path, answers: dict[str, str | None]) -> None:

@@ -61,11 +61,21 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 """Attention's parts as they were named before diffusers 0.15, and as they are."""
 
 
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long: reading it as a file says so
+        return False
+
+
 def load(folder: Path, said: Mapping[str, str | int | None]) -> Checkpoint:
     """The folder says everything; size, prediction and null_label may be said otherwise. Raises CheckpointError."""
-    refuse_latent(folder)
-    unet_path, unet = read_config(folder, UNET_CONFIGS, ("UNet2DModel",))
-    scheduler_path, scheduler = read_config(folder, SCHEDULER_CONFIGS, (*PRESERVING, EXPLODING))
+    try:
+        refuse_latent(folder)
+        unet_path, unet = read_config(folder, UNET_CONFIGS, ("UNet2DModel",))
+        scheduler_path, scheduler = read_config(folder, SCHEDULER_CONFIGS, (*PRESERVING, EXPLODING))
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from None
     exploding = scheduler["_class_name"] == EXPLODING
     unet, scheduler = with_defaults(unet_path, unet, strict=True), with_defaults(scheduler_path, scheduler)
     check_unet(unet_path, unet, exploding, scheduler.get("variance_type"))
@@ -119,7 +129,7 @@ def read_config(folder: Path, places: Sequence[str], classes: Sequence[str]) -> 
         with path.open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)
         config = json.loads(text) if len(text) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is no JSON object of at most {MAX_CONFIG_BYTES} bytes; {ACCEPTED}")

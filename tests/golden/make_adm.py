@@ -4,10 +4,11 @@
 
 where both are checkouts of github.com/openai/guided-diffusion and .../improved-diffusion. adm.npz holds
 
-outputs   every third value of what each small random network of the original returns
+outputs   every fifth value of what each small random network of the original returns
 keys      the digests of these networks' and then the released networks' keys and shapes
 answers   what the released networks are by their flags, as JSON
 alphas    the originals' alpha^2 at five levels
+edit      x after an edit by improved-diffusion's own ddim_sample, see `edit`
 
 in the order of `small`, FLAGS and PROCESSES.
 """
@@ -32,8 +33,10 @@ from sdedit_ref.families.adm import PRESETS, training_schedule
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 FILE = Path(__file__).parent / "adm.npz"
-THIRD = 3
-TIME, LABEL = 437.5, 3
+STRIDE = 5
+TIME, LABEL, SEED = 437.5, 3, 7
+EDITED = "improved-7"
+"""Four heads, five classes, learned variance."""
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"width_multiples": (1, 2), "blocks": 1, "attention": (1,)},
@@ -164,6 +167,35 @@ def original(package: str, config: ADMConfig) -> nn.Module:
     return importlib.import_module(f"{package}.unet").UNetModel(**options)
 
 
+def guide() -> np.ndarray:
+    """float32 [3, 8, 8] of bytes"""
+    return np.random.RandomState(0).randint(0, 256, (3, 8, 8)).astype(np.float32) / np.float32(127.5) - 1
+
+
+def edit() -> np.ndarray:
+    """EDITED's edit of `guide` from half way of 4000 rescaled steps, five steps of DDIM with the original's code."""
+    respace = importlib.import_module("improved_diffusion.respace")
+    diffusion = importlib.import_module("improved_diffusion.gaussian_diffusion")
+    process = respace.SpacedDiffusion(
+        use_timesteps=[399, 799, 1199, 1599, 1999],
+        betas=diffusion.get_named_beta_schedule("linear", 4000),
+        model_mean_type=diffusion.ModelMeanType.EPSILON,
+        model_var_type=diffusion.ModelVarType.LEARNED_RANGE,
+        loss_type=diffusion.LossType.MSE,
+        rescale_timesteps=True,
+    )
+    config = small()[EDITED]
+    network = original("improved_diffusion", config).eval()
+    network.load_state_dict(random_state(shapes_of(network)))
+    noise = torch.from_numpy(normal_numpy(SEED, 0, 0, 0, 0, 192)).reshape(1, 3, 8, 8)
+    with torch.no_grad():
+        x = process.q_sample(torch.from_numpy(guide())[None], torch.tensor([4]), noise)
+        for step in reversed(range(5)):
+            labels = {"y": torch.tensor([LABEL])}
+            x = process.ddim_sample(network, x, torch.tensor([step]), model_kwargs=labels)["sample"]
+    return x[0].numpy()
+
+
 def released(package: str, flags: str) -> tuple[nn.Module, dict[str, str]]:
     """What the source's scripts build from these flags, without memory for weights, and what flags alone tell of it."""
     scripts = importlib.import_module(f"{package}.script_util")
@@ -211,7 +243,7 @@ def compare_networks() -> tuple[np.ndarray, list[str]]:
         network = original(f"{name.split('-')[0]}_diffusion", config)
         out = run(network, config)
         errors.append(float(np.abs(run(ADM(config), config) - out).max() / np.abs(out).max()))
-        outputs.append(out.ravel()[::THIRD])
+        outputs.append(out.ravel()[::STRIDE])
         keys.append(digest(shapes_of(network)))
         print(f"{name}: relative difference {errors[-1]:.1e} of outputs up to {np.abs(out).max():.1f}")
     print(f"{len(errors)} networks, largest relative difference {max(errors):.1e}")
@@ -231,7 +263,7 @@ def main(guided_path: str, improved_path: str) -> None:
         print(f"{name}: keys, shapes and flags {'are the same' if same else 'DIFFER'}")
     digests = np.array(keys, dtype="S64")
     said_by_flags = np.array(json.dumps(answers).encode())
-    np.savez_compressed(FILE, outputs=outputs, keys=digests, answers=said_by_flags, alphas=processes)
+    np.savez_compressed(FILE, outputs=outputs, keys=digests, answers=said_by_flags, alphas=processes, edit=edit())
 
 
 if __name__ == "__main__":
