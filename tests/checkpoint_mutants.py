@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ ODD: list[Any] = [None, 0, "", b"", 2**70, [], {}, float("nan"), np.float64(1), 
 SHAPES = [(), (0,), (1,), (7,), (32, 3, 3, 3), (2**40, 0), (1, 1, 1, 1), (2, 2, 2, 2, 2)]
 
 
+@cache
 def ddpm() -> dict[str, Tensor]:
     return tensors_of(lambda: DDPM(DDPMConfig(size=16, width=32, width_multiples=(1,), blocks=1, attention=())))
 
 
+@cache
 def ncsnpp() -> dict[str, Tensor]:
     config = NCSNppConfig(width=8, width_multiples=(1, 1), blocks=1, attention=(1,), sigmas=10)
     state = tensors_of(lambda: NCSNpp(config))
@@ -106,7 +109,7 @@ def write_mutant(chance: random.Random, path: Path) -> tuple[str, dict[str, str 
     """A damaged checkpoint of some family in some container: what was done, and what is said of it."""
     family = chance.choice(sorted(FAMILIES))
     build, said = FAMILIES[family]
-    state: dict[str, Any] = build()
+    state: dict[str, Any] = dict(build())
     kind = chance.choice(["bytes", "bytes", "state"])
     if kind == "state":
         state = mutate_state(chance, state)
