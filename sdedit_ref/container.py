@@ -176,9 +176,8 @@ def _numbers_allowed() -> AbstractContextManager[None]:
 def _why(error: pickle.UnpicklingError) -> str:
     """What the file asks for, in our words; torch's own advise to execute it."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if asked:
-        return f"it asks for {asked.group(1)}, and no code that a file names is run: save its tensors alone"
-    return reason(error).removeprefix("Weights only load failed. ")
+    what = f"it asks for {asked.group(1)}" if asked else "it is pickled in a way that tensors alone do not need"
+    return f"{what}, and no code that a file names is run: save its state_dict() where you trust it"
 
 
 def _describe(content: dict[Any, Any]) -> str:

@@ -495,6 +495,15 @@ def test_what_a_file_asks_for_is_named(tmp_path: Path) -> None:
     assert_refused(tmp_path / "net.ckpt", r"it asks for pathlib\.\w+, and no code that a file names is run")
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_of_objects_is_refused_without_the_advice_to_run_it(tmp_path: Path, protocol: int) -> None:
+    """As EDM's files are."""
+    content = {"ema": Intruder(tmp_path / "executed"), "loss_fn": None}
+    (tmp_path / "edm.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    assert_refused(tmp_path / "edm.pkl", r"and no code that a file names is run: save its state_dict\(\)")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_code_in_a_pickle_is_not_executed(tmp_path: Path) -> None:
     content = {"temb.dense.0.weight": torch.zeros(1), "evil": Intruder(tmp_path / "executed")}
     torch.save(content, tmp_path / "zip.ckpt")

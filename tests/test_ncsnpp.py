@@ -211,6 +211,14 @@ def test_the_shape_of_a_network_is_read_from_its_parts(config: NCSNppConfig) -> 
     assert not visible or found.fir == ("yes" if config.fir else "no")
 
 
+def test_the_largest_published_networks_have_their_parameters() -> None:
+    """As many as score_sde's own code builds for ve/church_ncsnpp_continuous and ve/ffhq_ncsnpp_continuous."""
+    ffhq = NCSNppConfig(width=16, width_multiples=(1, 2, 4, 8, 16, 32, 32, 32), blocks=1, attention=(6,))
+    with torch.device("meta"):
+        counts = [sum(p.numel() for p in NCSNpp(config).parameters()) for config in (NCSNppConfig(), ffhq)]
+    assert counts == [65_574_549, 105_785_896]
+
+
 def test_a_network_of_one_level_resamples_nothing() -> None:
     found = shape_of(
         NCSNppConfig(width=16, width_multiples=(1,), blocks=1, attention=(), sigmas=10, progressive="none")

@@ -53,7 +53,7 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
         schedule=SCHEDULES[answers["schedule"]](levels),
         shape=shape,
         multiple_of=config.multiple_of,
-        weights="EMA" if metadata else contents.weights,
+        weights="EMA" if "betas" in metadata else contents.weights,  # our training saves no others
         answers=answers,
     )
 

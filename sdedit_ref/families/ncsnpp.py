@@ -56,7 +56,6 @@ PUBLISHED: dict[str, dict[str, str]] = {
     "vp/ddpm/church": {**DDPM, "size": "256"},
     "vp/ddpm/cifar10": {**DDPM, **CIFAR10},
     "vp/ddpm/cifar10_continuous": {**DDPM, **CIFAR10, "schedule": "vp"},
-    "vp/ddpm/cifar10_unconditional": {**DDPM, **CIFAR10},
     "subvp/cifar10_ddpm_continuous": {**DDPM, **CIFAR10, "schedule": "subvp"},
     "subvp/cifar10_ddpmpp_continuous": {**VP, **CIFAR10, "schedule": "subvp", "fir": "no"},
     "subvp/cifar10_ddpmpp_deep_continuous": {**VP, **CIFAR10, "schedule": "subvp", "fir": "no"},
