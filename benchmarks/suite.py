@@ -96,7 +96,8 @@ class Suite:
                 contender = spec.build(case)
                 rows[name]["version"] = contender.version
                 rows[name]["network_error"] = check_network(contender, spec.precision)
-                result = run_edit(contender, scenario.parity_steps)
+                # what the mask keeps has no error of the network's, and would flatter
+                result = run_edit(contender, scenario.parity_steps)[..., contender.problem.mask > 0]
                 if reference is None and spec.precision == "float32":
                     reference = result
                 elif reference is None:

@@ -90,7 +90,7 @@ def norms(model: onnx.ModelProto, tensors: dict[str, Tensor], names: list[str]) 
             users.setdefault(name, []).append(node)
     starts = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
     found = {}
-    for name, start in zip(names, starts, strict=False):
+    for name, start in zip(names, starts, strict=True):
         (reshaped,) = users[start.output[0]]
         (scaled,) = users[reshaped.output[0]]
         (shifted,) = users[scaled.output[0]]

@@ -15,6 +15,8 @@ import onnxscript  # noqa: F401 - torch.onnx.export needs it: where it is missin
 import torch
 from torch import nn
 
+from .norms import with_large_norms_by_channel
+
 OPSET = 18
 """What every engine in reach reads; onnxruntime ran the shipped network as fast with 20, slower with 21."""
 
@@ -32,6 +34,7 @@ def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = Fals
 
     labels: whether it takes label int64 [B] as well.
     """
+    network = with_large_norms_by_channel(network, shape, labels)
     example: tuple[torch.Tensor, ...] = (torch.zeros(2, *shape), torch.zeros(2))
     if labels:
         example = (*example, torch.zeros(2, dtype=torch.int64))

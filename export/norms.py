@@ -1,0 +1,78 @@
+"""Group norms that engines run without changing the layout of what they normalise."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+LARGE = 2**18
+"""Elements of one image from which on two reorders of them cost more than a dozen nodes on one value a channel."""
+
+
+class NormByChannel(nn.Module):
+    """What `norm` computes, from sums per channel.
+
+    torch.onnx writes a group norm as a reshape to groups and back. That needs planar memory, where convolutions want
+    channels last, so an engine reorders the whole tensor twice. Here only one value a channel is ever reshaped. The
+    variance is that within channels and that between their means, so no two large numbers are subtracted.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]"""
+        channels = x.shape[1]
+        grouped = (-1, self.groups, channels // self.groups)
+        means = x.mean((2, 3), keepdim=True)
+        within = (x - means).square().mean((2, 3)).reshape(grouped)
+        means = means.reshape(grouped)
+        mean = means.mean(2, keepdim=True)
+        variance = (within + (means - mean).square()).mean(2, keepdim=True)
+        scale = self.weight.reshape(1, *grouped[1:]) / (variance + self.eps).sqrt()
+        shift = self.bias.reshape(1, *grouped[1:]) - mean * scale
+        return x * scale.reshape(-1, channels, 1, 1) + shift.reshape(-1, channels, 1, 1)
+
+
+def with_large_norms_by_channel(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> nn.Module:
+    """A copy of `network` in which every torch.nn.GroupNorm with weights, of at least LARGE elements, is NormByChannel.
+
+    shape: C, H, W of the network's images. labels: whether it takes them. The copy shares all tensors with the network,
+    which is itself returned where it has none.
+    """
+    large = large_norms(network, shape, labels)
+    if not large:
+        return network
+    tensors = [*network.parameters(), *network.buffers()]
+    network = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+    for name in large:
+        parent, _, own = name.rpartition(".")
+        norm = network.get_submodule(name)
+        assert isinstance(norm, nn.GroupNorm)
+        setattr(network.get_submodule(parent), own, NormByChannel(norm))
+    return network
+
+
+def large_norms(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> list[str]:
+    """Their names, found by running the network once."""
+    found: list[str] = []
+
+    def look(name: str, x: Tensor) -> None:
+        if x.ndim == 4 and x[0].numel() >= LARGE:
+            found.append(name)
+
+    norms = [(name, module) for name, module in network.named_modules() if type(module) is nn.GroupNorm]
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args, name=name: look(name, args[0]))
+        for name, module in norms
+        if module.affine
+    ]
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, *shape), torch.zeros(1), *([torch.zeros(1, dtype=torch.int64)] if labels else []))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
