@@ -1,4 +1,4 @@
-"""Draw the guides of this folder: python examples/draw_guides.py [bmng.jpg], the picture only to cut view.png anew."""
+"""Draw the guides of this folder: python examples/draw_guides.py [bmng.jpg], the picture only to cut views anew."""
 
 import math
 import random
@@ -9,8 +9,14 @@ from PIL import Image, ImageDraw
 
 HERE = Path(__file__).parent
 SIZE = 512
-VIEW_BOX = (4880, 1780, 5008, 1908)  # in bmng.jpg, 5400x2700: the coast of New South Wales, held out of training
-GROWN = 3  # pixels of the view that the mask reaches beyond the strokes
+VIEWS = {  # boxes in bmng.jpg, 5400x2700, all held out of training
+    "view": (4880, 1780, 5008, 1908),  # the coast of New South Wales
+    "cape": (4790, 1500, 4918, 1628),  # Cape York
+    "gulf": (4718, 1782, 4846, 1910),  # Spencer Gulf
+    "desert": (4720, 1660, 4848, 1788),  # Lake Eyre
+    "tasmania": (4846, 1934, 4942, 2030),
+}
+GROWN = 3  # pixels of a view that a mask reaches beyond the strokes, or beyond what is pasted
 
 DEEP, SEA, SHELF = (3, 7, 30), (14, 40, 92), (28, 74, 132)
 FOREST, OLIVE, TAN, SAND = (44, 60, 22), (84, 78, 42), (160, 130, 92), (206, 168, 124)
@@ -67,6 +73,44 @@ LAKE: list[Stroke] = [
     (SEA, 40, [(200, 232), (250, 208)]),
 ]
 
+DELTA: list[Stroke] = [
+    (TAN, 130, [(60, 40), (120, 200), (80, 330)]),
+    (TAN, 120, [(430, 60), (420, 180), (470, 300)]),
+    (SEA, 90, [(-20, 480), (130, 465), (260, 490), (400, 465), (530, 480)]),
+    (SHELF, 40, [(-10, 425), (120, 410), (250, 440), (390, 410), (520, 425)]),
+    (DEEP, 60, [(-10, 520), (520, 520)]),
+    (FOREST, 60, [(256, 230), (200, 310), (150, 385)]),
+    (FOREST, 60, [(256, 230), (310, 310), (360, 385)]),
+    (FOREST, 80, [(256, 260), (256, 400)]),
+    (OLIVE, 40, [(256, 280), (220, 380)]),
+    (FOREST, 30, [(250, -10), (230, 60), (270, 140), (256, 230)]),
+    (SEA, 12, [(250, -10), (230, 60), (270, 140), (256, 230), (290, 330), (300, 400)]),
+    (SEA, 10, [(256, 230), (215, 330), (190, 400)]),
+]
+FJORD: list[Stroke] = [
+    (ICE, 170, [(40, 40), (250, 20), (470, 60)]),
+    (ICE, 90, [(70, 150), (200, 130)]),
+    (ICE, 80, [(380, 150), (470, 190)]),
+    (OLIVE, 50, [(0, 250), (70, 230), (110, 290)]),
+    (TAN, 40, [(130, 210), (180, 250), (170, 310)]),
+    (OLIVE, 45, [(250, 130), (270, 210), (240, 270)]),
+    (TAN, 45, [(340, 170), (360, 250), (400, 290)]),
+    (OLIVE, 50, [(440, 280), (512, 260)]),
+    (SEA, 60, [(60, 400), (200, 430), (360, 400), (512, 420)]),
+    (DEEP, 90, [(0, 490), (260, 500), (512, 490)]),
+    (SEA, 22, [(212, 140), (215, 240), (205, 340)]),
+    (SEA, 22, [(310, 120), (315, 230), (300, 340)]),
+    (OLIVE, 26, [(120, 370), (150, 380)]),
+    (OLIVE, 24, [(420, 350), (440, 360)]),
+]
+RIVER: list[Stroke] = [
+    (FOREST, 60, [(-10, 150), (90, 190), (190, 170), (280, 260), (400, 300), (520, 420)]),
+    (SHELF, 24, [(-10, 150), (90, 190), (190, 170), (280, 260), (400, 300), (520, 420)]),
+    (SHELF, 16, [(280, 260), (300, 360), (260, 440), (270, 520)]),
+]
+TASMANIA: list[Stroke] = [(SEA, 110, [(200, 190), (340, 180), (340, 280), (260, 320), (200, 190)])]
+FOREST_PATCH: list[Stroke] = [(FOREST, 110, [(110, 110), (210, 90), (240, 200), (130, 220), (110, 110)])]
+
 
 def curve(points: list[Point]) -> list[Point]:
     """Close points on the smooth line (Catmull-Rom) through `points`."""
@@ -93,18 +137,62 @@ def paint(picture: Image.Image, strokes: list[Stroke], grow: float = 0) -> Image
     return picture
 
 
-def main() -> None:
-    paint(Image.new("RGB", (SIZE, SIZE), SHELF), COAST).save(HERE / "coast.png", optimize=True)
-    paint(Image.new("RGB", (SIZE, SIZE), SHELF), ISLANDS).save(HERE / "islands.png", optimize=True)
+def save(image: Image.Image, name: str) -> None:
+    image.save(HERE / f"{name}.png", optimize=True)
 
-    if len(sys.argv) > 1:
-        earth = Image.open(sys.argv[1]).convert("RGB").crop(VIEW_BOX)
-        earth.resize((64, 64), Image.Resampling.BOX).save(HERE / "view.png", optimize=True)
-    view = Image.open(HERE / "view.png").convert("RGB")
+
+def open_view(name: str) -> Image.Image:
+    with Image.open(HERE / f"{name}.png") as image:
+        return image.convert("RGB")
+
+
+def stroke_mask(strokes: list[Stroke], size: tuple[int, int]) -> Image.Image:
+    mask = paint(Image.new("L", (SIZE, SIZE)), strokes, grow=GROWN * SIZE / size[0])
+    return mask.resize(size, Image.Resampling.NEAREST)
+
+
+def over_view(strokes: list[Stroke], name: str) -> Image.Image:
+    view = open_view(name)
     large = view.resize((SIZE, SIZE), Image.Resampling.NEAREST)
-    paint(large, LAKE).resize(view.size, Image.Resampling.BOX).save(HERE / "lake.png", optimize=True)
-    mask = paint(Image.new("L", (SIZE, SIZE)), LAKE, grow=GROWN * SIZE / view.width)
-    mask.resize(view.size, Image.Resampling.NEAREST).save(HERE / "lake-mask.png", optimize=True)
+    return paint(large, strokes).resize(view.size, Image.Resampling.BOX)
+
+
+def composite(onto: str, of: str, shift: tuple[int, int], strokes: list[Stroke]) -> tuple[Image.Image, Image.Image]:
+    """Paste the part of one view that `strokes` cover onto another, moved by `shift`; and where it may be edited."""
+    ground, piece = open_view(onto), open_view(of)
+    shape = paint(Image.new("L", (SIZE, SIZE)), strokes).resize(ground.size, Image.Resampling.NEAREST)
+    ground.paste(piece, shift, shape)
+    mask = Image.new("L", ground.size)
+    mask.paste(stroke_mask(strokes, ground.size), shift)
+    return ground, mask
+
+
+def cut_views(picture: Path) -> None:
+    with Image.open(picture) as earth:
+        for name, box in VIEWS.items():
+            save(earth.convert("RGB").crop(box).resize((64, 64), Image.Resampling.BOX), name)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        cut_views(Path(sys.argv[1]))
+    for name, ground, strokes in (
+        ("coast", SHELF, COAST),
+        ("islands", SHELF, ISLANDS),
+        ("delta", SAND, DELTA),
+        ("fjord", SHELF, FJORD),
+    ):
+        save(paint(Image.new("RGB", (SIZE, SIZE), ground), strokes), name)
+    save(over_view(LAKE, "view"), "lake")
+    save(stroke_mask(LAKE, (64, 64)), "lake-mask")
+    save(over_view(RIVER, "desert"), "river")
+    for name, onto, of, shift, strokes in (
+        ("island", "cape", "tasmania", (14, -14), TASMANIA),
+        ("oasis", "desert", "view", (12, 14), FOREST_PATCH),
+    ):
+        image, mask = composite(onto, of, shift, strokes)
+        save(image, name)
+        save(mask, f"{name}-mask")
 
 
 if __name__ == "__main__":

@@ -324,7 +324,7 @@ def test_replay_says_how_many_pixels_differ_and_what_may_explain_it(run: Run, ma
         (lambda r: r.update(image=2), "image 2 is not in 0..1"),
         (lambda r: r.update(image=True), "image True is not in 0..1"),
         (lambda r: r.update(engine=None), "the recipe does not say engine"),
-        (lambda r: r["engine"].update(threads="two"), "threads 'two' is not one of device cpu"),
+        (lambda r: r["engine"].update(threads="two"), "threads 'two' is no number that device cpu takes"),
         (lambda r: r["engine"].update(name="caffe"), "engine 'caffe' is not one of"),
         (lambda r: r["bundle"].update(sha256="0" * 64), "was made with another bundle, sha256 000000000000"),
         (lambda r: r.update(guide=None), "the recipe names no guide"),

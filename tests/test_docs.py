@@ -31,8 +31,9 @@ def test_the_python_of_a_document_runs(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a Unix shell")
-def test_the_commands_of_the_manual_run(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["cli.md", "gallery.md"])
+def test_the_commands_of_a_document_run(name: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     commands = re.findall(r"^    \$ (.*)$", text, re.MULTILINE)
     assert len(commands) > 12
     folder = tmp_path / "examples"
