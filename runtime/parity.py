@@ -34,7 +34,7 @@ def judged(bundle: Bundle, precision: str) -> list[int]:
     """Which of the reference outputs tell how good a precision is: all tell of float32.
 
     An edit's states have the size of images at every level. An even grey has not: where sigma is small, so is the
-    input, which lower precisions round away. They are judged where sigma is at least FULL_SIZE, and always at the last level.
+    input, which lower precisions round away. They are judged where sigma is at least FULL_SIZE, and at the last level.
     """
     levels = bundle.manifest["parity"]["levels"]
     last = len(levels) - 1
