@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sdedit.runtime.parity import TOLERANCES, parity_input, relative_error
+from sdedit.runtime.parity import TOLERANCES, judged, parity_input, relative_error
 
 from .case import Contender
 
@@ -43,18 +43,19 @@ class Samples:
 
 
 def check_network(contender: Contender, precision: str) -> float:
-    """The largest relative error at the first, middle and last reference level; raises RefusedError above tolerance."""
+    """The largest relative error at the first, middle and last level that is judged; RefusedError above tolerance."""
     bundle = contender.problem.bundle
     levels, expected = bundle.reference()
-    chosen = sorted({0, len(levels) // 2, len(levels) - 1})
+    told = judged(bundle, precision)
+    chosen = sorted({told[0], told[len(told) // 2], told[-1]})
     table = bundle.schedule.table
     outputs = [
         contender.predict(parity_input(table, levels[i], i, bundle.shape), bundle.schedule.level(levels[i]).time)
         for i in chosen
     ]
     error = relative_error(np.concatenate(outputs), expected[chosen])
-    limit = TOLERANCES.get(precision)
-    if not np.isfinite(error) or (limit is not None and error > limit):
+    limit = TOLERANCES[precision]
+    if not error <= limit:
         raise RefusedError(f"the network's error {error:.1e} is above {limit:.0e}")
     return error
 

@@ -15,6 +15,9 @@ float16: an eighth of that, 3.5e-3, and earth64 has 1.9 times what its 51 convol
 int8: that edits stay close is proven at export; this only tells a network that runs from one that does not.
 """
 
+FULL_SIZE = 0.5
+"""Sigma from which on an even grey, noised, is as large as the states of an edit."""
+
 
 def parity_input(schedule: np.ndarray, k: int, index: int, shape: tuple[int, int, int]) -> np.ndarray:
     """sigma_k z: an even grey, noised; float32 [1, C, H, W]."""
@@ -38,6 +41,21 @@ def relative_error(outputs: np.ndarray, expected: np.ndarray) -> float:
     return float(level_errors(outputs, expected).max())
 
 
+def judged(bundle: Bundle, precision: str) -> list[int]:
+    """Which of the reference outputs tell how good a precision is: all tell of float32.
+
+    An edit's states have the size of images at every level. An even grey has not: where sigma is small, so is the
+    input, which lower precisions round away. They are judged where sigma is at least FULL_SIZE, and at the last level.
+    """
+    levels = bundle.manifest["parity"]["levels"]
+    last = len(levels) - 1
+    return [
+        i
+        for i, k in enumerate(levels)
+        if precision == "float32" or bundle.schedule.level(k).sigma >= FULL_SIZE or i == last
+    ]
+
+
 def measure_errors(bundle: Bundle, engine: Engine) -> list[float]:
     """The engine's level_errors against the bundle's reference outputs; NaN where it returns NaN."""
     levels, expected = bundle.reference()
@@ -56,5 +74,6 @@ def measure_errors(bundle: Bundle, engine: Engine) -> list[float]:
 
 
 def measure_error(bundle: Bundle, engine: Engine) -> float:
-    """The largest of measure_errors; NaN where any is."""
-    return float(np.max(measure_errors(bundle, engine)))
+    """The largest of measure_errors at the levels that are `judged`; NaN where any is."""
+    errors = measure_errors(bundle, engine)
+    return float(np.max([errors[index] for index in judged(bundle, engine.precision)]))

@@ -1,5 +1,6 @@
 """Engines: the same network on each, the same bytes twice, what they refuse, and what "auto" means."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from sdedit.runtime import Editor, read_bundle
 from sdedit.runtime.bundle import NETWORK, SHIPPED
 from sdedit.runtime.engines import ENGINES, choice, load_engine, open_engine
 from sdedit.runtime.engines import openvino as openvino_engine
-from sdedit.runtime.parity import TOLERANCES, measure_error
+from sdedit.runtime.parity import TOLERANCES, judged, measure_error
 from sdedit.runtime.processor import available_processors
+from sdedit.runtime.schedule import Schedule
 from sdedit.runtime.tuned import Measured
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
@@ -127,6 +129,18 @@ def test_the_environment_does_not_change_the_threads() -> None:
         env={**__import__("os").environ, "OMP_NUM_THREADS": "1", "OV_NUM_THREADS": "1"},
     )
     assert done.stdout.split() == ["2", "2"]
+
+
+def test_low_precision_is_judged_where_the_input_is_as_large_as_an_image() -> None:
+    bundle = read_bundle(SHIPPED)  # sigma at levels 1, 250, 500, 750, 1000: 0.006, 0.39, 0.71, 0.93, 1
+    assert judged(bundle, "float32") == [0, 1, 2, 3, 4]
+    assert judged(bundle, "bfloat16") == judged(bundle, "int8") == [2, 3, 4]
+
+
+def test_the_last_level_is_always_judged(tmp_path: Path) -> None:
+    bundle = read_bundle(write_bundle(tmp_path / "tiny"))
+    quiet = dataclasses.replace(bundle, schedule=Schedule(bundle.schedule.table * np.array([1.0, 0.1, 1.0])))
+    assert judged(quiet, "int8") == [2]
 
 
 # auto
