@@ -21,7 +21,8 @@ class Ours:
         try:
             self._engine = load_engine(self.problem.bundle, engine, precision, case.threads)
         except EngineError as error:
-            raise MissingError(str(error)) from None
+            # reports are shown to others: they name no folder of this machine
+            raise MissingError(str(error).replace(case.bundle, self.problem.bundle.name)) from None
         self.version = f"{engine} {self._engine.version}"
         self.network = Stopwatch(time.perf_counter)
         device = CpuDevice(self._engine, self.problem.shape, case.batch, twin())

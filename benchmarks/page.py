@@ -30,7 +30,7 @@ and a whole edit with the same noise against the first float32 contender.
 | images/s | by ms a step and evaluations |
 | cold start, peak memory | a process that imports, loads, makes one edit of {cold} steps and writes it; median |
 | network error | largest, relative to the largest reference output |
-| edit PSNR | of an edit with the same noise, against float32 |
+| edit PSNR | of what an edit with the same noise may change, against float32 |
 | step, edit | times as fast as the official loop: a step, and an edit by its number of evaluations |
 """
 
