@@ -49,7 +49,7 @@ def main() -> None:
     """Entry point: every error that a user can cause is one line on stderr and exit code 2."""
     warnings.formatwarning = one_line
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="sdedit", standalone_mode=False)
     except click.ClickException as error:
         fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):

@@ -46,7 +46,7 @@ class Settings:
 
     t0: float = 0.5
     steps: int = 25
-    sampler: str = "ancestral"
+    sampler: str = "dpmpp_2m"
     eta: float | None = None
     keep: str = "fresh"
     repeats: int = 1

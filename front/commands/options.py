@@ -55,7 +55,7 @@ PLAN: tuple[Decorator, ...] = (
     click.option("--steps", default=25, show_default=True, help="Network evaluations a repeat."),
     click.option(
         "--sampler",
-        default="ancestral",
+        default="dpmpp_2m",
         show_default=True,
         help="ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_maruyama.",
         shell_complete=names_of("sdedit.runtime.plan", "SAMPLERS"),
