@@ -1,0 +1,96 @@
+"""Make the pictures of docs/gallery.md with the shipped model: python examples/make_gallery.py [FOLDER]."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sdedit.runtime import Editor
+from sdedit.runtime.images import difference_mask
+from sdedit_ref.strokes import stroke_painting
+
+HERE = Path(__file__).parent
+T0S, SEEDS = (0.3, 0.5, 0.7), (1, 2)
+CELL, GAP, HEADER = 128, 4, 20  # the model's 64 pixels twice, nearest neighbour
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A guide of the gallery: a file, or the strokes of one; where it may change is said by a mask or by its base."""
+
+    name: str
+    photo: str | None = None
+    mask: str | None = None
+    base: str | None = None
+    colours: int = 6
+
+
+ENTRIES = [
+    Entry("coast"),
+    Entry("islands"),
+    Entry("delta"),
+    Entry("fjord"),
+    Entry("cape-strokes", photo="cape"),
+    Entry("gulf-strokes", photo="gulf"),
+    Entry("gulf-2-strokes", photo="gulf", colours=2),
+    Entry("gulf-16-strokes", photo="gulf", colours=16),
+    Entry("lake", mask="lake-mask"),
+    Entry("river", base="desert"),
+    Entry("island", mask="island-mask"),
+    Entry("oasis", mask="oasis-mask"),
+]
+
+
+def open_image(name: str) -> Image.Image:
+    with Image.open(HERE / f"{name}.png") as image:
+        return image.convert("RGB")
+
+
+def cells(entry: Entry, editor: Editor) -> list[tuple[str, Image.Image]]:
+    """What stands in the entry's row, with what is written above it."""
+    found = []
+    if entry.photo is not None:
+        photo = open_image(entry.photo)
+        found.append(("view", photo))
+        guide = stroke_painting(photo, colours=entry.colours)
+    else:
+        guide = open_image(entry.name)
+    found.append(("guide", guide))
+    mask = base = None
+    if entry.base is not None:
+        base = open_image(entry.base)
+        shown = Image.fromarray((255 * difference_mask(guide, base)).astype("uint8"))
+        found.append(("mask", shown))
+    if entry.mask is not None:
+        mask = open_image(entry.mask).convert("L")
+        found.append(("mask", mask))
+    for t0 in T0S:
+        for seed in SEEDS:
+            edit = editor.edit(guide, mask, base=base, t0=t0, seed=seed)
+            found.append((f"{t0}, seed {seed}", edit.images[0].pil))
+    return found
+
+
+def row(shown: list[tuple[str, Image.Image]]) -> Image.Image:
+    step = CELL + GAP
+    sheet = Image.new("RGB", (step * len(shown) - GAP, HEADER + CELL), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, (title, image) in enumerate(shown):
+        method = Image.Resampling.NEAREST if image.width <= CELL else Image.Resampling.LANCZOS
+        sheet.paste(image.convert("RGB").resize((CELL, CELL), method), (column * step, HEADER))
+        place = (column * step + CELL // 2, HEADER // 2)
+        draw.text(place, title, "black", ImageFont.load_default(12), anchor="mm")
+    return sheet
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "docs" / "gallery"
+    folder.mkdir(exist_ok=True)
+    with Editor.open() as editor:
+        for entry in ENTRIES:
+            row(cells(entry, editor)).save(folder / f"{entry.name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
