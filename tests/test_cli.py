@@ -50,7 +50,7 @@ def test_the_version(run: Run) -> None:
 def test_an_edit_writes_an_image_of_the_models_size_and_says_so(guide: Path, out: Path) -> None:
     done = sdedit("edit", guide, "--out", out, "--steps", 3, "--seed", 5)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{out}: 64x64, earth64, 3 steps of ancestral from t0 0.5, seed 5, ")
+    assert done.stdout.startswith(f"{out}: 64x64, earth64, 3 steps of dpmpp_2m from t0 0.5, seed 5, ")
     assert len(done.stdout.splitlines()) == 1
     with Image.open(out) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 64))
