@@ -38,8 +38,8 @@ def new_axes(width: float = 9, height: float = 5) -> Any:
 
 def batches(run: Run) -> Any:
     """Images a second of one step, by batch, of the scenarios that differ in it alone."""
-    by_batch = {s["batch"]: s for s in run["scenarios"] if s["name"].endswith(("-masked", f"-batch{s['batch']}"))}
-    by_batch = {batch: s for batch, s in by_batch.items() if not s["name"].startswith("official")}
+    named = [s for s in run["scenarios"] if not s["name"].startswith("official")]
+    by_batch = {s["batch"]: s for s in named if s["name"].endswith(("-masked", f"-batch{s['batch']}"))}
     if len(by_batch) < 2:
         return None
     axes = new_axes()

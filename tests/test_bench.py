@@ -247,6 +247,7 @@ def test_plots_are_written(bundle: Path, tmp_path: Path) -> None:
     run = a_run(bundle)
     twice = copy.deepcopy(run["scenarios"][0])
     run["scenarios"].append({**twice, "name": "tiny-batch4", "batch": 4})
+    run["scenarios"].append({**twice, "name": "official256-masked"})  # of another model: it is in no way of the others
     run["scenarios"][0]["rows"][1]["edit_psnr"] = 90.0
     written = plot(run, tmp_path / "plots")
     assert [file.name for file in written] == ["benchmark-batch.png", "benchmark-step.png", "benchmark-error.png"]
