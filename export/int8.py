@@ -8,7 +8,6 @@ left in float, as few as it takes for edits with the same noise to reach the ask
 import copy
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from sdedit.errors import BundleError, SdeditError
-from sdedit.runtime.bundle import Bundle, read_bundle, staged, write_manifest
+from sdedit.runtime.bundle import Bundle, amended, read_bundle, write_manifest
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.processor import available_processors
 from sdedit.runtime.variants import FOLDER, VARIANTS
@@ -77,8 +76,7 @@ def add_int8(source: Path, out: Path, *, min_psnr: float = MIN_PSNR, say: Callab
     say(f"most sensitive of {len(ranking)} convolutions: {', '.join(ranking[:4])}")
     requests = requests_of(sample_guides(bundle, reference, GUIDES, seed=3000), JUDGED_T0S, seed=4000)
     expected = run_edits(bundle, reference, requests, JUDGED_STEPS)
-    with staged(out) as folder:
-        copy_bundle(bundle, folder)
+    with amended(bundle, out, FOLDER) as folder:
         report = fewest_left(bundle, folder, model, quantised, ranking, (requests, expected), min_psnr, say)
         read_bundle(folder)
     return report
@@ -237,15 +235,6 @@ def judge(bundle: Bundle, requests: list[Request], expected: list[np.ndarray]) -
         error = float(np.square(result - wanted, dtype=np.float64)[inside].mean())
         found.setdefault(f"{request.t0:g}", []).append(10 * np.log10(4 / max(error, 1e-20)))
     return {t0: {"worst": float(min(values)), "mean": float(np.mean(values))} for t0, values in found.items()}
-
-
-def copy_bundle(bundle: Bundle, folder: Path) -> None:
-    """All but the variants that there were."""
-    for name in bundle.manifest["files"]:
-        if not name.startswith(f"{FOLDER}/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, folder / name)
-    (folder / FOLDER).mkdir()
 
 
 def write_variant(bundle: Bundle, folder: Path, model: onnx.ModelProto, facts: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """GPU kernels into a bundle: compiled ahead of time, listed and hashed like all its files."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from sdedit.errors import BundleError
 from sdedit.kernels.aot import DIVISIBLE_BY, MAX_PIXELS, TARGETS, check_targets, export_kernels
 from sdedit.kernels.binaries import FOLDER
-from sdedit.runtime.bundle import Bundle, read_bundle, staged, write_manifest
+from sdedit.runtime.bundle import Bundle, amended, read_bundle, write_manifest
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -24,11 +23,7 @@ def add_kernels(source: Path, out: Path, targets: Sequence[str]) -> Bundle:
     Raises BundleError, and EngineError where the kernels cannot be built; then nothing is replaced.
     """
     bundle = read_bundle(source)
-    with staged(out) as folder:
-        for name in bundle.manifest["files"]:
-            if not name.startswith(f"{FOLDER}/"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, folder / name)
+    with amended(bundle, out, FOLDER) as folder:
         write_kernels(folder, bundle.shape, targets)
         write_manifest(folder, bundle.manifest)
         read_bundle(folder)
@@ -43,5 +38,4 @@ def write_kernels(folder: Path, shape: tuple[int, int, int], targets: Sequence[s
             f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
             f"the bundle has {height}x{width}"
         )
-    (folder / FOLDER).mkdir()
     export_kernels(folder / FOLDER, targets)

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdedit.errors import BundleError, EngineError
-from sdedit.runtime.bundle import NETWORK, Bundle, file_sha256, read_bundle, staged, write_manifest
+from sdedit.runtime.bundle import NETWORK, Bundle, amended, file_sha256, read_bundle, write_manifest
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.engines.choice import installed_engines
 from sdedit.runtime.engines.stored import FOLDER, MANIFEST, read_engines
@@ -53,12 +52,7 @@ def add_engines(
     bundle = read_bundle(source)
     if bundle.classes:
         raise BundleError(f"bundle {source} has a network with classes, which device cuda does not run")
-    with staged(out) as folder:
-        for name in bundle.manifest["files"]:
-            if not name.startswith(f"{FOLDER}/"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, folder / name)
-        (folder / FOLDER).mkdir()
+    with amended(bundle, out, FOLDER) as folder:
         served = {precision: serving(precision, architectures) for precision in precisions}
         entries = [write_engine(folder, bundle, precision, names, batch) for precision, names in served.items()]
         text = json.dumps({"engines": entries}, sort_keys=True, indent=2) + "\n"

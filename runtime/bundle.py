@@ -177,6 +177,21 @@ def staged(out: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def amended(bundle: Bundle, out: Path, part: str) -> Iterator[Path]:
+    """`staged`, with all of the bundle's files in it but those of its folder `part`, which is there and empty.
+
+    The block fills that folder and writes the manifest. `out` may be the bundle's own folder.
+    """
+    with staged(out) as folder:
+        for name in bundle.manifest["files"]:
+            if not name.startswith(f"{part}/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path / name, folder / name)
+        (folder / part).mkdir()
+        yield folder
+
+
 def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
     """Complete the manifest of the bundle in folder `path`: revision, and size and hash of every file there."""
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)

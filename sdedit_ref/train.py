@@ -27,42 +27,46 @@ from .quality import denoising_error, held_out_loss, sample, sheet
 from .run import Run, make_folder, new_run, resume, save, start_from
 from .sde import SCHEDULES
 
-GAMMA = 5.0
-"""min-SNR's bound: levels with more signal than this do not count more."""
 COUNT = click.IntRange(min=1)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast. images, warm_up, report: counted in images. ema: decay a step."""
+    """How long and how fast. images, warm_up, report: counted in images. ema: decay a step.
+
+    gamma: min-SNR's bound: levels with more signal than this do not count more.
+    """
 
     images: int
     batch: int
     lr: float
     warm_up: int
     ema: float
+    gamma: float
     report: int
     save_minutes: float
     workers: int
 
 
-def weight(run: Run, k: Tensor) -> Tensor:
-    """min(SNR, GAMMA) counts x0's error; this is it in terms of what is predicted, for levels k [B]."""
+def weight(run: Run, k: Tensor, gamma: float) -> Tensor:
+    """min(SNR, gamma) counts x0's error; this is it in terms of what is predicted, for levels k [B]."""
     alpha, sigma, _ = run.schedule[k - 1].unbind(1)
     snr = (alpha / sigma).square()
-    return snr.clamp(max=GAMMA) / (snr if run.prediction == "eps" else snr + 1)
+    return snr.clamp(max=gamma) / (snr if run.prediction == "eps" else snr + 1)
 
 
 def train_step(run: Run, x0: Tensor, seed: int, recipe: Recipe) -> float:
-    """One batch x0 [B, C, H, W]; returns the weighted loss."""
+    """One batch x0 [B, C, H, W]; returns the weighted loss. Raises CheckpointError where it is infinite or NaN."""
     batch, levels, step = len(x0), len(run.schedule), run.seen // len(x0)
     random = torch.Generator().manual_seed(seed << 32 | step)
     u = (torch.rand((), generator=random) + torch.arange(batch) / batch) % 1  # spread evenly: less variance
     k = ((u * levels).long() + 1).clamp(max=levels).to(x0.device)
     z = torch.randn(x0.shape, generator=random).to(x0.device)
     errors = denoising_error(run.network, run.prediction, run.schedule, x0, k, z, run.precision)
-    loss = (weight(run, k) * errors).mean()
+    loss = (weight(run, k, recipe.gamma) * errors).mean()
+    if not loss.isfinite():  # now, before it is in the weights and in a save of them
+        raise CheckpointError(f"after image {run.seen} the loss is {loss.item()}, at --lr {recipe.lr}: try a lower one")
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
@@ -137,6 +141,13 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
 @click.option("--lr", default=4e-4, show_default=True, help="Learning rate at its peak (AdamW).")
 @click.option("--warm-up", type=COUNT, default=10_000, show_default=True, help="Images until the peak.")
 @click.option("--ema", default=0.9995, show_default=True, help="Decay of the averaged weights, which are the result.")
+@click.option(
+    "--gamma",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="min-SNR's; larger: cleaner levels count more. inf: v is unweighted.",
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True)
 @click.option("--scales", default="1", show_default=True, help="Reductions before a crop: SCALE:CHANCE,...")

@@ -15,7 +15,7 @@ from sdedit.errors import BundleError, EngineError, SdeditError
 from sdedit.export import int8
 from sdedit.export.bundle import export_bundle
 from sdedit.export.calibration import Recorder, paint, requests_of, run_edits, sample_guides
-from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.bundle import Bundle, amended, read_bundle
 from sdedit.runtime.engines import load_engine, open_engine
 from sdedit.runtime.images import to_image
 from sdedit.runtime.tune import candidates
@@ -76,8 +76,7 @@ def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: tuple[Bundle
     """What runs is read back: a variant that has no convolution in 8 bits is not int8."""
     bundle, _ = quantised
     folder = tmp_path / "copy"
-    with int8.staged(folder) as new:
-        int8.copy_bundle(bundle, new)
+    with amended(bundle, folder, int8.FOLDER) as new:
         int8.write_variant(bundle, new, onnx.load(bundle.network), {})
     with pytest.raises(
         EngineError, match=r"openvino runs (float32|bfloat16) on 1 threads where int8 on 1 was asked for"

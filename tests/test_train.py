@@ -26,7 +26,7 @@ from sdedit_ref.run import Run, new_run, resume, save, start_from
 from sdedit_ref.sde import cosine
 
 TINY = DDPMConfig(3, 8, 32, (1,), 1, (), 2)
-RECIPE = train.Recipe(images=16, batch=4, lr=1e-3, warm_up=4, ema=0.9, report=8, save_minutes=1e9, workers=0)
+RECIPE = train.Recipe(images=16, batch=4, lr=1e-3, warm_up=4, ema=0.9, gamma=5.0, report=8, save_minutes=1e9, workers=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,8 +155,9 @@ def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> No
         find_pictures(tmp_path, 8)
 
 
+@pytest.mark.parametrize("gamma", [5.0, math.inf])
 @pytest.mark.parametrize("prediction", ["v", "eps"])
-def test_the_weighted_error_is_that_of_x0_weighted_by_min_snr(prediction: str) -> None:
+def test_the_weighted_error_is_that_of_x0_weighted_by_min_snr(prediction: str, gamma: float) -> None:
     run = new_run(TINY, prediction, "cosine", torch.float32, "cpu", 0)
     k = torch.arange(50, 1000, 100)
     generator = torch.Generator().manual_seed(0)
@@ -168,9 +169,9 @@ def test_the_weighted_error_is_that_of_x0_weighted_by_min_snr(prediction: str) -
     with torch.inference_mode():
         out = run.network(x.float(), time.float()).double()
     guess = a * x - s * out if prediction == "v" else (x - s * out) / a
-    expected = (alpha / sigma).square().clamp(max=5) * (guess - x0).square().mean((1, 2, 3))
+    expected = (alpha / sigma).square().clamp(max=gamma) * (guess - x0).square().mean((1, 2, 3))
     # x0's error is a difference of numbers near |x| / alpha; float32 holds those to 6e-8.
-    assert torch.allclose((train.weight(run, k) * errors).double(), expected, rtol=1e-4)
+    assert torch.allclose((train.weight(run, k, gamma) * errors).double(), expected, rtol=1e-4)
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -229,6 +230,18 @@ def test_training_learns(folder: Path, tmp_path: Path) -> None:
         run, crops, views, tmp_path, {}, dataclasses.replace(RECIPE, images=4800, batch=16, lr=3e-3, report=10**6)
     )
     assert held_out_loss(run.ema, "v", run.schedule, views) < before / 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_its_save_stands(folder: Path, tmp_path: Path) -> None:
+    run_once(folder, tmp_path, 8)
+    before = (tmp_path / "state.pt").read_bytes()
+    crops, _ = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
+    run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
+    resume(run, tmp_path)
+    recipe = dataclasses.replace(RECIPE, images=64, lr=1e30, warm_up=1, report=10**6)
+    with pytest.raises(CheckpointError, match=r"after image \d+ the loss is (nan|inf), at --lr 1e\+30: try"):
+        train.train(run, crops, torch.zeros(4, 3, 8, 8), tmp_path, {}, recipe)
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_the_averaged_weights_are_a_checkpoint(folder: Path, tmp_path: Path) -> None:
@@ -296,6 +309,7 @@ def test_a_full_disk_leaves_the_save_before(
         (["--width", "40"], "width 40 must be a multiple of 32"),
         (["--size", "9"], "size 9 one of 8"),
         (["--multiples", "1,x"], "'1,x' is no list of whole numbers"),
+        (["--gamma", "0"], "'--gamma': 0.0 is not in the range x>0"),
         (["--batch", "0"], "'--batch': 0 is not in the range x>=1"),
         (["--scales", "0"], "is no list of SCALE:CHANCE"),
         (["--device", "toaster"], "'toaster' is not one of 'cpu', 'cuda'"),
