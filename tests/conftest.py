@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Run
+from fake_driver import FakeDriver, build
 from PIL import Image
 
 from sdedit.cli import main
+from sdedit.runtime.bundle import Bundle
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,9 +42,36 @@ def fake_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         pytest.importorskip(module, reason=f"{module} is not installed: {cure}")
     if has_a_driver():
         pytest.skip("this machine has a driver of its own, which the fake one cannot replace: see tests/test_gpu.py")
-    from fake_driver import build
-
     return build(tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture(scope="session")
+def bundle_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle, with kernels for GPUs."""
+    from tiny import write_bundle
+
+    from sdedit.export.kernels import add_kernels
+
+    folder = tmp_path_factory.mktemp("bundle")
+    return add_kernels(write_bundle(folder / "plain"), folder / "with-kernels", ("sm89",))
+
+
+@pytest.fixture
+def fake(fake_library: ctypes.CDLL, bundle_with_kernels: Bundle) -> Iterator[FakeDriver]:
+    fake = FakeDriver(fake_library, bundle_with_kernels.path / "kernels")
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For torch: more cost a hundred times as much for networks this small, where other processes run."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

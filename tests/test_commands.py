@@ -1,209 +1,20 @@
-"""demo, replay, inspect, tune, doctor, folders, several images, JSON, completion: each used, and each mistake."""
+"""demo, inspect, tune, doctor, completion: each used, and each mistake."""
 
-import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Run, assert_mistake
+from command_line import QUICK, Run, assert_mistake
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from sdedit.errors import PlanError
 from sdedit.runtime import doctor, tuned
 from sdedit.runtime.bundle import SHIPPED, read_bundle
-from sdedit.runtime.editor import RECIPE_KEY, Editor
-from sdedit.runtime.settings import Settings
-
-QUICK = ("--steps", "3", "--threads", "1")
-
-
-def rewritten(path: Path, change: Any, out: Path) -> Path:
-    """The PNG with its recipe changed."""
-    with Image.open(path) as image:
-        recipe = json.loads(image.text[RECIPE_KEY])  # type: ignore[attr-defined]
-        changed = change(recipe)
-        info = PngInfo()
-        info.add_itxt(RECIPE_KEY, changed if isinstance(changed, str) else json.dumps(recipe))
-        image.save(out, pnginfo=info)
-    return out
-
-
-# edit: several images, folders, base, JSON
-
-
-def test_several_images_are_numbered(run: Run, guide: Path, out: Path, tmp_path: Path) -> None:
-    code, stdout, _ = run("edit", guide, "--out", out, "--images", 11, "--slots", 3, "--steps", 1)
-    assert code == 0
-    names = [f"out-{index:02}.png" for index in range(11)]
-    assert sorted(p.name for p in tmp_path.glob("out*")) == names
-    assert [line.split(":")[0] for line in stdout.splitlines()] == [str(tmp_path / name) for name in names]
-    assert len({(tmp_path / name).read_bytes() for name in names}) == 11
-
-
-def test_a_folder_becomes_a_folder(run: Run, guide: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("b.png", "a.PNG"):
-        shutil.copy(guide, tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    code, _stdout, stderr = run("edit", tmp_path / "in", "--out", tmp_path / "made", *QUICK)
-    assert (code, stderr) == (0, "")
-    assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["a.png", "b.png"]
-    run("edit", guide, "--out", tmp_path / "alone.png", *QUICK)
-    alone, within = (np.asarray(Image.open(p)) for p in (tmp_path / "alone.png", tmp_path / "made" / "b.png"))
-    assert np.array_equal(alone, within)
-
-
-def test_of_a_folder_the_good_ones_are_written_and_the_bad_ones_named(run: Run, guide: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    shutil.copy(guide, tmp_path / "in" / "good.png")
-    (tmp_path / "in" / "bad.png").write_text("no image")
-    code, _stdout, stderr = run("edit", tmp_path / "in", "--out", tmp_path / "made", *QUICK)
-    assert code == 2
-    assert stderr.startswith("sdedit: 1 of 2 guides were not edited: guide ")
-    assert stderr.count("\n") == 1
-    assert [p.name for p in (tmp_path / "made").iterdir()] == ["good.png"]
-
-
-@pytest.mark.parametrize(
-    ("files", "options", "message"),
-    [
-        ([], [], "has no images; looked for .png"),
-        (["a.png"], ["--mask", "m.png"], "go with one guide, not with a folder"),
-        (["a.png", "a.jpg"], [], "would be both a.jpg's and a.png's: rename one"),
-    ],
-)
-def test_a_folder_that_is_refused(
-    run: Run, guide: Path, tmp_path: Path, files: list[str], options: list[str], message: str
-) -> None:
-    (tmp_path / "in").mkdir()
-    for name in files:
-        shutil.copy(guide, tmp_path / "in" / name)
-    assert_mistake(run("edit", tmp_path / "in", "--out", tmp_path / "made", *options), message)
-    assert not (tmp_path / "made").exists()
-
-
-def test_inputs_are_never_overwritten(run: Run, guide: Path, tmp_path: Path) -> None:
-    before = guide.read_bytes()
-    assert_mistake(run("edit", guide, "--out", guide, *QUICK), "would overwrite an input")
-    (tmp_path / "in").mkdir()
-    shutil.copy(guide, tmp_path / "in" / "a.png")
-    assert_mistake(run("edit", tmp_path / "in", "--out", tmp_path / "in", *QUICK), "would overwrite an input")
-    assert guide.read_bytes() == (tmp_path / "in" / "a.png").read_bytes() == before
-    assert_mistake(run("edit", tmp_path / "in", "--out", guide, *QUICK), "is no folder")
-    assert_mistake(run("edit", tmp_path / "in", "--out", tmp_path / "no" / "where", *QUICK), "cannot be made")
-
-
-def test_base_says_where_strokes_were_painted(run: Run, guide: Path, out: Path, tmp_path: Path) -> None:
-    photo = np.asarray(Image.open(guide)).copy()
-    painted = photo.copy()
-    painted[20:30, 40:60] = (200, 0, 0)
-    painted[5, 5] += 5  # less than what JPEG does
-    Image.fromarray(painted).save(tmp_path / "painted.png")
-    code, _, _ = run("edit", tmp_path / "painted.png", "--base", guide, "--out", out, *QUICK)
-    assert code == 0
-    result = np.asarray(Image.open(out))
-    changed = np.zeros(photo.shape[:2], bool)
-    changed[16:34, 36:64] = True  # grown by 4
-    assert np.array_equal(result[~changed], painted[~changed])
-    assert (result[changed] != painted[changed]).any(axis=1).mean() > 0.9
-    recipe = json.loads(Image.open(out).text[RECIPE_KEY])  # type: ignore[attr-defined]
-    assert recipe["mask"] is None
-    assert recipe["base"]["name"] == "guide.png"
-
-
-def test_a_base_that_is_no_use(run: Run, guide: Path, out: Path, tmp_path: Path) -> None:
-    assert_mistake(run("edit", guide, "--base", guide, "--out", out), "differ nowhere by more than 12 of 255")
-    Image.new("RGB", (5, 5)).save(tmp_path / "small.png")
-    assert_mistake(run("edit", guide, "--base", tmp_path / "small.png", "--out", out), "base is 5x5 pixels, the guide")
-    assert_mistake(run("edit", guide, "--base", guide, "--mask", guide, "--out", out), "mask and base are both given")
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("brand", "name"), [(b"heic", "HEIC"), (b"heix", "HEIC"), (b"mif1", "HEIC"), (b"hevc", "HEIC"), (b"avif", "AVIF")]
-)
-def test_formats_of_phones_are_refused_by_name(run: Run, out: Path, tmp_path: Path, brand: bytes, name: str) -> None:
-    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x20ftyp" + brand + b"\0" * 100)
-    assert_mistake(run("edit", tmp_path / "photo.jpg", "--out", out), f"is {name}, which is not decoded: convert it")
-
-
-def test_json_says_what_was_written(run: Run, guide: Path, out: Path) -> None:
-    code, stdout, stderr = run("edit", guide, "--out", out, "--json", *QUICK)
-    assert (code, stderr) == (0, "")
-    (entry,) = json.loads(stdout)
-    assert entry["out"] == [str(out)]
-    assert entry["recipe"]["steps"] == 3
-    assert entry["timings"]["evaluations"] == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--engine", "caffe"], "engine 'caffe' is not one of auto, onnxruntime, openvino"),
-        (["--precision", "int4"], "precision 'int4' is not one of auto, float32, bfloat16, int8"),
-        (["--engine", "onnxruntime", "--precision", "bfloat16"], "engine onnxruntime runs: float32"),
-        (["--threads", "0"], "threads 0 is not in 1..1024"),
-        (["--threads", "5000"], "threads 5000 is not in 1..1024"),
-        (["--slots", "0"], "slots 0 is not at least 1"),
-        (["--images", "0"], "images 0 is not in 1..2^32"),
-        (["--clip", "-1"], "clip -1.0 is not above 0"),
-        (["--clip", "nan"], "clip nan is not above 0"),
-        (["--context", "nan"], "context nan is not at least 0"),
-    ],
-)
-def test_options_that_are_refused(run: Run, guide: Path, out: Path, options: list[str], message: str) -> None:
-    assert_mistake(run("edit", guide, "--out", out, *options), message)
-    assert not out.exists()
-
-
-def test_a_full_disk_leaves_what_was_there(
-    run: Run, guide: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out.write_bytes(b"the one before")
-    before = sorted(p.name for p in tmp_path.iterdir())
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    assert_mistake(run("edit", guide, "--out", out, *QUICK), "cannot be written: No space left on device")
-    assert out.read_bytes() == b"the one before"
-    assert sorted(p.name for p in tmp_path.iterdir()) == before
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
-def test_there_is_a_bar_on_a_terminal_and_silence_in_a_pipe(guide: Path, out: Path) -> None:
-    import pty
-
-    command = [sys.executable, "-c", "from sdedit.cli import main; main()", "edit", guide, "--out", out, *QUICK]
-    piped = subprocess.run(command, capture_output=True, check=True)
-    assert piped.stderr == b""
-    ours, theirs = pty.openpty()
-    shown = bytearray()
-
-    def drain() -> None:
-        try:
-            while part := os.read(ours, 1024):
-                shown.extend(part)
-        except OSError:  # Linux's end of a terminal
-            pass
-
-    reader = threading.Thread(target=drain, daemon=True)
-    reader.start()
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, check=True)
-    os.close(theirs)
-    reader.join(10)
-    assert b"guide.png" in shown
-    assert b"100%" in shown
-
+from sdedit.runtime.editor import Editor
 
 # demo, inspect
 
@@ -236,116 +47,12 @@ def test_inspect_shows_bundles_and_recipes(run: Run, guide: Path, out: Path) -> 
     assert_mistake(run("inspect", guide.parent / "nothing"), "nothing")
 
 
-# replay
-
-
-@pytest.fixture
-def made(run: Run, guide: Path, out: Path) -> Path:
-    mask = np.zeros((70, 90), np.uint8)
-    mask[20:50, 30:60] = 255
-    Image.fromarray(mask).save(guide.parent / "mask.png")
-    options = ("--mask", guide.parent / "mask.png", "--images", 2, "--sampler", "ddim", "--eta", 0.5, "--clip", "inf")
-    assert run("edit", guide, "--out", out, "--seed", 2**64 - 1, *options, *QUICK)[0] == 0
-    return out.with_name("out-1.png")
-
-
-def test_replay_makes_the_same_bytes(run: Run, made: Path, tmp_path: Path) -> None:
-    code, stdout, stderr = run("replay", made, "--out", tmp_path / "again.png")
-    assert (code, stderr) == (0, "")
-    assert stdout == f"{made}: identical\n"
-    assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
-
-
-def test_replay_of_one_image_makes_no_other(run: Run, made: Path, tmp_path: Path) -> None:
-    last = rewritten(made, lambda r: r.update(images=2**32, image=2**32 - 1), tmp_path / "last.png")
-    code, _, stderr = run("replay", last)
-    assert code == 2
-    assert stderr.splitlines()[-1].endswith("pixels differ")
-
-
-def test_replay_writes_over_no_input(run: Run, made: Path, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    for name in ("guide.png", "mask.png", made.name):
-        assert_mistake(run("replay", made, "--out", tmp_path / name), "would overwrite an input")
-    assert all(path.read_bytes() == data for path, data in before.items())
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_stdout_that_is_full_is_one_line() -> None:
     command = [sys.executable, "-c", "from sdedit.cli import main; main()", "inspect"]
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "sdedit: stdout cannot be written: No space left on device\n")
-
-
-def test_options_are_checked_before_a_folder_is_made(run: Run, guide: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    shutil.copy(guide, tmp_path / "in" / "a.png")
-    assert_mistake(run("edit", tmp_path / "in", "--out", tmp_path / "made", "--t0", "7"), "t0 7.0 is not in (0, 1]")
-    assert not (tmp_path / "made").exists()
-
-
-def test_replay_takes_inputs_from_elsewhere_if_they_are_the_same(run: Run, made: Path, tmp_path: Path) -> None:
-    (tmp_path / "else").mkdir()
-    for name in ("guide.png", "mask.png"):
-        (tmp_path / name).rename(tmp_path / "else" / name)
-    assert_mistake(run("replay", made), "guide.png, which is not beside it: say --guide")
-    moved = ("--guide", tmp_path / "else" / "guide.png", "--mask", tmp_path / "else" / "mask.png")
-    assert run("replay", made, *moved)[0] == 0
-    swapped = ("--guide", tmp_path / "else" / "mask.png", "--mask", tmp_path / "else" / "mask.png")
-    assert_mistake(run("replay", made, *swapped), "is not what")
-    assert_mistake(run("replay", made, *moved, "--base", made), "was made without a base")
-
-
-def test_replay_says_how_many_pixels_differ_and_what_may_explain_it(run: Run, made: Path, tmp_path: Path) -> None:
-    other = rewritten(made, lambda r: r.update(seed=5, version="0.0.1"), tmp_path / "other.png")
-    code, stdout, stderr = run("replay", other)
-    assert (code, stdout) == (2, "")
-    assert "note: version was 0.0.1, is " in stderr
-    assert stderr.splitlines()[-1].endswith("pixels differ")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: "not json", "its recipe is damaged"),
-        (lambda r: "[" * 10000, "its recipe is damaged"),
-        (lambda r: "[1, 2]", "its recipe is damaged"),
-        (lambda r: r.__delitem__("sampler"), "the recipe does not say sampler"),
-        (lambda r: r.update(sampler=["ddim"]), "sampler ['ddim'] is not a name"),
-        (lambda r: r.update(t0="much"), "t0 'much' is not a number"),
-        (lambda r: r.update(t0="0.5"), "t0 '0.5' is not a number"),
-        (lambda r: r.update(t0=True), "t0 True is not a number"),
-        (lambda r: r.update(seed=True), "seed True is not an integer"),
-        (lambda r: r["engine"].update(threads=2**40), "threads 1099511627776 is not in 1..1024"),
-        (lambda r: r["guide"].update(name="a" * 300), "which is not beside it: say --guide"),
-        (lambda r: r["guide"].update(name="\ud800\x1b[31m"), "\\ud800\\x1b[31m, which is not beside it"),
-        (lambda r: r.update(seed=1.5), "seed 1.5 is not an integer"),
-        (lambda r: r.update(image=2), "image 2 is not in 0..1"),
-        (lambda r: r.update(image=True), "image True is not in 0..1"),
-        (lambda r: r.update(engine=None), "the recipe does not say engine"),
-        (lambda r: r["engine"].update(threads="two"), "threads 'two' is no number that device cpu takes"),
-        (lambda r: r["engine"].update(name="caffe"), "engine 'caffe' is not one of"),
-        (lambda r: r["bundle"].update(sha256="0" * 64), "was made with another bundle, sha256 000000000000"),
-        (lambda r: r.update(guide=None), "the recipe names no guide"),
-        (lambda r: r.update(guide={"name": "../guide.png", "sha256": "0"}), "its guide was no file: say --guide"),
-        (lambda r: r.update(guide="guide.png"), "its guide was no file: say --guide"),
-        (lambda r: r["guide"].update(sha256="0" * 64), "is not what"),
-        (lambda r: r.update(steps=10**9), "steps"),
-    ],
-)
-def test_a_recipe_is_data_from_outside(run: Run, made: Path, tmp_path: Path, change: Any, message: str) -> None:
-    bad = rewritten(made, change, tmp_path / "bad.png")
-    assert_mistake(run("replay", bad, "--out", tmp_path / "again.png"), message)
-    assert not (tmp_path / "again.png").exists()
-
-
-def test_settings_survive_their_recipe() -> None:
-    for settings in (Settings(), Settings(sampler="ddim", eta=0.25, clip=float("inf"), seed=2**64 - 1, fit="pad")):
-        back = Settings.from_recipe(json.loads(json.dumps(settings.recipe())))
-        assert dataclasses.replace(back, eta=settings.eta) == settings
-    with pytest.raises(PlanError, match="does not say t0, steps"):
-        Settings.from_recipe({})
 
 
 # tune

@@ -1,158 +1,37 @@
-"""Training: crops as functions of their number, the weighted loss, runs that go on to the bit, and mistakes."""
+"""Training: the weighted loss, runs that go on to the bit, and mistakes."""
 
 import dataclasses
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from pictures import write_even
 from PIL import Image
+from tiny import TINY
 
-from sdedit.errors import CheckpointError, ImageError
-from sdedit_ref import evaluate, train
+from sdedit.errors import CheckpointError
+from sdedit_ref import train
 from sdedit_ref.checkpoint import load_checkpoint
-from sdedit_ref.crops import Crops, decoded, find_pictures, parse_scales, split
-from sdedit_ref.networks.ddpm import DDPMConfig
-from sdedit_ref.quality import denoising_error, held_out_loss, laplacian_pyramid, sample, sheet, sliced_wasserstein
+from sdedit_ref.crops import find_pictures, split
+from sdedit_ref.quality import denoising_error, held_out_loss
 from sdedit_ref.run import Run, new_run, resume, save, start_from
 from sdedit_ref.sde import cosine
 
-TINY = DDPMConfig(3, 8, 32, (1,), 1, (), 2)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = train.Recipe(images=16, batch=4, lr=1e-3, warm_up=4, ema=0.9, gamma=5.0, report=8, save_minutes=1e9, workers=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are so small that threads only wait for each other, for minutes where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60x40 pixels, red = x, green = y, so that a crop tells where it was cut."""
-    y, x = np.mgrid[:40, :60]
-    path = tmp_path_factory.mktemp("pictures") / "ramp.png"
-    Image.fromarray(np.stack([x, y, 0 * x], axis=2).astype(np.uint8)).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten pictures of one colour each."""
-    folder = tmp_path_factory.mktemp("folder")
-    for index in range(10):
-        Image.new("RGB", (12, 10), (25 * index, 128, 255 - 25 * index)).save(folder / f"{index}.png")
-    return folder
-
-
-def pixels(crop: torch.Tensor) -> np.ndarray:
-    return np.rint((crop.numpy() + 1) * 127.5).astype(int)
-
-
-def test_a_crop_is_a_function_of_seed_and_number(picture: Path) -> None:
-    crops = Crops([picture], 8, seed=3, scales=[(1, 0.5), (2, 0.5)], turns=True)
-    assert torch.equal(crops[7], crops[7])
-    assert not torch.equal(crops[7], crops[8])
-    assert not torch.equal(crops[7], dataclasses.replace(crops, seed=4)[7])
-    assert crops[0].shape == (3, 8, 8)
-    assert crops[0].dtype == torch.float32
-
-
-def test_crops_reach_every_place_and_both_mirror_images(picture: Path) -> None:
-    crops = [pixels(Crops([picture], 8, seed=0)[i]) for i in range(400)]
-    lefts = {int(crop[0].min()) for crop in crops}
-    assert lefts == set(range(60 - 8 + 1))
-    assert {int(np.sign(crop[0, 0, 1] - crop[0, 0, 0])) for crop in crops} == {-1, 1}
-    assert all(crop[1, 1, 0] == crop[1, 0, 0] + 1 for crop in crops), "without turns up stays up"
-
-
-@given(
-    seed=st.integers(0, 2**32),
-    scale=st.sampled_from([1.0, 1.5, 2.0]),
-    box=st.tuples(st.integers(0, 20), st.integers(0, 10)).map(lambda p: (p[0], p[1], p[0] + 30, p[1] + 20)),
-)
-@settings(max_examples=60, deadline=None)
-def test_training_shares_no_pixel_with_what_is_held_out(
-    picture: Path, seed: int, scale: float, box: tuple[int, int, int, int]
-) -> None:
-    text = ",".join(map(str, box))
-    kept, held_out = split([picture], text, 8, seed, [(scale, 1.0)], 1.0, False)
-    left, top, right, bottom = box
-    for index in range(5):
-        x, y = pixels(held_out[index])[:2]
-        slack = scale  # a reduced pixel is the mean of what it covers
-        assert left - slack <= x.min() and x.max() <= right + slack  # noqa: PT018
-        assert top - slack <= y.min() and y.max() <= bottom + slack  # noqa: PT018
-        x, y = pixels(kept[index])[:2]
-        apart = x.max() < left + slack or x.min() > right - slack or y.max() < top + slack or y.min() > bottom - slack
-        assert apart
-
-
-def test_a_reduced_picture_is_the_mean_of_what_its_pixels_cover(picture: Path) -> None:
-    half = decoded(picture, 2.0)
-    assert half.shape == (20, 30, 3)
-    assert np.abs(half[3, :, 0] - (2 * np.arange(30) + 0.5)).max() <= 0.5
-
-
-def test_flat_crops_are_used_as_seldom_as_said(tmp_path: Path) -> None:
-    image = np.zeros((64, 128, 3), np.uint8)
-    image[:, 64:] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
-    Image.fromarray(image).save(tmp_path / "half.png")
-    flat = [float(Crops([tmp_path / "half.png"], 8, 0, flat=0.0)[i].std()) for i in range(50)]
-    assert min(flat) > 14 / 127.5
-    every = [float(Crops([tmp_path / "half.png"], 8, 0, flat=1.0)[i].std()) for i in range(50)]
-    assert min(every) == 0
-
-
-def test_every_nth_picture_of_a_folder_is_held_out(folder: Path) -> None:
-    paths = find_pictures(folder, 8)
-    kept, held_out = split(paths, "5", 8, 0, [(1, 1)], 1.0, False)
-    assert [p.name for p in held_out.paths] == ["0.png", "5.png"]
-    assert set(kept.paths) == set(paths) - set(held_out.paths)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1,2,3", "hold-out '1,2,3' fits neither"),
-        ("x", "'x' is no list of whole numbers"),
-        ("2", "hold-out '2' fits neither"),
-        ("0,0,100,20", "is no box of at least 8x8 in"),
-        ("0,0,4,20", "is no box of at least 8x8 in"),
-    ],
-)
-def test_a_hold_out_that_is_none(picture: Path, text: str, message: str) -> None:
-    with pytest.raises(ImageError, match=message):
-        split([picture], text, 8, 0, [(1, 1)], 1.0, False)
-
-
-@pytest.mark.parametrize("text", ["", "0.5", "1:0", "2:x", "1:nan", "inf", "1,,2"])
-def test_scales_that_are_none(text: str) -> None:
-    with pytest.raises(ImageError, match="is no list of SCALE:CHANCE"):
-        parse_scales(text)
-
-
-def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> None:
-    with pytest.raises(ImageError, match="has no images"):
-        find_pictures(tmp_path, 8)
-    with pytest.raises(ImageError, match="cannot be read"):
-        find_pictures(tmp_path / "nowhere.png", 8)
-    with pytest.raises(ImageError, match=r"ramp.png is 60x40 pixels, smaller than the crop of 48x48$"):
-        find_pictures(picture, 48)
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ImageError, match="is not an image"):
-        find_pictures(tmp_path, 8)
+    return write_even(tmp_path_factory.mktemp("folder"))
 
 
 @pytest.mark.parametrize("gamma", [5.0, math.inf])
@@ -341,90 +220,3 @@ def test_the_module_is_a_command_that_explains_itself() -> None:
         [sys.executable, "-m", "sdedit_ref.train", "--help"], capture_output=True, text=True, check=True
     )
     assert "the same command goes on from the last save" in " ".join(done.stdout.split())
-
-
-def gaussian_network(variance: float) -> torch.nn.Module:
-    """The exact v for x0 ~ N(0, variance): v = alpha eps - sigma x0."""
-
-    class Exact(torch.nn.Module):
-        def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-            alpha, sigma = (torch.from_numpy(cosine()).float()[time.long(), i] for i in (0, 1))
-            total = alpha**2 * variance + sigma**2
-            return (((1 - variance) * alpha * sigma) / total)[:, None, None, None] * x
-
-    return Exact()
-
-
-def test_the_held_out_loss_of_an_exact_denoiser() -> None:
-    """For x0 ~ N(0, q) the error of the best v is q / (alpha^2 q + sigma^2), averaged over the ten levels."""
-    q = 0.25
-    schedule = torch.from_numpy(cosine()).float()
-    views = q**0.5 * torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    levels = [50 + 100 * part for part in range(10)]
-    alpha, sigma, _ = schedule[[k - 1 for k in levels]].T
-    expected = float((q / (alpha**2 * q + sigma**2)).mean())
-    # Means of 49,152 squares of normals each: relative deviation sqrt(2 / 49152) = 0.6 %, ten of them, mostly shared.
-    assert math.isclose(held_out_loss(gaussian_network(q), "v", schedule, views), expected, rel_tol=0.03)
-
-
-def test_samples_of_an_exact_denoiser_have_its_variance() -> None:
-    schedule = torch.from_numpy(cosine()).float()
-    samples = sample(gaussian_network(0.04), "v", schedule, (8, 3, 16, 16), steps=200)
-    # 6,144 numbers: 1.8 %; 200 steps of order 1 add a few per cent.
-    assert math.isclose(float(samples.var()), 0.04, rel_tol=0.1)
-
-
-def test_a_sheet_shows_the_images_row_by_row() -> None:
-    images = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 3, 2, 4)
-    values = np.asarray(sheet(images, 3))
-    assert values.shape == (4, 12, 3)
-    assert values[0, ::4, 0].tolist() == [0, 51, 102]
-    assert values[2, ::4, 0].tolist() == [153, 204, 255]
-
-
-def test_sliced_wasserstein_sees_what_differs_and_where() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b, c = (torch.randn(24, 3, 32, 32, generator=generator) for _ in range(3))
-    assert sliced_wasserstein(a, a) == [0, 0, 0]
-    same = sliced_wasserstein(a, b)
-    assert len(same) == len(laplacian_pyramid(a)) == 3
-    striped = c.mean(dim=2, keepdim=True).expand_as(c).contiguous()
-    different = sliced_wasserstein(a, striped)
-    assert different[0] > 3 * same[0]
-    with pytest.raises(ValueError, match="different shapes"):
-        sliced_wasserstein(a, a[:3])
-
-
-def saved_weights(folder: Path, name: str, prediction: str = "v", size: int = 8) -> Path:
-    """Untrained weights in a file with the metadata of training."""
-    run = new_run(dataclasses.replace(TINY, size=size), prediction, "cosine", torch.float32, "cpu", seed=len(name))
-    metadata = {"family": "ddpm", "prediction": prediction, "betas": "cosine", "timesteps": "1000", "patch": "2"}
-    save(run, folder, {**metadata, "image_size": str(size)})
-    return (folder / "ema.safetensors").rename(folder / f"{name}.safetensors")
-
-
-def test_weights_are_measured_side_by_side(folder: Path, tmp_path: Path) -> None:
-    files = [saved_weights(tmp_path, "first"), saved_weights(tmp_path, "other-one", "eps")]
-    arguments = [*map(str, files), str(folder), "--hold-out", "2", "--count", "4", "--steps", "2"]
-    done = CliRunner().invoke(evaluate.command, arguments, catch_exceptions=False)
-    floor, *lines = map(json.loads, done.stdout.splitlines())
-    assert set(floor) == {"floor"}
-    assert [line["weights"] for line in lines] == list(map(str, files))
-    _, held_out = split(find_pictures(folder, 8), "2", 8, 0, [(1.0, 1.0)], 1.0, False)
-    known = torch.stack([held_out[index] for index in range(64)])
-    for line, file in zip(lines, files, strict=True):
-        loaded = load_checkpoint(file)
-        loss = held_out_loss(loaded.network, loaded.prediction, torch.from_numpy(loaded.schedule).float(), known)
-        assert line["held_out_loss"] == pytest.approx(loss, abs=1e-6)
-        assert len(line["sliced_wasserstein"]) == len(floor["floor"]) == 1
-
-
-def test_weights_that_cannot_be_measured_are_refused(folder: Path, tmp_path: Path) -> None:
-    good, small = saved_weights(tmp_path, "good"), saved_weights(tmp_path, "large", size=10)
-    for files, message in (
-        ([good, small], "its images have 10 pixels, those of the first 8"),
-        ([saved_weights(tmp_path, "x", "x0")], "a network of 3x8x8 that predicts x0; accepted are square RGB"),
-        ([tmp_path / "none"], "cannot be read"),
-    ):
-        with pytest.raises(CheckpointError, match=message):
-            evaluate.command.main([*map(str, files), str(folder), "--hold-out", "2"], standalone_mode=False)

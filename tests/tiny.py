@@ -19,6 +19,8 @@ from sdedit_ref.sde import cosine
 SHAPE = (3, 8, 8)
 LEVELS = 20
 PARITY_LEVELS = [1, 10, 20]
+TINY = DDPMConfig(3, 8, 32, (1,), 1, (), 2)
+"""A network that trains in seconds."""
 
 FIELDS: dict[str, Any] = {
     "name": "tiny",

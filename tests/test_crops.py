@@ -1,0 +1,131 @@
+"""Crops for training: functions of their number, apart from what is held out, and pictures that give none."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import write_even
+from PIL import Image
+
+from sdedit.errors import ImageError
+from sdedit_ref.crops import Crops, decoded, find_pictures, parse_scales, split
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60x40 pixels, red = x, green = y, so that a crop tells where it was cut."""
+    y, x = np.mgrid[:40, :60]
+    path = tmp_path_factory.mktemp("pictures") / "ramp.png"
+    Image.fromarray(np.stack([x, y, 0 * x], axis=2).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures of one colour each."""
+    return write_even(tmp_path_factory.mktemp("folder"))
+
+
+def pixels(crop: torch.Tensor) -> np.ndarray:
+    return np.rint((crop.numpy() + 1) * 127.5).astype(int)
+
+
+def test_a_crop_is_a_function_of_seed_and_number(picture: Path) -> None:
+    crops = Crops([picture], 8, seed=3, scales=[(1, 0.5), (2, 0.5)], turns=True)
+    assert torch.equal(crops[7], crops[7])
+    assert not torch.equal(crops[7], crops[8])
+    assert not torch.equal(crops[7], dataclasses.replace(crops, seed=4)[7])
+    assert crops[0].shape == (3, 8, 8)
+    assert crops[0].dtype == torch.float32
+
+
+def test_crops_reach_every_place_and_both_mirror_images(picture: Path) -> None:
+    crops = [pixels(Crops([picture], 8, seed=0)[i]) for i in range(400)]
+    lefts = {int(crop[0].min()) for crop in crops}
+    assert lefts == set(range(60 - 8 + 1))
+    assert {int(np.sign(crop[0, 0, 1] - crop[0, 0, 0])) for crop in crops} == {-1, 1}
+    assert all(crop[1, 1, 0] == crop[1, 0, 0] + 1 for crop in crops), "without turns up stays up"
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([1.0, 1.5, 2.0]),
+    box=st.tuples(st.integers(0, 20), st.integers(0, 10)).map(lambda p: (p[0], p[1], p[0] + 30, p[1] + 20)),
+)
+@settings(max_examples=60, deadline=None)
+def test_training_shares_no_pixel_with_what_is_held_out(
+    picture: Path, seed: int, scale: float, box: tuple[int, int, int, int]
+) -> None:
+    text = ",".join(map(str, box))
+    kept, held_out = split([picture], text, 8, seed, [(scale, 1.0)], 1.0, False)
+    left, top, right, bottom = box
+    for index in range(5):
+        x, y = pixels(held_out[index])[:2]
+        slack = scale  # a reduced pixel is the mean of what it covers
+        assert left - slack <= x.min() and x.max() <= right + slack  # noqa: PT018
+        assert top - slack <= y.min() and y.max() <= bottom + slack  # noqa: PT018
+        x, y = pixels(kept[index])[:2]
+        apart = x.max() < left + slack or x.min() > right - slack or y.max() < top + slack or y.min() > bottom - slack
+        assert apart
+
+
+def test_a_reduced_picture_is_the_mean_of_what_its_pixels_cover(picture: Path) -> None:
+    half = decoded(picture, 2.0)
+    assert half.shape == (20, 30, 3)
+    assert np.abs(half[3, :, 0] - (2 * np.arange(30) + 0.5)).max() <= 0.5
+
+
+def test_flat_crops_are_used_as_seldom_as_said(tmp_path: Path) -> None:
+    image = np.zeros((64, 128, 3), np.uint8)
+    image[:, 64:] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    Image.fromarray(image).save(tmp_path / "half.png")
+    flat = [float(Crops([tmp_path / "half.png"], 8, 0, flat=0.0)[i].std()) for i in range(50)]
+    assert min(flat) > 14 / 127.5
+    every = [float(Crops([tmp_path / "half.png"], 8, 0, flat=1.0)[i].std()) for i in range(50)]
+    assert min(every) == 0
+
+
+def test_every_nth_picture_of_a_folder_is_held_out(folder: Path) -> None:
+    paths = find_pictures(folder, 8)
+    kept, held_out = split(paths, "5", 8, 0, [(1, 1)], 1.0, False)
+    assert [p.name for p in held_out.paths] == ["0.png", "5.png"]
+    assert set(kept.paths) == set(paths) - set(held_out.paths)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,3", "hold-out '1,2,3' fits neither"),
+        ("x", "'x' is no list of whole numbers"),
+        ("2", "hold-out '2' fits neither"),
+        ("0,0,100,20", "is no box of at least 8x8 in"),
+        ("0,0,4,20", "is no box of at least 8x8 in"),
+    ],
+)
+def test_a_hold_out_that_is_none(picture: Path, text: str, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        split([picture], text, 8, 0, [(1, 1)], 1.0, False)
+
+
+@pytest.mark.parametrize("text", ["", "0.5", "1:0", "2:x", "1:nan", "inf", "1,,2"])
+def test_scales_that_are_none(text: str) -> None:
+    with pytest.raises(ImageError, match="is no list of SCALE:CHANCE"):
+        parse_scales(text)
+
+
+def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> None:
+    with pytest.raises(ImageError, match="has no images"):
+        find_pictures(tmp_path, 8)
+    with pytest.raises(ImageError, match="cannot be read"):
+        find_pictures(tmp_path / "nowhere.png", 8)
+    with pytest.raises(ImageError, match=r"ramp.png is 60x40 pixels, smaller than the crop of 48x48$"):
+        find_pictures(picture, 48)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match="is not an image"):
+        find_pictures(tmp_path, 8)

@@ -1,0 +1,79 @@
+"""Images: a PNG keeps pixels and texts, and saving is all or nothing."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import RGB
+from PIL import Image
+from refusals import refusal
+
+from sdedit.errors import ImageError
+from sdedit.runtime.images import check_output, save_png
+
+
+def test_a_png_keeps_pixels_and_texts(tmp_path: Path) -> None:
+    path = tmp_path / "out.PNG"
+    recipe = json.dumps({"guide": "żółw.png", "long": "x" * 10_000})
+    save_png(Image.fromarray(RGB), path, {"sdedit": recipe})
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image), RGB)
+        assert image.text == {"sdedit": recipe}  # type: ignore[attr-defined] # PNG alone has it
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_png_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
+    save_png(Image.fromarray(RGB), tmp_path / "out.png", {})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".png")
+    save_png(Image.fromarray(RGB), path, {})
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(self: Image.Image, file: io.BufferedWriter, *arguments: object, **options: object) -> None:
+        file.write(b"\x89PNG half of it")
+        raise error
+
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises((ImageError, KeyboardInterrupt)) as caught:
+        save_png(Image.fromarray(RGB), path, {})
+    assert str(caught.value) in (f"output {path} cannot be written: No space left on device", "")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "out", "out.png.txt", ".png"])
+def test_only_png_is_written(tmp_path: Path, name: str) -> None:
+    message = refusal(save_png, Image.fromarray(RGB), tmp_path / name, {})
+    assert "does not end in .png: only PNG keeps every byte and the recipe" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "out.png"
+    assert refusal(check_output, path) == f"output {path}: there is no folder {path.parent}"
+
+
+def test_a_folder_as_the_output(tmp_path: Path) -> None:
+    path = tmp_path / "out.png"
+    path.mkdir()
+    assert refusal(check_output, path) == f"output {path} is a folder"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    path = tmp_path / "out.png"
+    assert refusal(check_output, path) == f"output {path}: the folder {tmp_path} is not writable"
