@@ -1,9 +1,9 @@
 """Quality against network evaluations: `python -m sdedit.benchmarks.pareto PICTURE --hold-out L,T,R,B`.
 
-Views of the held-out region become strokes as the SDEdit paper simulates them (median filter, six colours); each preset
-brings them back. Realism is the sliced Wasserstein distance to other held-out views, faithfulness the root mean square
-difference to the strokes. The yardstick is 500 ancestral steps, by several seeds: what is at most as much worse in both
-than its mean as those seeds are apart is of equal quality.
+Views of the held-out region become strokes as `sdedit strokes` paints them; each preset brings them back. Realism is
+the sliced Wasserstein distance to other held-out views, faithfulness the root mean square difference to the strokes.
+The yardstick is 500 ancestral steps, by several seeds: what is at most as much worse in both than its mean as those
+seeds are apart is of equal quality.
 """
 
 import json
@@ -16,12 +16,13 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from sdedit.runtime import Editor
 from sdedit.runtime.plan import KEEPS, SAMPLERS
 from sdedit_ref.crops import Crops, parse_numbers, parse_scales
 from sdedit_ref.quality import sliced_wasserstein
+from sdedit_ref.strokes import stroke_painting
 
 T0 = 0.5
 YARDSTICK_STEPS = 500
@@ -29,9 +30,6 @@ STEPS = (4, 6, 9, 13, 18, 25, 50)
 MASKED_STEPS = (9, 18, 25, 50)
 MASKED_SAMPLERS = ("ancestral", "dpmpp_2m")
 SCALES = "1:0.4,1.5:0.25,2:0.25,3:0.1"
-COLOURS = 6
-MEDIAN = 7
-"""Pixels of the median filter for a view of 64: the paper has 23 for 256, and it must be odd."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +109,11 @@ def make_views(picture: Path, hold_out: str, size: int, count: int) -> Views:
     images = torch.stack([crops[index] for index in range(2 * count)])
     pixels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     sources, others = pixels[:count], pixels[count:]
-    strokes = np.stack([paint(source) for source in sources])
+    strokes = np.stack([np.asarray(stroke_painting(Image.fromarray(source))) for source in sources])
     mask = np.zeros((size, size), np.uint8)
     mask[size // 4 : size - size // 4, size // 4 : size - size // 4] = 255
     composites = np.where(mask[None, :, :, None] > 0, strokes, sources)
     return Views(strokes, composites, others, mask)
-
-
-def paint(view: np.ndarray) -> np.ndarray:
-    """Strokes of a view, as the paper's appendix D.2 simulates them, in the size that re-implementations agree on."""
-    smooth = Image.fromarray(view).filter(ImageFilter.MedianFilter(MEDIAN))
-    return np.asarray(smooth.quantize(COLOURS, Image.Quantize.MEDIANCUT).convert("RGB"))
 
 
 def measure(editor: Editor, views: Views, seeds: int) -> Iterator[Point]:

@@ -42,10 +42,18 @@ def held_out_loss(network: nn.Module, prediction: str, schedule: Tensor, views: 
 
 
 @torch.inference_mode()
-def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[int, ...], steps: int = 50) -> Tensor:
-    """Samples [B, C, H, W] in [-1, 1] from pure noise: DDIM (Song et al. 2021) with clamped predictions of x0."""
-    x = noise(shape).to(schedule.device)
-    ks = [round(len(schedule) * n / steps) for n in range(steps, -1, -1)]
+def edit(
+    network: nn.Module, prediction: str, schedule: Tensor, guides: Tensor, t0: float = 0.5, steps: int = 25
+) -> Tensor:
+    """Edits of guides [B, C, H, W] from t0: DDIM (Song et al. 2021) with clamped predictions of x0; in [-1, 1].
+
+    The levels are those of docs/design.md, contract 1; steps: fewer where there are not as many.
+    """
+    last = max(1, math.floor(len(schedule) * t0 + 0.5))
+    steps = min(steps, last)
+    ks = [(2 * n * last + steps) // (2 * steps) for n in range(steps, -1, -1)]
+    a, s, _ = schedule[last - 1]
+    x = a * guides + s * noise(guides.shape).to(guides.device)
     for k, k_next in itertools.pairwise(ks):
         a, s, time = schedule[k - 1]
         a_next, s_next = schedule[k_next - 1, :2] if k_next else (1.0, 0.0)
@@ -53,6 +61,22 @@ def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[i
         x0 = ((x - s * out) / a if prediction == "eps" else a * x - s * out).clamp(-1, 1)
         x = a_next * x0 + s_next * (x - a * x0) / s
     return x
+
+
+def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[int, ...], steps: int = 50) -> Tensor:
+    """Samples [B, C, H, W] in [-1, 1] from pure noise: edits of nothing from t0 = 1."""
+    return edit(network, prediction, schedule, torch.zeros(shape, device=schedule.device), 1.0, steps)
+
+
+def grid(images: Tensor) -> float:
+    """How much the four pixels of 2x2 squares differ on average over images [N, C, H, W], of 255; root mean square.
+
+    Real images have no such pattern: 0 up to their number. Networks in patches of 2x2 pixels may leave one.
+    """
+    even = images[:, :, : images.shape[2] // 2 * 2, : images.shape[3] // 2 * 2]
+    detail = even - F.interpolate(F.avg_pool2d(even, 2), scale_factor=2.0)
+    squares = F.pixel_unshuffle(detail, 2)  # [N, 4 C, H / 2, W / 2]
+    return float(squares.mean((0, 2, 3)).square().mean().sqrt()) * 127.5
 
 
 def sheet(images: Tensor, columns: int) -> Image.Image:

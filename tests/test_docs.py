@@ -1,4 +1,4 @@
-"""What the documents show is run: the Python of README and embedding.md, the commands of cli.md."""
+"""What the documents show is run: the Python of README, embedding.md and training.md, the commands of cli.md."""
 
 import os
 import re
@@ -12,8 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/embedding.md"])
-def test_the_python_of_a_document_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("README.md", "out.png"), ("docs/embedding.md", "out.png"), ("docs/training.md", "start.safetensors")],
+)
+def test_the_python_of_a_document_runs(name: str, written: str, tmp_path: Path) -> None:
     """All blocks of a document, one after another, in a process and a folder of their own."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
@@ -27,7 +30,7 @@ def test_the_python_of_a_document_runs(name: str, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.png").exists()
+    assert (tmp_path / written).exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a Unix shell")
