@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -35,8 +35,9 @@ class Crops(Dataset[Tensor]):
     """Item i: float32 [3, size, size] in [-1, 1].
 
     scales: how much a picture is reduced before the crop, with its probability. within, without: a crop lies inside
-    this box, or shares no pixel with it. flat: of crops whose standard deviation is below `flat_below` (of 255) this
-    share is used. turns: quarter turns as well as mirror images, for pictures without an up.
+    this box, or shares no pixel with it. flat: of crops whose standard deviation over pixels and channels is below
+    `flat_below` (of 255), the even and nearly grey ones, this share is used. turns: quarter turns as well as mirror
+    images, for pictures without an up.
     """
 
     paths: Sequence[Path]
@@ -69,12 +70,12 @@ class Crops(Dataset[Tensor]):
         scale = float(random.choice(factors, p=np.divide(chances, sum(chances))))
         picture = decoded(path, scale)
         height, width = picture.shape[:2]
-        left, top, right, bottom = (0, 0, width, height) if self.within is None else _scaled(self.within, scale)
+        left, top, right, bottom = (0, 0, width, height) if self.within is None else _inside(self.within, scale)
         if right - left < self.size or bottom - top < self.size:
             return None
         x = int(random.integers(left, right - self.size + 1))
         y = int(random.integers(top, bottom - self.size + 1))
-        if self.without is not None and _overlap((x, y, x + self.size, y + self.size), _scaled(self.without, scale)):
+        if self.without is not None and _overlap((x, y, x + self.size, y + self.size), _around(self.without, scale)):
             return None
         return picture[y : y + self.size, x : x + self.size]
 
@@ -82,7 +83,7 @@ class Crops(Dataset[Tensor]):
 @functools.lru_cache(CACHED)
 def decoded(path: Path, scale: float) -> np.ndarray:
     """The picture reduced by `scale` (the mean of what each pixel covers); uint8 [H, W, 3]. Raises ImageError."""
-    image = _open(path).convert("RGB")
+    image = _load(path)
     if scale != 1:
         size = (max(1, int(image.width / scale)), max(1, int(image.height / scale)))
         image = image.resize(size, Image.Resampling.BOX, box=(0, 0, size[0] * scale, size[1] * scale))
@@ -100,7 +101,7 @@ def find_pictures(source: Path, size: int) -> list[Path]:
         paths = [source]
     if not paths:
         raise ImageError(f"{source} has no images; looked for {', '.join(SUFFIXES)}")
-    sizes = [(path, _open(path).size) for path in paths]
+    sizes = [(path, _size(_open(path))) for path in paths]
     small = [(path, found) for path, found in sizes if min(found) < size]
     if small:
         path, (width, height) = small[0]
@@ -132,7 +133,7 @@ def split(
     numbers = parse_numbers(hold_out)
     if len(numbers) == 4 and len(paths) == 1:
         left, top, right, bottom = numbers
-        width, height = _open(paths[0]).size
+        width, height = _size(_open(paths[0]))
         inside = min(left, top) >= 0 and right <= width and bottom <= height
         if not inside or right - left < size or bottom - top < size:
             raise ImageError(f"hold-out {hold_out} is no box of at least {size}x{size} in {paths[0]}, {width}x{height}")
@@ -181,9 +182,35 @@ def _open(path: Path) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _scaled(box: Box, scale: float) -> Box:
-    left, top, right, bottom = box
-    return round(left / scale), round(top / scale), round(right / scale), round(bottom / scale)
+def _size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as it is looked at: cameras note how they were held."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (width, height)
+
+
+def _load(path: Path) -> Image.Image:
+    """Upright, RGB. Raises ImageError for what would not be the picture that its owner sees."""
+    image = _open(path)
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(f"{path} has more than 8 bits a channel: save it with 8")
+    try:
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise ImageError(f"{path} has transparent pixels: flatten it first")
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path} is damaged: {reason(error)}") from None
+
+
+def _inside(box: Box, scale: float) -> Box:
+    """What of the box is whole pixels of the picture reduced by `scale`."""
+    left, top, right, bottom = (edge / scale for edge in box)
+    return math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)
+
+
+def _around(box: Box, scale: float) -> Box:
+    """All pixels of the picture reduced by `scale` that have some of the box in them."""
+    left, top, right, bottom = (edge / scale for edge in box)
+    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -1,6 +1,6 @@
 """Train a score network on pictures: `python -m sdedit_ref.train --help`.
 
-Denoising score matching (Ho et al. 2020) of eps or v (Salimans & Ho 2022), weighted by min-SNR (Hang et al. 2023).
+Denoising score matching (Ho et al. 2020) of eps or v (Salimans & Ho 2022), by min-SNR (Hang et al. 2023) or unweighted.
 Every step is a function of (seed, step), so a run that was killed goes on from its last save to the same weights.
 """
 
@@ -18,16 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from sdedit.errors import CheckpointError
+from sdedit.errors import CheckpointError, ImageError
 
 from .command import run_command
 from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
 from .networks.ddpm import DDPMConfig
 from .quality import denoising_error, held_out_loss, sample, sheet
-from .run import Run, make_folder, new_run, resume, save, start_from
+from .run import Run, make_folder, new_run, report, resume, save, start_from
 from .sde import SCHEDULES
 
 COUNT = click.IntRange(min=1)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+SEEDS = click.IntRange(0, 2**32 - 1)
+WEIGHTINGS = ("min-snr", "uniform")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -35,7 +38,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Recipe:
     """How long and how fast. images, warm_up, report: counted in images. ema: decay a step.
 
-    gamma: min-SNR's bound: levels with more signal than this do not count more.
+    weighting: "min-snr", with the bound gamma, or "uniform".
     """
 
     images: int
@@ -43,17 +46,20 @@ class Recipe:
     lr: float
     warm_up: int
     ema: float
+    weighting: str
     gamma: float
     report: int
     save_minutes: float
     workers: int
 
 
-def weight(run: Run, k: Tensor, gamma: float) -> Tensor:
-    """min(SNR, gamma) counts x0's error; this is it in terms of what is predicted, for levels k [B]."""
+def weight(run: Run, k: Tensor, recipe: Recipe) -> Tensor:
+    """Of the error of what is predicted, for levels k [B]. min-SNR: x0's own counts min(SNR, gamma)."""
+    if recipe.weighting == "uniform":
+        return torch.ones(k.shape, device=k.device)
     alpha, sigma, _ = run.schedule[k - 1].unbind(1)
     snr = (alpha / sigma).square()
-    return snr.clamp(max=gamma) / (snr if run.prediction == "eps" else snr + 1)
+    return snr.clamp(max=recipe.gamma) / (snr if run.prediction == "eps" else snr + 1)
 
 
 def train_step(run: Run, x0: Tensor, seed: int, recipe: Recipe) -> float:
@@ -64,7 +70,7 @@ def train_step(run: Run, x0: Tensor, seed: int, recipe: Recipe) -> float:
     k = ((u * levels).long() + 1).clamp(max=levels).to(x0.device)
     z = torch.randn(x0.shape, generator=random).to(x0.device)
     errors = denoising_error(run.network, run.prediction, run.schedule, x0, k, z, run.precision)
-    loss = (weight(run, k, recipe.gamma) * errors).mean()
+    loss = (weight(run, k, recipe) * errors).mean()
     if not loss.isfinite():  # now, before it is in the weights and in a save of them
         raise CheckpointError(f"after image {run.seen} the loss is {loss.item()}, at --lr {recipe.lr}: try a lower one")
     run.optimizer.zero_grad(set_to_none=True)
@@ -82,10 +88,11 @@ def train_step(run: Run, x0: Tensor, seed: int, recipe: Recipe) -> float:
 
 
 def learning_rate(seen: int, recipe: Recipe) -> float:
-    """Up in a line while warming up, then down on a cosine to 0."""
-    if seen < recipe.warm_up:
-        return recipe.lr * (seen + 1) / recipe.warm_up
-    part = (seen - recipe.warm_up) / max(1, recipe.images - recipe.warm_up)
+    """Up in a line while warming up, for at most a tenth of the images, then down on a cosine to 0."""
+    warm_up = min(recipe.warm_up, recipe.images // 10)
+    if seen < warm_up:
+        return recipe.lr * (seen + 1) / warm_up
+    part = (seen - warm_up) / (recipe.images - warm_up)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
@@ -106,10 +113,8 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
             }
             losses.clear()
             click.echo(json.dumps(line))
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
             samples = sample(run.ema, run.prediction, run.schedule, (36, *x0.shape[1:]))
-            sheet(samples, 6).save(folder / "samples.png")
+            report(folder, line, sheet(samples, 6))
         if time.monotonic() - saved > 60 * recipe.save_minutes:
             save(run, folder, metadata)
             saved = time.monotonic()
@@ -121,7 +126,7 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; one with a save goes on."
 )
-@click.option("--start", type=click.Path(path_type=Path), help="Safetensors file with the first weights.")
+@click.option("--start", type=click.Path(path_type=Path), help="Safetensors file with the first weights of a new run.")
 @click.option("--size", type=COUNT, default=64, show_default=True, help="Pixels of a crop's sides.")
 @click.option(
     "--width", type=COUNT, default=64, show_default=True, help="Channels at the finest level; a multiple of 32."
@@ -138,25 +143,42 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
     "--images", type=COUNT, default=500_000, show_default=True, help="To train on in all; the learning rate ends at 0."
 )
 @click.option("--batch", type=COUNT, default=32, show_default=True)
-@click.option("--lr", default=4e-4, show_default=True, help="Learning rate at its peak (AdamW).")
-@click.option("--warm-up", type=COUNT, default=10_000, show_default=True, help="Images until the peak.")
-@click.option("--ema", default=0.9995, show_default=True, help="Decay of the averaged weights, which are the result.")
+@click.option("--lr", type=POSITIVE, default=4e-4, show_default=True, help="Learning rate at its peak (AdamW).")
 @click.option(
-    "--gamma",
-    type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
+    "--warm-up", type=COUNT, default=10_000, show_default=True, help="Images until the peak; at most a tenth of all."
+)
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.9995,
     show_default=True,
-    help="min-SNR's; larger: cleaner levels count more. inf: v is unweighted.",
+    help="Decay of the averaged weights, which are the result.",
+)
+@click.option(
+    "--weighting",
+    type=click.Choice(WEIGHTINGS),
+    default=WEIGHTINGS[0],
+    show_default=True,
+    help="Of the noise levels. min-snr: the cleanest count little; uniform: all alike.",
+)
+@click.option(
+    "--gamma", type=POSITIVE, default=5.0, show_default=True, help="Of min-snr; larger: clean levels count more."
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True)
 @click.option("--scales", default="1", show_default=True, help="Reductions before a crop: SCALE:CHANCE,...")
 @click.option("--turns", is_flag=True, help="Quarter turns as well as mirror images.")
-@click.option("--flat", default=1.0, show_default=True, help="Share of the nearly even crops that is used.")
+@click.option(
+    "--flat",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of the nearly even, greyish crops that is used.",
+)
 @click.option("--hold-out", help="Never trained on: LEFT,TOP,RIGHT,BOTTOM of one picture, or every N-th of a folder.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=0, show_default=True, help="Processes that cut crops.")
-@click.option("--save-minutes", default=5.0, show_default=True)
+@click.option("--seed", type=SEEDS, default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that cut crops.")
+@click.option("--save-minutes", type=click.FloatRange(0), default=5.0, show_default=True)
 @click.option("--report", type=COUNT, default=20_000, show_default=True, help="Images between two held-out losses.")
 def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> None:
     """Train a score network on PICTURES, a folder of images or one large image, by random crops.
@@ -166,19 +188,14 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
     """
     o = argparse.Namespace(**options)
     recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
-    config = DDPMConfig(3, o.size, o.width, parse_numbers(o.multiples), o.blocks, parse_numbers(o.attention), o.patch)
-    if o.width % 32 or o.size % config.multiple_of:
-        raise CheckpointError(f"width {o.width} must be a multiple of 32, size {o.size} one of {config.multiple_of}")
+    if recipe.images < recipe.batch:
+        raise CheckpointError(f"images {recipe.images} are fewer than a batch of {recipe.batch}")
+    config = network_config(o)
     crops, held_out = split(
         find_pictures(pictures, o.size), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns
     )
     run = new_run(config, o.prediction, o.schedule, PRECISIONS[o.precision], o.device, o.seed)
     views = torch.stack([held_out[index] for index in range(HELD_OUT)]).to(o.device)
-    if start is not None:
-        start_from(run, start)
-    make_folder(out)
-    resume(run, out)
-    click.echo(f"{sum(map(Tensor.numel, run.network.parameters()))} parameters, from image {run.seen} on")
     metadata = {
         "family": "ddpm",
         "prediction": o.prediction,
@@ -187,7 +204,28 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
         "image_size": str(o.size),
         "patch": str(o.patch),
     }
-    train(run, crops, views, out, metadata, recipe)
+    if start is not None:
+        start_from(run, start, metadata)
+    make_folder(out)
+    resume(run, out, metadata)
+    click.echo(f"{sum(map(Tensor.numel, run.network.parameters()))} parameters, from image {run.seen} on")
+    try:
+        train(run, crops, views, out, metadata, recipe)
+    except ImageError as error:  # of a worker it comes with that one's traceback before it
+        raise ImageError(str(error).splitlines()[-1].removeprefix("sdedit.errors.ImageError: ")) from None
+
+
+def network_config(o: argparse.Namespace) -> DDPMConfig:
+    """Raises CheckpointError, and ImageError for what is no list."""
+    multiples, attention = parse_numbers(o.multiples), parse_numbers(o.attention)
+    if not multiples or min(multiples) < 1:
+        raise CheckpointError(f"multiples {o.multiples!r} are no list of numbers from 1 on, like 1,2,2")
+    if not set(attention) <= set(range(len(multiples))):
+        raise CheckpointError(f"attention {o.attention!r} names a level that is not in 0..{len(multiples) - 1}")
+    config = DDPMConfig(3, o.size, o.width, multiples, o.blocks, attention, o.patch)
+    if o.width % 32 or o.size % config.multiple_of:
+        raise CheckpointError(f"width {o.width} must be a multiple of 32, size {o.size} one of {config.multiple_of}")
+    return config
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import write_even
-from PIL import Image
+from PIL import ExifTags, Image
 
 from sdedit.errors import ImageError
 from sdedit_ref.crops import Crops, decoded, find_pictures, parse_scales, split
@@ -56,29 +56,63 @@ def test_crops_reach_every_place_and_both_mirror_images(picture: Path) -> None:
 @given(
     seed=st.integers(0, 2**32),
     scale=st.sampled_from([1.0, 1.5, 2.0]),
-    box=st.tuples(st.integers(0, 20), st.integers(0, 10)).map(lambda p: (p[0], p[1], p[0] + 30, p[1] + 20)),
+    width=st.integers(58, 61),
+    corner=st.tuples(st.integers(0, 28), st.integers(0, 20)),
 )
 @settings(max_examples=60, deadline=None)
 def test_training_shares_no_pixel_with_what_is_held_out(
-    picture: Path, seed: int, scale: float, box: tuple[int, int, int, int]
+    tmp_path_factory: pytest.TempPathFactory, seed: int, scale: float, width: int, corner: tuple[int, int]
 ) -> None:
-    text = ",".join(map(str, box))
-    kept, held_out = split([picture], text, 8, seed, [(scale, 1.0)], 1.0, False)
-    left, top, right, bottom = box
+    """White is held out, up to the picture's own edges: all of it is white, and nothing else has a trace of it."""
+    left, top = corner
+    box = (left, top, left + 30, top + 20)
+    picture = tmp_path_factory.mktemp("marked") / "box.png"
+    values = np.zeros((40, width, 3), np.uint8)
+    values[top : top + 20, left : left + 30] = 255
+    Image.fromarray(values).save(picture)
+    kept, held_out = split([picture], ",".join(map(str, box)), 8, seed, [(scale, 1.0)], 1.0, False)
     for index in range(5):
-        x, y = pixels(held_out[index])[:2]
-        slack = scale  # a reduced pixel is the mean of what it covers
-        assert left - slack <= x.min() and x.max() <= right + slack  # noqa: PT018
-        assert top - slack <= y.min() and y.max() <= bottom + slack  # noqa: PT018
-        x, y = pixels(kept[index])[:2]
-        apart = x.max() < left + slack or x.min() > right - slack or y.max() < top + slack or y.min() > bottom - slack
-        assert apart
+        assert (held_out[index] == 1).all()
+        assert (kept[index] == -1).all()
 
 
 def test_a_reduced_picture_is_the_mean_of_what_its_pixels_cover(picture: Path) -> None:
     half = decoded(picture, 2.0)
     assert half.shape == (20, 30, 3)
     assert np.abs(half[3, :, 0] - (2 * np.arange(30) + 0.5)).max() <= 0.5
+
+
+def test_a_photo_is_upright(tmp_path: Path) -> None:
+    """As its camera noted: red is at the top of a picture whose file has it at the left."""
+    values = np.zeros((8, 16, 3), np.uint8)
+    values[:, :8, 0] = 255
+    note = Image.Exif()
+    note[ExifTags.Base.Orientation] = 6
+    Image.fromarray(values).save(tmp_path / "photo.png", exif=note)
+    turned = decoded(tmp_path / "photo.png", 1.0)
+    assert turned.shape == (16, 8, 3)
+    assert (turned[:8, :, 0] == 255).all()
+    with pytest.raises(ImageError, match=r"photo\.png is 8x16 pixels, smaller than the crop of 12x12"):
+        find_pictures(tmp_path, 12)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "has more than 8 bits a channel"),
+        (Image.new("F", (9, 9)), "has more than 8 bits a channel"),
+        (Image.new("RGBA", (9, 9), (1, 2, 3, 254)), "has transparent pixels: flatten it first"),
+    ],
+)
+def test_pictures_that_would_not_be_what_they_look_like(picture: Image.Image, message: str, tmp_path: Path) -> None:
+    picture.save(tmp_path / "strange.tif")
+    with pytest.raises(ImageError, match=message):
+        decoded(tmp_path / "strange.tif", 1.0)
+
+
+def test_an_alpha_channel_of_an_opaque_picture_is_no_matter(tmp_path: Path) -> None:
+    Image.new("RGBA", (9, 9), (1, 2, 3, 255)).save(tmp_path / "opaque.png")
+    assert (decoded(tmp_path / "opaque.png", 1.0) == (1, 2, 3)).all()
 
 
 def test_flat_crops_are_used_as_seldom_as_said(tmp_path: Path) -> None:

@@ -25,7 +25,20 @@ from sdedit_ref.sde import cosine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = train.Recipe(images=16, batch=4, lr=1e-3, warm_up=4, ema=0.9, gamma=5.0, report=8, save_minutes=1e9, workers=0)
+RECIPE = train.Recipe(
+    images=16,
+    batch=4,
+    lr=1e-3,
+    warm_up=4,
+    ema=0.9,
+    weighting="min-snr",
+    gamma=5.0,
+    report=8,
+    save_minutes=1e9,
+    workers=0,
+)
+NETWORK = ("--size", "8", "--width", "32", "--multiples", "1", "--attention", "")
+SHORT = ("--images", "8", "--batch", "4", "--report", "8")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +63,14 @@ def test_the_weighted_error_is_that_of_x0_weighted_by_min_snr(prediction: str, g
     guess = a * x - s * out if prediction == "v" else (x - s * out) / a
     expected = (alpha / sigma).square().clamp(max=gamma) * (guess - x0).square().mean((1, 2, 3))
     # x0's error is a difference of numbers near |x| / alpha; float32 holds those to 6e-8.
-    assert torch.allclose((train.weight(run, k, gamma) * errors).double(), expected, rtol=1e-4)
+    weights = train.weight(run, k, dataclasses.replace(RECIPE, gamma=gamma))
+    assert torch.allclose((weights * errors).double(), expected, rtol=1e-4)
+
+
+def test_a_uniform_weighting_is_none() -> None:
+    run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
+    weights = train.weight(run, torch.tensor([1, 500, 1000]), dataclasses.replace(RECIPE, weighting="uniform"))
+    assert weights.tolist() == [1, 1, 1]
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -63,10 +83,16 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert np.all(np.diff(rates[100:]) < 0)
 
 
+def test_a_short_run_warms_up_for_a_tenth_of_it() -> None:
+    recipe = dataclasses.replace(RECIPE, images=50, warm_up=1000, lr=1.0)
+    rates = [train.learning_rate(seen, recipe) for seen in range(51)]
+    assert (rates[4], rates[5], rates[50]) == (1.0, 1.0, 0.0)
+
+
 def run_once(folder: Path, out: Path, images: int) -> Run:
     crops, held_out = split(find_pictures(folder, 8), "5", 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
-    resume(run, out)
+    resume(run, out, {})
     views = torch.stack([held_out[i] for i in range(4)])
     train.train(run, crops, views, out, {}, dataclasses.replace(RECIPE, images=images))
     return run
@@ -116,7 +142,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_save_stands(folder: Path,
     before = (tmp_path / "state.pt").read_bytes()
     crops, _ = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
-    resume(run, tmp_path)
+    resume(run, tmp_path, {})
     recipe = dataclasses.replace(RECIPE, images=64, lr=1e30, warm_up=1, report=10**6)
     with pytest.raises(CheckpointError, match=r"after image \d+ the loss is (nan|inf), at --lr 1e\+30: try"):
         train.train(run, crops, torch.zeros(4, 3, 8, 8), tmp_path, {}, recipe)
@@ -124,9 +150,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_save_stands(folder: Path,
 
 
 def test_the_averaged_weights_are_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    network = ["--size", "8", "--width", "32", "--multiples", "1", "--attention", ""]
-    length = ["--images", "8", "--batch", "4", "--report", "8"]
-    result = CliRunner().invoke(train.command, [str(folder), "--out", str(tmp_path / "run"), *network, *length])
+    result = CliRunner().invoke(train.command, [str(folder), "--out", str(tmp_path / "run"), *NETWORK, *SHORT])
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "run" / "ema.safetensors")
     assert checkpoint.prediction == "v"
@@ -142,22 +166,85 @@ def test_a_run_starts_from_given_weights(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     first = run_once(folder, tmp_path / "a", 8)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 1)
-    start_from(run, tmp_path / "a" / "ema.safetensors")
+    start_from(run, tmp_path / "a" / "ema.safetensors", {})
     assert run.seen == 0
     for name, value in first.ema.state_dict().items():
         assert torch.equal(value, run.network.state_dict()[name]), name
 
 
-def test_another_networks_run_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
-    run_once(folder, tmp_path, 8)
-    other = new_run(dataclasses.replace(TINY, blocks=2), "v", "cosine", torch.float32, "cpu", 0)
-    with pytest.raises(CheckpointError, match=r"state.pt is of another network, or damaged: "):
-        resume(other, tmp_path)
-    with pytest.raises(CheckpointError, match=r"ema.safetensors is of another network, or damaged: "):
-        start_from(other, tmp_path / "ema.safetensors")
+def run_command(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    """`python -m sdedit_ref.train` in this process: exit code, stderr."""
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    try:
+        train.main()
+    except SystemExit as end:
+        return int(end.code or 0), capsys.readouterr().err
+    return 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--blocks", "2"], "state.pt is of another network, or damaged: "),
+        (["--prediction", "eps"], "state.pt was trained with prediction v, not eps"),
+        (["--schedule", "linear"], "state.pt was trained with betas cosine, not linear"),
+        (["--size", "10"], "state.pt was trained with image_size 8, not 10"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(
+    folder: Path,
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(folder), "--out", str(tmp_path), *NETWORK, *SHORT]
+    assert run_command(arguments, monkeypatch, capsys) == (0, "")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code, error = run_command([*arguments, *options], monkeypatch, capsys)
+    assert (code, error.count("\n")) == (2, 1)
+    assert message in error
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--blocks", "2"], "first.safetensors is of another network, or damaged: "),
+        (["--prediction", "eps"], "first.safetensors was trained with prediction v, not eps"),
+        (["--start", "nowhere.safetensors"], "nowhere.safetensors cannot be read: No such file or directory"),
+    ],
+)
+def test_a_run_does_not_start_from_weights_of_another_kind(
+    folder: Path,
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
+    save(run, tmp_path, {"prediction": "v", "betas": "cosine"})
+    first = (tmp_path / "ema.safetensors").rename(tmp_path / "first.safetensors")
+    arguments = [str(folder), "--out", str(tmp_path / "run"), "--start", str(first), *NETWORK, *SHORT, *options]
+    code, error = run_command(arguments, monkeypatch, capsys)
+    assert (code, error.count("\n")) == (2, 1)
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_save_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(CheckpointError, match="is of another network, or damaged: "):
-        resume(other, tmp_path)
+        run_once(folder, tmp_path, 8)
+
+
+def full_disk(_: object, path: Path, *__: object, **___: object) -> None:
+    Path(path).write_bytes(b"half of it")
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("full", ["torch.save", "sdedit_ref.run.save_file"])
@@ -167,19 +254,30 @@ def test_a_full_disk_leaves_the_save_before(
     run = run_once(folder, tmp_path, 8)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def fails(_: object, path: Path, **__: object) -> None:
-        Path(path).write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(full, fails)
+    monkeypatch.setattr(full, full_disk)
     with pytest.raises(CheckpointError, match="cannot be saved to: No space left on device; the save before stands"):
         save(run, tmp_path, {})
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after.keys() == before.keys()
     assert after["ema.safetensors"] == before["ema.safetensors"]
     restored = new_run(TINY, "v", "cosine", torch.float32, "cpu", 1)
-    resume(restored, tmp_path)
+    resume(restored, tmp_path, {})
     assert restored.seen == 8
+
+
+@pytest.mark.parametrize("full", ["torch.save", "sdedit_ref.run.save_file", "PIL.Image.Image.save"])
+def test_a_full_disk_is_one_line_and_exit_code_2(
+    folder: Path,
+    tmp_path: Path,
+    full: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(full, full_disk)
+    code, error = run_command([str(folder), "--out", str(tmp_path), *NETWORK, *SHORT], monkeypatch, capsys)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "No space left on device; the " in error
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".jsonl", ".png", ".pt"}, "no half of a file"
 
 
 @pytest.mark.parametrize(
@@ -188,13 +286,23 @@ def test_a_full_disk_leaves_the_save_before(
         (["--width", "40"], "width 40 must be a multiple of 32"),
         (["--size", "9"], "size 9 one of 8"),
         (["--multiples", "1,x"], "'1,x' is no list of whole numbers"),
+        (["--multiples", ""], "multiples '' are no list of numbers from 1 on"),
+        (["--multiples", "1,0"], "multiples '1,0' are no list of numbers from 1 on"),
+        (["--attention", "7"], "attention '7' names a level that is not in 0..2"),
+        (["--images", "10"], "images 10 are fewer than a batch of 32"),
+        (["--lr", "-1"], "'--lr': -1.0 is not in the range x>0"),
+        (["--ema", "1.5"], "'--ema': 1.5 is not in the range 0<=x<1"),
+        (["--flat", "-3"], "'--flat': -3.0 is not in the range 0<=x<=1"),
+        (["--seed", "-1"], "'--seed': -1 is not in the range 0<=x<=4294967295"),
+        (["--workers", "-1"], "'--workers': -1 is not in the range x>=0"),
+        (["--weighting", "none"], "'none' is not one of 'min-snr', 'uniform'"),
         (["--gamma", "0"], "'--gamma': 0.0 is not in the range x>0"),
         (["--batch", "0"], "'--batch': 0 is not in the range x>=1"),
         (["--scales", "0"], "is no list of SCALE:CHANCE"),
         (["--device", "toaster"], "'toaster' is not one of 'cpu', 'cuda'"),
         (["--prediction", "x0"], "'x0' is not one of 'v', 'eps'"),
         (["--size", "4096"], "smaller than the crop of 4096x4096"),
-        (["--out", "/dev/null/run"], "folder /dev/null/run cannot be made: Not a directory"),
+        (["--out", "/dev/null/run"], "folder /dev/null/run cannot be made or written to: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -205,14 +313,34 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", str(folder), "--out", str(tmp_path / "run"), "--size", "8", *options])
-    with pytest.raises(SystemExit) as caught:
-        train.main()
-    error = capsys.readouterr().err
-    assert caught.value.code == 2
+    arguments = [str(folder), "--out", str(tmp_path / "run"), "--size", "8", *options]
+    code, error = run_command(arguments, monkeypatch, capsys)
+    assert code == 2
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_pictures_that_cannot_be_used_are_one_line_and_exit_code_2(
+    folder: Path,
+    tmp_path: Path,
+    workers: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Found before training, or when a worker comes to them: the held-out one is whole."""
+    arguments = ["--out", str(tmp_path / "run"), *NETWORK, *SHORT, "--workers", workers]
+    (tmp_path / "none").mkdir()
+    cases = [(tmp_path / "none", "has no images; looked for"), (tmp_path / "cut", "b.jpg is damaged: ")]
+    (tmp_path / "cut").mkdir()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "cut" / "a.jpg")
+    whole = (tmp_path / "cut" / "a.jpg").read_bytes()
+    (tmp_path / "cut" / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    for pictures, message in cases:
+        code, error = run_command([str(pictures), *arguments, "--hold-out", "2"], monkeypatch, capsys)
+        assert (code, error.count("\n")) == (2, 1)
+        assert message in error
 
 
 def test_the_module_is_a_command_that_explains_itself() -> None:
