@@ -56,7 +56,7 @@ def algorithm_3(
 
 
 def algorithm_4(s: Score, g: Tensor, levels: Sequence[Level], z: Noise, last_noise: bool = False) -> Tensor:
-    """Guided image synthesis and editing with a VP SDE; beta(t) dt is what `levels` lose: alpha(t)^2 = prod(1 - it)."""
+    """Guided image synthesis and editing with a VP SDE; alpha(t)^2 = prod(1 - beta dt), so `levels` tell beta(t) dt."""
     alpha = [alpha for alpha, _ in levels]
     N = len(levels) - 1
     x = alpha[N] * g + levels[N][1] * z(0, 0)
@@ -129,8 +129,10 @@ def score(
             x0 = (x - sigma * o) / (alpha + sigma)
         elif prediction == "v":
             x0 = alpha * x - sigma * o
-        else:
+        elif prediction == "x0":
             x0 = o
+        else:
+            raise ValueError(f"prediction {prediction!r} is not one of eps, v, x0, flow")
         return (alpha * x0 - x) / sigma**2
 
     return s

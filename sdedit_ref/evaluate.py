@@ -14,7 +14,7 @@ from sdedit.errors import CheckpointError
 from .checkpoint import Checkpoint, load_checkpoint
 from .command import run_command
 from .crops import HELD_OUT, Crops, find_pictures, parse_scales, split
-from .quality import edit, grid, held_out_loss, sample, sheet, sliced_wasserstein
+from .quality import NEIGHBOURHOOD, edit, grid, held_out_loss, sample, sheet, sliced_wasserstein
 from .strokes import stroke_painting
 
 
@@ -87,6 +87,10 @@ def check(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
         raise CheckpointError(
             f"{checkpoint.path}: a network of {channels}x{height}x{width} that predicts {checkpoint.prediction}; "
             "accepted are square RGB images, eps and v"
+        )
+    if height < NEIGHBOURHOOD:
+        raise CheckpointError(
+            f"{checkpoint.path}: images of {height} pixels are less than the {NEIGHBOURHOOD} measured"
         )
     if checkpoint.shape != shape:
         raise CheckpointError(f"{checkpoint.path}: its images have {height} pixels, those of the first {shape[1]}")

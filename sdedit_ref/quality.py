@@ -112,9 +112,9 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256) -> list[flo
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """What each octave adds, finest first, and the remaining mean of at least 8 pixels a side."""
+    """What each octave adds, finest first, and the remaining mean of at least 8 pixels a side, or of an odd number."""
     levels = []
-    while min(images.shape[2:]) >= 16:
+    while min(images.shape[2:]) >= 16 and images.shape[2] % 2 == images.shape[3] % 2 == 0:
         small = F.avg_pool2d(images, 2)
         levels.append(images - F.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False))
         images = small

@@ -33,10 +33,9 @@ def scaled_linear(levels: int = LEVELS) -> np.ndarray:
 
 
 def cosine(levels: int = LEVELS) -> np.ndarray:
-    """Nichol & Dhariwal 2021, eq. 17: betas of alpha^2 = cos^2((u + 0.008) / 1.008 pi / 2), at most 0.999.
+    """Nichol & Dhariwal 2021, eq. 17: betas of alpha^2 = f(u) / f(0), f = cos^2((u + 0.008) / 1.008 pi / 2).
 
-    Two differences from the formula: it is divided by its value at 0, so that level 0 is clean, and the bound keeps the
-    last level's alpha above 0.
+    The bound of 0.999 on beta, theirs too, is where the table leaves the formula: the last level's alpha is above 0.
     """
     u = np.arange(levels + 1) / levels
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2

@@ -18,8 +18,9 @@ def stroke_painting(photo: Image.Image, median: int = MEDIAN, colours: int = COL
     """Paint an RGB photo with a brush of `median` pixels (where its shorter side has 256) in `colours` flat colours.
 
     The result is RGB of the photo's size. A smaller photo is filtered as it is, with the nearest odd size; a larger one
-    is reduced first, as the cost of a median grows with the fourth power of the size, and enlarged before it gets its
-    palette. median: odd, 1 (none) to 255. colours: 2 to 256, fewer where the photo has fewer. Raises ImageError.
+    is reduced first, as the cost of a median grows with the fourth power of the size, and its painting enlarged before
+    each pixel takes the nearest colour of its palette. median: odd, 1 (none) to 255. colours: 2 to 256, fewer where the
+    photo has fewer. Raises ImageError.
     """
     if not 1 <= median < SIZE or median % 2 == 0:
         raise ImageError(f"median {median} is not an odd number in 1..{SIZE - 1}")
@@ -31,9 +32,10 @@ def stroke_painting(photo: Image.Image, median: int = MEDIAN, colours: int = COL
         reduced = (round(photo.width * SIZE / shorter), round(photo.height * SIZE / shorter))
         painted = photo.resize(reduced, Image.Resampling.BOX)
     painted = painted.filter(ImageFilter.MedianFilter(brush(median, min(painted.size))))
+    flat = painted.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
     if painted.size != photo.size:
         painted = painted.resize(photo.size, Image.Resampling.BICUBIC)
-    flat = painted.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+        flat = painted.quantize(palette=flat, dither=Image.Dither.NONE)
     return flat.convert("RGB")
 
 

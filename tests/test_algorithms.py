@@ -117,14 +117,14 @@ def test_the_runtime_computes_the_printed_algorithms(name: str, masked: bool, re
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_runtime_computes_the_official_code(masked: bool, repeats: int) -> None:
-    """t0 = 0.05 of 1000 levels in 50 steps: every level, as the official loop visits them."""
-    steps, table = 50, sde.linear()
+    """t0 = 0.5 of 1000 levels in 500 steps: every level, as the official loop visits them."""
+    steps, table = 500, sde.linear()
     guide, mask = guide_and_mask()
     result = runtime_edit(
         table,
         in_numpy(eps_network),
         mask if masked else None,
-        t0=0.05,
+        t0=0.5,
         steps=steps,
         prediction="eps",
         sampler="ancestral",
@@ -160,6 +160,12 @@ def test_a_score_is_what_the_runtime_makes_of_the_networks_output(prediction: st
         assert told[-2:] == [level.time] * 2
 
 
+def test_a_prediction_that_is_none_is_refused() -> None:
+    x = torch.zeros(1, *SHAPE)
+    with pytest.raises(ValueError, match="prediction 'epsilon' is not one of eps, v, x0, flow"):
+        score(lambda x, time: x, "epsilon", sde.cosine(), [1])(x, 1)
+
+
 # What is printed, and what is left out of it.
 
 
@@ -172,6 +178,16 @@ def test_the_last_printed_noise_is_that_of_the_first_level(algorithm: Callable[.
     left_out = algorithm(s, g, visited, z)
     printed = algorithm(s, g, visited, z, last_noise=True)
     assert torch.allclose(printed - left_out, visited[1][1] * z(0, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [(algorithm_3, "ve"), (algorithm_5, "linear")])
+def test_with_a_mask_the_last_printed_noise_is_where_it_edits(algorithm: Callable[..., Tensor], name: str) -> None:
+    g, M = as_tensors(*guide_and_mask())
+    table, ks = SCHEDULES[name], [500, 300, 100]
+    s, visited, z = score(network, "x0", table, ks), levels(table, ks), noise(g, SEED, 3)
+    left_out = algorithm(s, g, M, visited, z)
+    printed = algorithm(s, g, M, visited, z, last_noise=True)
+    assert torch.allclose(printed - left_out, M * visited[1][1] * z(0, 1), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -124,6 +124,8 @@ def test_sliced_wasserstein_sees_what_differs_and_where() -> None:
     striped = c.mean(dim=2, keepdim=True).expand_as(c).contiguous()
     different = sliced_wasserstein(a, striped)
     assert different[0] > 3 * same[0]
+    odd = torch.randn(2, 4, 3, 34, 34, generator=generator)  # 17 pixels are not halved
+    assert len(sliced_wasserstein(*odd)) == 2
     with pytest.raises(ValueError, match="different shapes"):
         sliced_wasserstein(a, a[:3])
 
@@ -165,6 +167,7 @@ def test_weights_that_cannot_be_measured_are_refused(folder: Path, tmp_path: Pat
     for files, message in (
         ([good, small], "its images have 10 pixels, those of the first 8"),
         ([saved_weights(tmp_path, "x", "x0")], "a network of 3x8x8 that predicts x0; accepted are square RGB"),
+        ([saved_weights(tmp_path, "tiny", size=6)], "images of 6 pixels are less than the 7 measured"),
         ([tmp_path / "none"], "cannot be read"),
     ):
         with pytest.raises(CheckpointError, match=message):

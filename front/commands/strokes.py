@@ -19,4 +19,4 @@ def command(photo: Path, out: Path, median: int, colours: int) -> None:
     painting = stroke_painting(open_picture(photo, "photo").image, median, colours)
     save_png(painting, out, {})
     used = len(painting.getcolors(256) or ())
-    click.echo(f"{click.format_filename(out)}: {painting.width}x{painting.height}, {used} colours")
+    click.echo(f"{click.format_filename(out)}: {painting.width}x{painting.height}, {used} colour{'s' * (used != 1)}")
