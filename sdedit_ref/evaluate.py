@@ -24,6 +24,7 @@ from .strokes import stroke_painting
 @click.option("--hold-out", required=True, help="As in training.")
 @click.option("--scales", default="1", show_default=True, help="As in training.")
 @click.option("--turns", is_flag=True, help="As in training.")
+@click.option("--flat", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="As in training.")
 @click.option("--seed", default=0, show_default=True, help="As in training.")
 @click.option("--count", type=click.IntRange(min=2), default=128, show_default=True, help="Samples, and views.")
 @click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Of a sample, by DDIM.")
@@ -33,6 +34,7 @@ def command(
     hold_out: str,
     scales: str,
     turns: bool,
+    flat: float,
     seed: int,
     count: int,
     steps: int,
@@ -40,36 +42,45 @@ def command(
     """Measure WEIGHTS, one file or several of networks of one size, on what PICTURES hold out; a line of JSON each.
 
     held_out_loss: mean squared error of the prediction over ten noise levels. samples: sliced Wasserstein distance of
-    samples from pure noise to held-out views, by octave, finest first. edits: the same of stroke paintings of other
-    held-out views, edited from t0 = 0.5 in 25 steps; l2: how far they are from their strokes, pixels in [0, 1]; grid:
-    how strong a pattern of 2x2 pixels they have, of 255. The first line has the real views' own.
+    samples from pure noise to held-out views, by octave, finest first; as_trained: to crops as they were trained on,
+    from which held-out views may differ. edits: distance to held-out views of stroke paintings of others, edited from
+    t0 = 0.5 in 25 steps; l2: how far they are from their strokes, pixels in [0, 1]; grid: how strong a pattern of 2x2
+    pixels they have, of 255. The first line has the real views' own.
     """
     checkpoints = [load_checkpoint(path) for path in weights]
     shape = checkpoints[0].shape
     for checkpoint in checkpoints:
         check(checkpoint, shape)
     size = shape[1]
-    _, held_out = split(find_pictures(pictures, size), hold_out, size, seed, parse_scales(scales), 1.0, turns)
-    real, others = views(held_out, count, 0), views(held_out, count, count)
-    floor = rounded(sliced_wasserstein(others, real))
-    click.echo(json.dumps({"weights": None, "samples": floor, "edits": floor, "grid": round(grid(others), 3)}))
+    kept, held_out = split(find_pictures(pictures, size), hold_out, size, seed, parse_scales(scales), flat, turns)
+    real, others, trained = views(held_out, count, 0), views(held_out, count, count), views(kept, count, 0)
+    click.echo(json.dumps({"weights": None, **distances(others, others, real, trained)}))
     guides = torch.stack([strokes(view) for view in others])
     known = views(held_out, HELD_OUT, 0)
     for checkpoint in checkpoints:
-        line = {"weights": str(checkpoint.path), **measure(checkpoint, known, guides, real, steps)}
+        line = {"weights": str(checkpoint.path), **measure(checkpoint, known, guides, real, trained, steps)}
         click.echo(json.dumps(line))
 
 
-def measure(checkpoint: Checkpoint, known: Tensor, guides: Tensor, real: Tensor, steps: int) -> dict[str, Any]:
+def measure(
+    checkpoint: Checkpoint, known: Tensor, guides: Tensor, real: Tensor, trained: Tensor, steps: int
+) -> dict[str, Any]:
     schedule = torch.from_numpy(checkpoint.schedule).float()
     network, prediction = checkpoint.network, checkpoint.prediction
     samples = sample(network, prediction, schedule, tuple(real.shape), steps)
     edits = edit(network, prediction, schedule, guides)
     return {
         "held_out_loss": round(held_out_loss(network, prediction, schedule, known), 6),
-        "samples": rounded(sliced_wasserstein(samples, real)),
-        "edits": rounded(sliced_wasserstein(edits, real)),
+        **distances(samples, edits, real, trained),
         "l2": round(float((edits - guides).flatten(1).norm(dim=1).mean()) / 2, 3),
+    }
+
+
+def distances(samples: Tensor, edits: Tensor, real: Tensor, trained: Tensor) -> dict[str, Any]:
+    return {
+        "samples": rounded(sliced_wasserstein(samples, real)),
+        "as_trained": rounded(sliced_wasserstein(samples, trained)),
+        "edits": rounded(sliced_wasserstein(edits, real)),
         "grid": round(grid(edits), 3),
     }
 

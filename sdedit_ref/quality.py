@@ -15,6 +15,9 @@ from sdedit.kernels.noise import normal_numpy
 NEIGHBOURHOOD = 7
 """Pixels of the squares whose statistics sliced_wasserstein compares."""
 
+AT_ONCE = 16
+"""Images that a network is given: more take memory and no less time."""
+
 
 def denoising_error(
     network: nn.Module, prediction: str, schedule: Tensor, x0: Tensor, k: Tensor, z: Tensor, precision: torch.dtype
@@ -35,7 +38,7 @@ def held_out_loss(network: nn.Module, prediction: str, schedule: Tensor, views: 
     errors = []
     for part in range(10):
         k = round(len(schedule) * (part + 0.5) / 10)
-        for x0, e in zip(views.split(16), z.split(16), strict=True):
+        for x0, e in zip(views.split(AT_ONCE), z.split(AT_ONCE), strict=True):
             ks = torch.full((len(x0),), k, device=views.device)
             errors.append(denoising_error(network, prediction, schedule, x0, ks, e, torch.float32))
     return float(torch.cat(errors).mean())
@@ -57,7 +60,7 @@ def edit(
     for k, k_next in itertools.pairwise(ks):
         a, s, time = schedule[k - 1]
         a_next, s_next = schedule[k_next - 1, :2] if k_next else (1.0, 0.0)
-        out = network(x, time.expand(len(x)))
+        out = torch.cat([network(part, time.expand(len(part))) for part in x.split(AT_ONCE)])
         x0 = ((x - s * out) / a if prediction == "eps" else a * x - s * out).clamp(-1, 1)
         x = a_next * x0 + s_next * (x - a * x0) / s
     return x

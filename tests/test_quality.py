@@ -146,7 +146,8 @@ def test_weights_are_measured_side_by_side(folder: Path, tmp_path: Path) -> None
     assert [line["weights"] for line in (real, *lines)] == [None, *map(str, files)]
     assert len(real["samples"]) == 1
     assert real["samples"] == real["edits"]
-    _, held_out = split(find_pictures(folder, 8), "2", 8, 0, [(1.0, 1.0)], 1.0, False)
+    kept, held_out = split(find_pictures(folder, 8), "2", 8, 0, [(1.0, 1.0)], 1.0, False)
+    trained = torch.stack([kept[index] for index in range(4)])
     known = torch.stack([held_out[index] for index in range(64)])
     views = known[:8]  # of one colour each, so their stroke paintings are themselves
     for line, file in zip(lines, files, strict=True):
@@ -160,6 +161,7 @@ def test_weights_are_measured_side_by_side(folder: Path, tmp_path: Path) -> None
         assert line["grid"] == pytest.approx(grid(edits), abs=1e-3)
         samples = sample(network, loaded.prediction, schedule, (4, 3, 8, 8), 2)
         assert line["samples"] == pytest.approx(sliced_wasserstein(samples, views[:4]), abs=1e-4)
+        assert line["as_trained"] == pytest.approx(sliced_wasserstein(samples, trained), abs=1e-4)
 
 
 def test_weights_that_cannot_be_measured_are_refused(folder: Path, tmp_path: Path) -> None:
