@@ -101,7 +101,7 @@ def find_pictures(source: Path, size: int) -> list[Path]:
         paths = [source]
     if not paths:
         raise ImageError(f"{source} has no images; looked for {', '.join(SUFFIXES)}")
-    sizes = [(path, _size(_open(path))) for path in paths]
+    sizes = [(path, _size(path)) for path in paths]
     small = [(path, found) for path, found in sizes if min(found) < size]
     if small:
         path, (width, height) = small[0]
@@ -133,7 +133,7 @@ def split(
     numbers = parse_numbers(hold_out)
     if len(numbers) == 4 and len(paths) == 1:
         left, top, right, bottom = numbers
-        width, height = _size(_open(paths[0]))
+        width, height = _size(paths[0])
         inside = min(left, top) >= 0 and right <= width and bottom <= height
         if not inside or right - left < size or bottom - top < size:
             raise ImageError(f"hold-out {hold_out} is no box of at least {size}x{size} in {paths[0]}, {width}x{height}")
@@ -182,10 +182,15 @@ def _open(path: Path) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as it is looked at: cameras note how they were held."""
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height as it is looked at: cameras note how they were held. Raises ImageError."""
+    image = _open(path)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path} is damaged: {reason(error)}") from None
     width, height = image.size
-    return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (width, height)
+    return (height, width) if turned else (width, height)
 
 
 def _load(path: Path) -> Image.Image:

@@ -16,7 +16,7 @@ NEIGHBOURHOOD = 7
 """Pixels of the squares whose statistics sliced_wasserstein compares."""
 
 AT_ONCE = 16
-"""Images that a network is given: more take memory and no less time."""
+"""Images that a network is given; more take more memory."""
 
 
 def denoising_error(

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,16 +173,30 @@ def test_a_run_starts_from_given_weights(folder: Path, tmp_path: Path) -> None:
         assert torch.equal(value, run.network.state_dict()[name]), name
 
 
-def run_command(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str]:
-    """`python -m sdedit_ref.train` in this process: exit code, stderr."""
-    monkeypatch.setattr(sys, "argv", ["train", *arguments])
-    try:
-        train.main()
-    except SystemExit as end:
-        return int(end.code or 0), capsys.readouterr().err
-    return 0, capsys.readouterr().err
+Command = Callable[..., tuple[int, str]]
+"""Arguments -> exit code, stderr"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`python -m sdedit_ref.train` in this process."""
+
+    def in_process(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+        code = 0
+        try:
+            train.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, capsys.readouterr().err
+
+    return in_process
+
+
+def assert_one_line(result: tuple[int, str], message: str) -> None:
+    code, error = result
+    assert (code, error.count("\n")) == (2, 1)
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -198,15 +213,12 @@ def test_another_run_is_not_gone_on_with(
     tmp_path: Path,
     options: list[str],
     message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
-    arguments = [str(folder), "--out", str(tmp_path), *NETWORK, *SHORT]
-    assert run_command(arguments, monkeypatch, capsys) == (0, "")
+    arguments = [folder, "--out", tmp_path, *NETWORK, *SHORT]
+    assert command(*arguments) == (0, "")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    code, error = run_command([*arguments, *options], monkeypatch, capsys)
-    assert (code, error.count("\n")) == (2, 1)
-    assert message in error
+    assert_one_line(command(*arguments, *options), message)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -223,16 +235,13 @@ def test_a_run_does_not_start_from_weights_of_another_kind(
     tmp_path: Path,
     options: list[str],
     message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     save(run, tmp_path, {"prediction": "v", "betas": "cosine"})
     first = (tmp_path / "ema.safetensors").rename(tmp_path / "first.safetensors")
-    arguments = [str(folder), "--out", str(tmp_path / "run"), "--start", str(first), *NETWORK, *SHORT, *options]
-    code, error = run_command(arguments, monkeypatch, capsys)
-    assert (code, error.count("\n")) == (2, 1)
-    assert message in error
+    arguments = [folder, "--out", tmp_path / "run", "--start", first, *NETWORK, *SHORT, *options]
+    assert_one_line(command(*arguments), message)
     assert not (tmp_path / "run").exists()
 
 
@@ -270,13 +279,12 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
     folder: Path,
     tmp_path: Path,
     full: str,
+    command: Command,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(full, full_disk)
-    code, error = run_command([str(folder), "--out", str(tmp_path), *NETWORK, *SHORT], monkeypatch, capsys)
-    assert (code, error.count("\n")) == (2, 1)
-    assert "No space left on device; the " in error
+    result = command(folder, "--out", tmp_path, *NETWORK, *SHORT)
+    assert_one_line(result, "No space left on device; the ")
     assert {path.suffix for path in tmp_path.iterdir()} <= {".jsonl", ".png", ".pt"}, "no half of a file"
 
 
@@ -310,14 +318,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     tmp_path: Path,
     options: list[str],
     message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
-    arguments = [str(folder), "--out", str(tmp_path / "run"), "--size", "8", *options]
-    code, error = run_command(arguments, monkeypatch, capsys)
-    assert code == 2
-    assert message in error
-    assert error.count("\n") == 1
+    assert_one_line(command(folder, "--out", tmp_path / "run", "--size", "8", *options), message)
     assert not (tmp_path / "run").exists()
 
 
@@ -326,11 +329,10 @@ def test_pictures_that_cannot_be_used_are_one_line_and_exit_code_2(
     folder: Path,
     tmp_path: Path,
     workers: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
     """Found before training, or when a worker comes to them: the held-out one is whole."""
-    arguments = ["--out", str(tmp_path / "run"), *NETWORK, *SHORT, "--workers", workers]
+    arguments = ["--out", tmp_path / "run", *NETWORK, *SHORT, "--workers", workers]
     (tmp_path / "none").mkdir()
     cases = [(tmp_path / "none", "has no images; looked for"), (tmp_path / "cut", "b.jpg is damaged: ")]
     (tmp_path / "cut").mkdir()
@@ -338,9 +340,7 @@ def test_pictures_that_cannot_be_used_are_one_line_and_exit_code_2(
     whole = (tmp_path / "cut" / "a.jpg").read_bytes()
     (tmp_path / "cut" / "b.jpg").write_bytes(whole[: len(whole) // 2])
     for pictures, message in cases:
-        code, error = run_command([str(pictures), *arguments, "--hold-out", "2"], monkeypatch, capsys)
-        assert (code, error.count("\n")) == (2, 1)
-        assert message in error
+        assert_one_line(command(pictures, *arguments, "--hold-out", "2"), message)
 
 
 def test_the_module_is_a_command_that_explains_itself() -> None:
