@@ -9,7 +9,7 @@ import click
 
 from sdedit.cli import fail
 from sdedit.errors import SdeditError
-from sdedit.runtime.processor import available_processors
+from sdedit.runtime.machine import available_processors
 
 from . import report
 from .machine import describe, load_average, peaks

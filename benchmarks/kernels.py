@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdedit.kernels import aot
+from sdedit.export import triton_kernels as aot
 from sdedit.runtime.plan import SAMPLERS, make_plan
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref import sde

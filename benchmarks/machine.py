@@ -13,7 +13,7 @@ import numpy as np
 
 from sdedit import __version__
 from sdedit.runtime.engines.openvino import HINTS, import_openvino
-from sdedit.runtime.processor import processor_features, processor_name
+from sdedit.runtime.machine import processor_features, processor_name
 
 DISTRIBUTIONS = ("numpy", "onnxruntime", "openvino", "nncf", "torch", "diffusers")
 SIZE = 2048

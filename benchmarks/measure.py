@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sdedit.runtime.parity import TOLERANCES, judged, parity_input, relative_error
+from sdedit.runtime.checks.parity import TOLERANCES, judged, parity_input, relative_error
 
 from .case import Contender
 

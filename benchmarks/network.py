@@ -15,12 +15,12 @@ import torch
 from sdedit.errors import EngineError
 from sdedit.export.bundle import export_bundle
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.checks.tune import bind_noise, candidates, check, interleave
 from sdedit.runtime.engines import Evaluate
-from sdedit.runtime.processor import available_processors, processor_features, processor_name
-from sdedit.runtime.tune import bind_noise, candidates, check, interleave
-from sdedit.runtime.tuned import installed_versions
+from sdedit.runtime.engines.remembered import installed_versions
+from sdedit.runtime.machine import available_processors, processor_features, processor_name
 from sdedit_ref import sde
-from sdedit_ref.checkpoint import Checkpoint
+from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
 SECONDS = 20.0

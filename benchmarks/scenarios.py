@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
-from sdedit.runtime.parity import parity_input
-from sdedit.runtime.variants import FOLDER
+from sdedit.runtime.bundle.variants import FOLDER
+from sdedit.runtime.checks.parity import parity_input
 
 from .case import Case
 

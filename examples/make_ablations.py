@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdedit.evaluation.metrics import sliced_wasserstein
 from sdedit.runtime import Editor
 from sdedit.runtime.images import to_image
-from sdedit_ref.crops import Crops
-from sdedit_ref.quality import sliced_wasserstein
-from sdedit_ref.strokes import stroke_painting
+from sdedit.runtime.images.strokes import stroke_painting
+from sdedit_ref.training.crops import Crops
 
 T0S = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COLOURS = (2, 6, 16)

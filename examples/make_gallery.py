@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sdedit.runtime import Editor
 from sdedit.runtime.images import difference_mask
-from sdedit_ref.strokes import stroke_painting
+from sdedit.runtime.images.strokes import stroke_painting
 
 HERE = Path(__file__).parent
 T0S, SEEDS = (0.3, 0.5, 0.7), (1, 2)

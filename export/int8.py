@@ -21,9 +21,9 @@ from onnx import numpy_helper
 
 from sdedit.errors import BundleError, SdeditError
 from sdedit.runtime.bundle import Bundle, amended, read_bundle, write_manifest
+from sdedit.runtime.bundle.variants import FOLDER, VARIANTS
 from sdedit.runtime.engines import load_engine
-from sdedit.runtime.processor import available_processors
-from sdedit.runtime.variants import FOLDER, VARIANTS
+from sdedit.runtime.machine import available_processors
 
 from .calibration import T0S, Recorder, Request, requests_of, run_edits, sample_guides
 

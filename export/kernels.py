@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdedit.errors import BundleError
-from sdedit.kernels.aot import DIVISIBLE_BY, MAX_PIXELS, TARGETS, check_targets, export_kernels
-from sdedit.kernels.binaries import FOLDER
 from sdedit.runtime.bundle import Bundle, amended, read_bundle, write_manifest
+from sdedit.runtime.bundle.kernels import FOLDER
+
+from .triton_kernels import DIVISIBLE_BY, MAX_PIXELS, TARGETS, check_targets, export_kernels
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ import numpy as np
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.runtime.bundle import NETWORK, Bundle, amended, file_sha256, read_bundle, write_manifest
+from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, read_engines
+from sdedit.runtime.checks.parity import TOLERANCES, measure_error, parity_input, relative_error
 from sdedit.runtime.engines import load_engine
-from sdedit.runtime.engines.choice import installed_engines
-from sdedit.runtime.engines.stored import FOLDER, MANIFEST, read_engines
+from sdedit.runtime.engines.opening import installed_engines
 from sdedit.runtime.engines.tensorrt_build import RTX, RTX_ARCHITECTURES, build_engine, import_named, read_header
-from sdedit.runtime.parity import TOLERANCES, measure_error, parity_input, relative_error
-from sdedit.runtime.processor import available_processors
+from sdedit.runtime.machine import available_processors
 
 PRECISIONS = ("float32", "float16")
 
@@ -123,7 +123,7 @@ def write_half_network(folder: Path) -> None:
     try:
         import onnx
 
-        from .half_network import to_half
+        from .half import to_half
     except ImportError as error:
         raise EngineError(f"engines in float16 need the package {error.name}: pip install 'sdedit[export]'") from None
     try:
@@ -152,7 +152,7 @@ def half_error(folder: Path, bundle: Bundle) -> float:
     import onnx
     import onnxruntime
 
-    from .half_network import with_every_rounding
+    from .half import with_every_rounding
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

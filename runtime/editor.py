@@ -15,8 +15,7 @@ from sdedit import __version__
 from sdedit.errors import EngineError, ImageError
 
 from .bundle import SHIPPED, Bundle, read_bundle
-from .devices import Device
-from .devices.opening import open_device
+from .devices import open_device
 from .images import (
     Canvas,
     Source,
@@ -29,7 +28,7 @@ from .images import (
     whole_canvas,
 )
 from .jobs import Ticket, Worker
-from .loop import Loop
+from .loop import Device, Loop
 from .settings import EditOptions, Settings
 
 RECIPE_KEY = "sdedit"

@@ -1,11 +1,45 @@
 """The loop: tasks enter free slots at step boundaries, all busy slots step together, finished ones leave."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from .devices import Device
 from .plan import Plan
+
+
+class Device(Protocol):
+    """Static buffers for the arrays of kernels.layout, and the two launches that an edit is made of.
+
+    kernels: which ones, for the recipe. After a failure of the device itself, calls raise EngineError.
+    """
+
+    name: str
+    kernels: str
+    slots: int
+
+    @property
+    def engine(self) -> Any:
+        """What evaluates the network."""
+
+    def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
+        """Copy values into one slot's part of the arrays of those names; rows may be fewer than there is room for."""
+
+    def read(self, slot: int, name: str) -> np.ndarray:
+        """A copy of one slot's part of an array."""
+
+    def release(self, slot: int) -> None:
+        """Make the slot idle; no error where the device is lost."""
+
+    def begin(self) -> None:
+        """Noise the guide in every slot whose next row is the first of a repeat."""
+
+    def step(self) -> None:
+        """Network, step and advance in every busy slot."""
+
+    def close(self) -> None:
+        """Let go of what it holds outside this process's memory; it is of no use afterwards."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,6 @@ SAMPLERS = {
 }
 
 KEEPS = ("fresh", "fixed", "paper", "official")
-PREDICTIONS = ("eps", "v", "x0", "flow")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ import numpy as np
 
 from sdedit.errors import PlanError
 
+PREDICTIONS = ("eps", "v", "x0", "flow")
+"""What a network may predict at a level: the noise z, v = alpha z - sigma x0, the clean x0, or u = z - x0."""
+
 
 class Level(NamedTuple):
     """x = alpha x0 + sigma z, and what the network is told of it."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from weights import weights
 
 from sdedit.errors import CheckpointError
-from sdedit_ref.checkpoint import load_checkpoint
+from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
 

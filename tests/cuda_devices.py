@@ -8,9 +8,9 @@ from stubs import StubEngine
 
 from sdedit.kernels import twin
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.devices.gpu import Gpu
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import make_plan
 

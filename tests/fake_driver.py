@@ -14,7 +14,7 @@ import numpy as np
 import ptx
 from device_memory import DeviceFault, DeviceMemory
 
-from sdedit.kernels.cubin import read_cubin
+from sdedit.export.cubin import read_cubin
 from sdedit.runtime.engines import DeviceArray, Enqueue
 
 ILLEGAL_ADDRESS = 700

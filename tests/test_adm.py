@@ -25,10 +25,9 @@ from sdedit.runtime.engines import open_engine
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
 from sdedit.runtime.schedule import Schedule
-from sdedit_ref.checkpoint import load_checkpoint
-from sdedit_ref.container import Contents
-from sdedit_ref.families import adm
-from sdedit_ref.families.adm import PRESETS, Preset, training_schedule
+from sdedit_ref.checkpoints import adm, load_checkpoint
+from sdedit_ref.checkpoints.adm import PRESETS, Preset, training_schedule
+from sdedit_ref.checkpoints.files import Contents
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 GOLDEN = Path(__file__).parent / "golden"

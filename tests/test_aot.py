@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from sdedit.errors import BundleError, EngineError
+from sdedit.export import triton_kernels as aot
+from sdedit.export.cubin import read_cubin
 from sdedit.export.kernels import add_kernels, parse_targets, write_kernels
-from sdedit.kernels import aot
-from sdedit.kernels.binaries import MANIFEST, choose_binary
-from sdedit.kernels.cubin import read_cubin
 from sdedit.runtime.bundle import SHIPPED, read_bundle, read_kernels, write_manifest
+from sdedit.runtime.bundle.kernels import MANIFEST, choose_binary
 
 NAMES = tuple(aot.VARIANTS)
 IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5, "step_guided": 6, "step_guided_begin_noise": 6}

@@ -18,8 +18,8 @@ from tiny import LEVELS, SHAPE, model, rewrite, write_bundle
 
 from sdedit.errors import BundleError
 from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle
+from sdedit.runtime.bundle.external_data import external_files
 from sdedit.runtime.engines import open_engine
-from sdedit.runtime.onnx_data import external_files
 from sdedit_ref.sde import cosine
 
 FILES = (MANIFEST, NETWORK, REFERENCE, SCHEDULE)

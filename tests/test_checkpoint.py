@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tiny import tiny_ddpm
 
 from sdedit.errors import CheckpointError
-from sdedit_ref.checkpoint import load_checkpoint
+from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.sde import linear
 

@@ -12,9 +12,10 @@ import pytest
 from command_line import QUICK, Run, assert_mistake
 from PIL import Image
 
-from sdedit.runtime import doctor, tuned
 from sdedit.runtime.bundle import SHIPPED, read_bundle
+from sdedit.runtime.checks import doctor
 from sdedit.runtime.editor import Editor
+from sdedit.runtime.engines import remembered as tuned
 
 # demo, inspect
 
@@ -60,7 +61,7 @@ def test_a_stdout_that_is_full_is_one_line() -> None:
 
 def test_tune_measures_remembers_and_auto_takes_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("sdedit.runtime.tune.SECONDS", 0.1)
+    monkeypatch.setattr("sdedit.runtime.checks.tune.SECONDS", 0.1)
     code, stdout, stderr = run("tune", "--threads", 1, "--json")
     assert (code, stderr) == (0, "")
     report = json.loads(stdout)
@@ -78,7 +79,7 @@ def test_tune_measures_remembers_and_auto_takes_it(run: Run, tmp_path: Path, mon
 
 def test_tune_prints_a_table(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("sdedit.runtime.tune.SECONDS", 0.1)
+    monkeypatch.setattr("sdedit.runtime.checks.tune.SECONDS", 0.1)
     code, stdout, _ = run("tune", "--threads", 1)
     assert code == 0
     assert "onnxruntime  float32     1 threads" in stdout
@@ -117,7 +118,7 @@ def test_a_memory_of_other_versions_or_nonsense_is_none(tmp_path: Path, monkeypa
 def test_a_cache_that_cannot_be_written_is_a_warning(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr("sdedit.runtime.tune.SECONDS", 0.1)
+    monkeypatch.setattr("sdedit.runtime.checks.tune.SECONDS", 0.1)
     with pytest.warns(UserWarning, match="cannot be written, nothing is remembered"):
         code, stdout, _ = run("tune", "--threads", 1)
     assert code == 0

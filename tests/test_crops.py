@@ -12,7 +12,7 @@ from pictures import write_even
 from PIL import ExifTags, Image
 
 from sdedit.errors import ImageError
-from sdedit_ref.crops import Crops, decoded, find_pictures, parse_scales, split
+from sdedit_ref.training.crops import Crops, decoded, find_pictures, parse_scales, split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

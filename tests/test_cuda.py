@@ -23,10 +23,10 @@ from stubs import run
 from sdedit.errors import CancelledError, EngineError
 from sdedit.runtime import Editor, Job
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.devices.gpu import Gpu
 from sdedit.runtime.loop import Loop
 
 
@@ -173,8 +173,8 @@ from pathlib import Path
 from fake_driver import FakeDriver
 from sdedit.runtime.bundle import read_bundle
 from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.devices.gpu import Gpu
-from sdedit.runtime.doctor_gpu import EDIT, GpuCopy, digest, golden_edits, of_golden_shape
+from sdedit.runtime.cuda.context import Gpu
+from sdedit.runtime.checks.gpu import EDIT, GpuCopy, digest, golden_edits, of_golden_shape
 bundle = read_bundle({bundle!r})
 driver = FakeDriver(library, bundle.path / "kernels")
 gpu = Gpu()

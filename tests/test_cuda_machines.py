@@ -15,11 +15,12 @@ from tiny import write_bundle
 
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
-from sdedit.runtime import Editor, doctor_gpu
+from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, read_bundle
-from sdedit.runtime.devices import driver
+from sdedit.runtime.checks import gpu as doctor_gpu
+from sdedit.runtime.cuda import driver
+from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
-from sdedit.runtime.devices.gpu import Gpu
 from sdedit.runtime.loop import Loop
 
 

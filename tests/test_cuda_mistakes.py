@@ -14,7 +14,8 @@ from stubs import run
 
 from sdedit.errors import EngineError
 from sdedit.runtime.bundle import Bundle
-from sdedit.runtime.devices import cuda, gpu
+from sdedit.runtime.cuda import context as gpu
+from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cuda import CudaDevice
 from sdedit.runtime.engines import DeviceArray, Enqueue
 from sdedit.runtime.loop import Loop

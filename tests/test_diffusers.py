@@ -22,8 +22,8 @@ from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import open_engine
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import Plan, make_plan
-from sdedit_ref.checkpoint import load_checkpoint
-from sdedit_ref.families.diffusers import PRESERVING
+from sdedit_ref.checkpoints import load_checkpoint
+from sdedit_ref.checkpoints.diffusers import PRESERVING
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
 pytestmark = pytest.mark.usefixtures("one_thread")

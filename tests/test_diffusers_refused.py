@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdedit.errors import CheckpointError
-from sdedit_ref.checkpoint import load_checkpoint
+from sdedit_ref.checkpoints import load_checkpoint
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,12 +14,13 @@ from tiny import model, rewrite, write_bundle
 from sdedit.errors import EngineError
 from sdedit.runtime import Editor, read_bundle
 from sdedit.runtime.bundle import NETWORK, SHIPPED
-from sdedit.runtime.engines import ENGINES, choice, load_engine, open_engine
+from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
+from sdedit.runtime.engines import ENGINES, load_engine, open_engine
+from sdedit.runtime.engines import opening as choice
 from sdedit.runtime.engines import openvino as openvino_engine
-from sdedit.runtime.parity import TOLERANCES, judged, measure_error
-from sdedit.runtime.processor import available_processors
+from sdedit.runtime.engines.remembered import Measured
+from sdedit.runtime.machine import available_processors
 from sdedit.runtime.schedule import Schedule
-from sdedit.runtime.tuned import Measured
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
@@ -147,7 +148,7 @@ def test_the_last_level_is_always_judged(tmp_path: Path) -> None:
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, memory: list[Measured], *asked: object) -> tuple[object, ...]:
-    monkeypatch.setattr("sdedit.runtime.tuned.remembered", lambda bundle: memory)
+    monkeypatch.setattr("sdedit.runtime.engines.opening.remembered", lambda bundle: memory)
     made = choice.choose(read_bundle(SHIPPED), *asked)  # type: ignore[arg-type]
     return made.engine, made.precision, made.threads, made.origin
 
@@ -178,7 +179,7 @@ def test_one_engine_is_enough(missing: str, tmp_path: Path) -> None:
     script = (
         "import importlib.util, sys\n"
         f"sys.modules[{missing!r}] = None\n"
-        "from sdedit.runtime.engines import choice\n"
+        "from sdedit.runtime.engines import opening as choice\n"
         "real = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name: None if name == {missing!r} else real(name)\n"
         "from sdedit.runtime import Editor\n"

@@ -22,7 +22,7 @@ from sdedit.export import onnx_graph
 from sdedit.export.bundle import export_bundle, parity_levels
 from sdedit.runtime import Bundle, Editor, read_bundle
 from sdedit.runtime.engines import open_engine
-from sdedit_ref.checkpoint import Checkpoint, load_checkpoint
+from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
 from sdedit_ref.sde import cosine
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,12 +12,12 @@ from stubs import StubEngine, run
 
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
-from sdedit.runtime import doctor_gpu
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.checks import gpu as doctor_gpu
+from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.devices.gpu import Gpu
-from sdedit.runtime.engines.on_cuda import choose_cuda_engine
+from sdedit.runtime.engines.opening_cuda import choose_cuda_engine
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
 

@@ -8,7 +8,16 @@ from pictures import GREY, random_photo
 from PIL import Image
 from refusals import refusal
 
-from sdedit.runtime.images import FITS, Canvas, check_placement, masked_canvas, paste, to_image, to_state, whole_canvas
+from sdedit.runtime.images.canvas import (
+    FITS,
+    Canvas,
+    check_placement,
+    masked_canvas,
+    paste,
+    to_image,
+    to_state,
+    whole_canvas,
+)
 
 MODEL = (3, 8, 12)
 """C, H, W of the network in these tests: not square, so that no two sides can be mixed up."""

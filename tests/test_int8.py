@@ -16,10 +16,10 @@ from sdedit.export import int8
 from sdedit.export.bundle import export_bundle
 from sdedit.export.calibration import Recorder, paint, requests_of, run_edits, sample_guides
 from sdedit.runtime.bundle import Bundle, amended, read_bundle
+from sdedit.runtime.bundle.variants import read_variants, variant_network
+from sdedit.runtime.checks.tune import candidates
 from sdedit.runtime.engines import load_engine, open_engine
 from sdedit.runtime.images import to_image
-from sdedit.runtime.tune import candidates
-from sdedit.runtime.variants import read_variants, variant_network
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"

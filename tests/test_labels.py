@@ -26,7 +26,7 @@ from sdedit.runtime.plan import make_plan
 from sdedit.runtime.replay import replay
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref import sde
-from sdedit_ref.checkpoint import Checkpoint
+from sdedit_ref.checkpoints import Checkpoint
 
 SHAPE = (3, 8, 8)
 CLASSES = 3

@@ -16,9 +16,9 @@ from torch import Tensor
 from weights import normals, weight
 
 from sdedit.errors import CheckpointError
-from sdedit_ref.checkpoint import Checkpoint, load_checkpoint
-from sdedit_ref.container import Contents
-from sdedit_ref.families.ncsnpp import PUBLISHED, Shape, read_config
+from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
+from sdedit_ref.checkpoints.files import Contents
+from sdedit_ref.checkpoints.ncsnpp import PUBLISHED, Shape, read_config
 from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "score_sde.npz")

@@ -18,7 +18,7 @@ from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import open_engine
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
-from sdedit_ref.checkpoint import Checkpoint, load_checkpoint
+from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
 

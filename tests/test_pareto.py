@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdedit.benchmarks.pareto import YARDSTICK_STEPS, Point, Yardstick, make_views, page
-from sdedit_ref.strokes import COLOURS
+from sdedit.evaluation.pareto import YARDSTICK_STEPS, Point, Yardstick, make_views, page
+from sdedit.runtime.images.strokes import COLOURS
 
 
 def point(distance: float, difference: float, steps: int = 9, sampler: str = "ddim", masked: bool = False) -> Point:

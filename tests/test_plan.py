@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdedit.errors import PlanError
-from sdedit.runtime.plan import KEEPS, MAX_ROWS, PREDICTIONS, SAMPLERS, Plan, fill_rows, make_plan, predict_x0
-from sdedit.runtime.schedule import CLEAN, Level, Schedule
+from sdedit.runtime.plan import KEEPS, MAX_ROWS, SAMPLERS, Plan, fill_rows, make_plan, predict_x0
+from sdedit.runtime.schedule import CLEAN, PREDICTIONS, Level, Schedule
 from sdedit_ref import sde
 
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)

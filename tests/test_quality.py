@@ -14,15 +14,16 @@ from stubs import run, stub_loop
 from tiny import TINY
 
 from sdedit.errors import CheckpointError
+from sdedit.evaluation import weights as evaluate
+from sdedit.evaluation.metrics import grid, laplacian_pyramid, sliced_wasserstein
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import make_plan
 from sdedit.runtime.schedule import Schedule
-from sdedit_ref import evaluate
-from sdedit_ref.checkpoint import load_checkpoint
-from sdedit_ref.crops import find_pictures, split
-from sdedit_ref.quality import edit, grid, held_out_loss, laplacian_pyramid, sample, sheet, sliced_wasserstein
-from sdedit_ref.run import new_run, save
+from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
+from sdedit_ref.training.crops import find_pictures, split
+from sdedit_ref.training.quality import edit, held_out_loss, sample, sheet
+from sdedit_ref.training.run import new_run, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

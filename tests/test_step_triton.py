@@ -13,9 +13,10 @@ from ptx import Kernel, launch, parse
 from states import ANY_SHAPES, State, begin_arguments, copy_state, random_state, same_bits, seeds, step_arguments
 from triton_interpreter import Interpreter
 
-from sdedit.kernels import aot, twin
-from sdedit.kernels.binaries import MANIFEST
+from sdedit.export import triton_kernels as aot
+from sdedit.kernels import twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
+from sdedit.runtime.bundle.kernels import MANIFEST
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref import sde

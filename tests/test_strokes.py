@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdedit_ref.strokes import brush, stroke_painting
+from sdedit.runtime.images.strokes import brush, stroke_painting
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:

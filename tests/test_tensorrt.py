@@ -25,11 +25,11 @@ from tiny import model, write_bundle
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import tensorrt as export
-from sdedit.export.half_network import ancestors, to_half
+from sdedit.export.half import ancestors, to_half
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.bundle.engines import read_engines
 from sdedit.runtime.engines import tensorrt
-from sdedit.runtime.engines.stored import read_engines
 from sdedit.runtime.engines.tensorrt_build import RTX, RTX_ARCHITECTURES, import_tensorrt, read_header
 
 # Networks in half.

@@ -17,12 +17,13 @@ from PIL import Image
 from tiny import TINY
 
 from sdedit.errors import CheckpointError
-from sdedit_ref import train
-from sdedit_ref.checkpoint import load_checkpoint
-from sdedit_ref.crops import find_pictures, split
-from sdedit_ref.quality import denoising_error, held_out_loss
-from sdedit_ref.run import Run, new_run, resume, save, start_from
+from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
+from sdedit_ref.training import __main__ as training
+from sdedit_ref.training import train
+from sdedit_ref.training.crops import find_pictures, split
+from sdedit_ref.training.quality import denoising_error, held_out_loss
+from sdedit_ref.training.run import Run, new_run, resume, save, start_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,7 +152,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_save_stands(folder: Path,
 
 
 def test_the_averaged_weights_are_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(train.command, [str(folder), "--out", str(tmp_path / "run"), *NETWORK, *SHORT])
+    result = CliRunner().invoke(training.command, [str(folder), "--out", str(tmp_path / "run"), *NETWORK, *SHORT])
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "run" / "ema.safetensors")
     assert checkpoint.prediction == "v"
@@ -179,13 +180,13 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`python -m sdedit_ref.train` in this process."""
+    """`python -m sdedit_ref.training` in this process."""
 
     def in_process(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
         code = 0
         try:
-            train.main()
+            training.main()
         except SystemExit as end:
             code = int(end.code or 0)
         return code, capsys.readouterr().err
@@ -256,7 +257,7 @@ def full_disk(_: object, path: Path, *__: object, **___: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("full", ["torch.save", "sdedit_ref.run.save_file"])
+@pytest.mark.parametrize("full", ["torch.save", "sdedit_ref.training.run.save_file"])
 def test_a_full_disk_leaves_the_save_before(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
@@ -274,7 +275,7 @@ def test_a_full_disk_leaves_the_save_before(
     assert restored.seen == 8
 
 
-@pytest.mark.parametrize("full", ["torch.save", "sdedit_ref.run.save_file", "PIL.Image.Image.save"])
+@pytest.mark.parametrize("full", ["torch.save", "sdedit_ref.training.run.save_file", "PIL.Image.Image.save"])
 def test_a_full_disk_is_one_line_and_exit_code_2(
     folder: Path,
     tmp_path: Path,
@@ -345,6 +346,6 @@ def test_pictures_that_cannot_be_used_are_one_line_and_exit_code_2(
 
 def test_the_module_is_a_command_that_explains_itself() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sdedit_ref.train", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "sdedit_ref.training", "--help"], capture_output=True, text=True, check=True
     )
     assert "the same command goes on from the last save" in " ".join(done.stdout.split())

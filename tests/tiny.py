@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
 from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, write_manifest
-from sdedit_ref.checkpoint import Checkpoint
+from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.sde import cosine
 

@@ -19,7 +19,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
     Exit code 2 if anything is wrong; a warning says what is missing and optional.
     """
     from sdedit.runtime.bundle import SHIPPED, read_bundle
-    from sdedit.runtime.doctor import examine
+    from sdedit.runtime.checks.doctor import examine
 
     findings = []
     for finding in examine(read_bundle(SHIPPED if bundle is None else bundle)):

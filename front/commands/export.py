@@ -152,7 +152,7 @@ def kernels_addition(cubins: str) -> Addition:
 
 def engines_addition(tensorrt: str, engine_precision: str | None, batch: int) -> Addition:
     from sdedit.export.tensorrt import PRECISIONS, add_engines, check_request, parse_architectures
-    from sdedit.runtime.engines.stored import FOLDER, read_engines
+    from sdedit.runtime.bundle.engines import FOLDER, read_engines
 
     architectures = parse_architectures(tensorrt)
     precisions = PRECISIONS if engine_precision is None else tuple(p.strip() for p in engine_precision.split(","))
@@ -207,7 +207,7 @@ def show(source: Path, answers: dict[str, str | None]) -> None:
 
 def load(source: Path, answers: dict[str, str | None]) -> Any:
     try:
-        from sdedit_ref.checkpoint import load_checkpoint
+        from sdedit_ref.checkpoints import load_checkpoint
     except ImportError as error:
         raise needs(error) from None
     return load_checkpoint(source, **answers)

@@ -81,7 +81,7 @@ PLAN: tuple[Decorator, ...] = (
         default="crop",
         show_default=True,
         help="Without a mask, how the guide is brought to the model's size: crop, pad, stretch.",
-        shell_complete=names_of("sdedit.runtime.images", "FITS"),
+        shell_complete=names_of("sdedit.runtime.images.canvas", "FITS"),
     ),
     click.option("--context", default=0.25, show_default=True, help="Seen around the mask, in sizes of the mask."),
     click.option("--label", type=int, help="What to make, of a model with classes.  [default: no class, where it can]"),

@@ -13,7 +13,7 @@ import click
 def command(photo: Path, out: Path, median: int, colours: int) -> None:
     """Paint PHOTO in strokes, as the paper simulates a user's: a median filter, then a palette of few colours."""
     from sdedit.runtime.images import check_output, open_picture, save_png
-    from sdedit_ref.strokes import stroke_painting
+    from sdedit.runtime.images.strokes import stroke_painting
 
     check_output(out, [photo])
     painting = stroke_painting(open_picture(photo, "photo").image, median, colours)

@@ -18,7 +18,7 @@ def command(bundle: Path | None, threads: int | None, as_json: bool) -> None:
     What is fastest in float32 is remembered for this bundle, processor and versions; `--engine auto` takes it.
     """
     from sdedit.runtime.bundle import SHIPPED, read_bundle
-    from sdedit.runtime.tune import tune
+    from sdedit.runtime.checks.tune import tune
 
     report = tune(read_bundle(SHIPPED if bundle is None else bundle), threads=threads)
     if as_json:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from sdedit.errors import BundleError, EngineError
-from sdedit.kernels.binaries import FOLDER, choose_binary
 from sdedit.kernels.layout import busy_slots, state_arrays
 
 from ..bundle import Bundle, read_kernels
+from ..bundle.kernels import FOLDER, choose_binary
+from ..cuda import Gpu, GpuKernel, OutOfMemory
 from ..engines import CudaEngine, DeviceArray, Enqueue
 from ..plan import MAX_ROWS
-from .gpu import Gpu, GpuKernel, OutOfMemory
 
 UNUSED = ("label", "o_uncond")
 """Arrays of the layout that networks without classes do without."""

@@ -5,8 +5,10 @@ from sdedit.kernels import twin
 
 from ..bundle import Bundle, read_kernels
 from ..engines import open_engine
-from . import DEVICES, Device
+from ..loop import Device
 from .cpu import CpuDevice
+
+DEVICES = ("cpu", "cuda")
 
 
 def open_device(
@@ -24,9 +26,9 @@ def open_device(
 
 
 def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None, slots: int, eager: bool) -> Device:
-    from ..engines.on_cuda import check_cuda_request, open_cuda_engine
+    from ..cuda import Gpu
+    from ..engines.opening_cuda import check_cuda_request, open_cuda_engine
     from .cuda import CudaDevice
-    from .gpu import Gpu
 
     check_cuda_request(engine, precision, threads)
     if bundle.classes:

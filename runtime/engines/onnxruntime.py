@@ -7,10 +7,10 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from . import LABEL, DeviceArray, Enqueue, Evaluate, check_signature
+from .base import LABEL, DeviceArray, Enqueue, Evaluate, check_signature
 
 if TYPE_CHECKING:
-    from ..devices.gpu import Gpu
+    from ..cuda import Gpu
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 

@@ -10,9 +10,9 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from ..processor import processor_name
-from ..variants import variant_network
-from . import LABEL, Evaluate, check_signature
+from ..bundle.variants import variant_network
+from ..machine import processor_name
+from .base import LABEL, Evaluate, check_signature
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from ..tuned import cache_folder
-from . import DeviceArray, Enqueue, check_signature
-from .stored import FOLDER, network_of, read_engines
+from ..bundle.engines import FOLDER, network_of, read_engines
+from ..cache import cache_folder
+from .base import DeviceArray, Enqueue, check_signature
 from .tensorrt_build import RTX, build_engine, import_tensorrt, read_header
 
 if TYPE_CHECKING:
-    from ..devices.gpu import Gpu
+    from ..cuda import Gpu
 
 
 class TensorRtEngine:

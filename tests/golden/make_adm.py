@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from sdedit.kernels.noise import normal_numpy
-from sdedit_ref.families.adm import PRESETS, training_schedule
+from sdedit_ref.checkpoints.adm import PRESETS, training_schedule
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 FILE = Path(__file__).parent / "adm.npz"

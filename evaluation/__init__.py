@@ -1,0 +1,1 @@
+"""Realism and faithfulness of edits: metrics, held-out views, and studies on them."""

@@ -1,0 +1,201 @@
+"""Compile the Triton kernels ahead of time: one PTX for all GPUs from sm_75 on, and cubins made of that very PTX.
+
+No GPU is needed, and no torch. The PTX is version 7.4 for sm_75, which drivers from CUDA 11.4 on read and which the
+emulator of the tests executes: what is proven is what ships.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdedit.errors import EngineError
+from sdedit.runtime.bundle.kernels import MANIFEST
+
+from .cubin import read_cubin
+
+TARGETS = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
+
+ASSEMBLER = "ptxas"
+"""Of the triton package, CUDA 12.9: it serves every target, and older drivers load its cubins than those of CUDA 13."""
+
+POINTERS = {
+    "p_rows": "*i32",
+    "p_counter": "*i32",
+    "p_row_count": "*i32",
+    "p_image": "*i32",
+    "p_seed": "*i64",
+}
+"""Types of the pointers that are not to float32."""
+
+SIZES = {"*": 8, "i": 4}
+"""Bytes of a parameter by the first letter of its type: a pointer, an int32."""
+
+DIVISIBLE_BY = 16
+"""What pointers (in bytes) and `pixels` must be multiples of, for accesses of 128 bits."""
+
+MAX_PIXELS = 65535 * 512
+"""Of a channel: as many blocks as a grid has along y, of as many elements as a program has."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel of step_triton and the values of its compile-time arguments, BLOCK aside."""
+
+    kernel: str
+    constants: dict[str, bool]
+    one_warp: bool = False
+
+
+VARIANTS = {
+    "advance": Variant("advance_kernel", {}, one_warp=True),
+    "begin": Variant("begin_kernel", {}),
+    "step": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": False}),
+    "step_begin_noise": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": True}),
+    "step_guided": Variant("step_kernel", {"GUIDED": True, "BEGIN_NOISE": False}),
+    "step_guided_begin_noise": Variant("step_kernel", {"GUIDED": True, "BEGIN_NOISE": True}),
+}
+
+
+def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, Any]:
+    """Write PTX, cubins and their manifest to `folder`, which must exist; returns the manifest.
+
+    Raises EngineError for an unknown target, or where triton or its assembler is missing.
+    """
+    check_targets(targets)
+    try:
+        import triton
+
+        from sdedit.kernels import step_triton
+    except ImportError as error:
+        raise EngineError(f"cubins need the package {error.name}: pip install 'sdedit[export]'") from None
+    kernels = {name: _export_variant(folder, name, variant, targets) for name, variant in VARIANTS.items()}
+    manifest = {
+        "elements_per_program": step_triton.BLOCK,
+        "divisible_by": DIVISIBLE_BY,
+        "kernels": kernels,
+        "made_with": {"triton": triton.__version__, ASSEMBLER: _version(ASSEMBLER)},
+    }
+    text = json.dumps(manifest, sort_keys=True, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    return manifest
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown:
+        raise EngineError(f"cubin target {unknown[0]!r} is not one of {', '.join(TARGETS)}")
+
+
+def _export_variant(folder: Path, name: str, variant: Variant, targets: Sequence[str]) -> dict[str, Any]:
+    ptx, parameters = compile_ptx(variant)
+    (folder / f"{name}.ptx").write_bytes(ptx)
+    cubins = {}
+    for target in targets:
+        data = assemble(ptx, target)
+        described = read_cubin(data)
+        if described.parameters != tuple((p["offset"], p["size"]) for p in parameters) or described.shared:
+            raise EngineError(f"the {target} cubin of {name} is not what its PTX was compiled for")
+        (folder / f"{name}.{target}.cubin").write_bytes(data)
+        cubins[target] = {"file": f"{name}.{target}.cubin", "sha256": _sha256(data), "registers": described.registers}
+    return {
+        "entry": variant.kernel,
+        "threads": 32 * _warps(variant),
+        "shared": 0,
+        "parameters": parameters,
+        "ptx": {"file": f"{name}.ptx", "sha256": _sha256(ptx)},
+        "cubins": cubins,
+    }
+
+
+def compile_ptx(variant: Variant) -> tuple[bytes, list[dict[str, Any]]]:
+    """The variant's PTX, and its parameters with the two scratch pointers that Triton appends; they are always null."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from sdedit.kernels import step_triton
+
+    kernel = getattr(step_triton, variant.kernel)
+    names = kernel.arg_names
+    constants: dict[str, Any] = {**variant.constants, **({"BLOCK": step_triton.BLOCK} if "BLOCK" in names else {})}
+    types = {name: "constexpr" if name in constants else _type_of(name) for name in names}
+    divisible = [name for name, kind in types.items() if kind[0] == "*" or name == "pixels"]
+    attributes = {(names.index(name),): [["tt.divisibility", DIVISIBLE_BY]] for name in divisible}
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.disable_line_info = True  # no paths of this machine in the files
+        compiled = triton.compile(
+            ASTSource(kernel, types, constants, attributes),
+            target=GPUTarget("cuda", 75, 32),
+            options={"num_warps": _warps(variant), "enable_fp_fusion": False, "ptx_version": 74},
+        )
+    metadata = compiled.metadata
+    if metadata.shared or metadata.global_scratch_size or metadata.profile_scratch_size or metadata.num_ctas != 1:
+        raise EngineError(f"triton {triton.__version__} compiles {variant.kernel} with shared or scratch memory")
+    passed = [(name, kind, name in divisible) for name, kind in types.items() if kind != "constexpr"]
+    scratch = [("global_scratch", "*i8", False), ("profile_scratch", "*i8", False)]
+    return compiled.asm["ptx"].encode(), _with_offsets(passed + scratch)
+
+
+def assemble(ptx: bytes, target: str) -> bytes:
+    """The cubin of that PTX for that target; nothing is fused."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_bytes(ptx)
+        architecture = target.replace("sm", "sm_")
+        _run_tool(ASSEMBLER, f"--gpu-name={architecture}", "--fmad=false", "-o", str(out), str(source))
+        return out.read_bytes()
+
+
+def tool(name: str) -> Path:
+    """A program that comes with the triton package; raises EngineError where it does not."""
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    if not path.is_file():
+        raise EngineError(f"assembler {name} is missing from triton {triton.__version__}, expected at {path}")
+    return path
+
+
+def _run_tool(name: str, *arguments: str) -> str:
+    result = subprocess.run([tool(name), *arguments], capture_output=True, text=True, check=False)
+    if result.returncode:
+        output = " ".join((result.stderr or result.stdout).split())
+        raise EngineError(f"{name} failed: {output[:300]}")
+    return result.stdout
+
+
+def _version(name: str) -> str:
+    found = re.search(r"release [\d.]+, V([\d.]+)", _run_tool(name, "--version"))
+    return found.group(1) if found else "unknown"
+
+
+def _warps(variant: Variant) -> int:
+    from sdedit.kernels import step_triton
+
+    return 1 if variant.one_warp else step_triton.NUM_WARPS
+
+
+def _type_of(name: str) -> str:
+    return POINTERS.get(name, "*fp32") if name.startswith("p_") else "i32"
+
+
+def _with_offsets(parameters: list[tuple[str, str, bool]]) -> list[dict[str, Any]]:
+    """Natural alignment, as the CUDA ABI has it."""
+    placed = []
+    offset = 0
+    for name, kind, divisible in parameters:
+        size = SIZES[kind[0]]
+        offset = -(-offset // size) * size
+        placed.append({"name": name, "type": kind, "offset": offset, "size": size, "divisible": divisible})
+        offset += size
+    return placed
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

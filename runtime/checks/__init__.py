@@ -1,0 +1,1 @@
+"""Is what is here right, and how fast is it? Parity with the reference, the doctor, tuning."""

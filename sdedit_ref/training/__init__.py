@@ -1,0 +1,1 @@
+"""Training of score networks on pictures: `python -m sdedit_ref.training --help`."""

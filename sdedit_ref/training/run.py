@@ -1,0 +1,138 @@
+"""A training run: its networks and optimizer, and how they are kept on disk through kills and full disks."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sdedit.errors import CheckpointError, reason
+
+from ..networks.ddpm import DDPM, DDPMConfig
+from ..sde import SCHEDULES
+
+STATE = "state.pt"
+WEIGHTS = "ema.safetensors"
+LOG = "log.jsonl"
+SAMPLES = "samples.png"
+PART = "saving.part"
+"""What a file is called until it is complete."""
+
+MEANING = ("prediction", "betas")
+"""Metadata without which weights mean something else, however well they fit."""
+
+
+@dataclass
+class Run:
+    """All that a step needs and changes. seen: images so far; a step is one batch."""
+
+    network: DDPM
+    ema: DDPM
+    optimizer: torch.optim.Optimizer
+    schedule: Tensor
+    prediction: str
+    precision: torch.dtype
+    seen: int = 0
+
+
+def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch.dtype, device: str, seed: int) -> Run:
+    """Untrained weights; the schedule as float32 [T, 3]."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("device cuda: torch finds no GPU; cpu is accepted")
+    torch.manual_seed(seed)
+    network = DDPM(config).to(device)
+    ema = DDPM(config).to(device).requires_grad_(False)
+    ema.load_state_dict(network.state_dict())
+    table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
+    return Run(network, ema, torch.optim.AdamW(network.parameters()), table, prediction, precision)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises CheckpointError where it cannot be made or written to, now rather than at the first save."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PART).touch()
+        (folder / PART).unlink()
+    except OSError as error:
+        raise CheckpointError(f"folder {folder} cannot be made or written to: {reason(error)}") from None
+
+
+def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
+    """Write STATE and WEIGHTS, each complete or not at all; raises CheckpointError, and what was there stays."""
+    state = {
+        "network": run.network.state_dict(),
+        "ema": run.ema.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "seen": run.seen,
+        "metadata": metadata,
+    }
+    temporary = folder / PART
+    try:
+        torch.save(state, temporary)
+        temporary.replace(folder / STATE)
+        save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
+        temporary.replace(folder / WEIGHTS)
+    except Exception as error:  # torch and safetensors have types of their own for a full disk
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{folder} cannot be saved to: {reason(error)}; the save before stands") from None
+
+
+def report(folder: Path, line: Mapping[str, Any], samples: Image.Image) -> None:
+    """A line more of LOG, and a new SAMPLES, complete or not at all. Raises CheckpointError."""
+    temporary = folder / PART
+    try:
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        samples.save(temporary, "PNG")
+        temporary.replace(folder / SAMPLES)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{folder} cannot be written to: {reason(error)}; the last save stands") from None
+
+
+def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Go on from the folder's last save, if it has one.
+
+    Raises CheckpointError for one of another network, or that was trained to be something else than `metadata` says.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return
+    try:
+        state = torch.load(path, map_location=run.schedule.device, weights_only=True)
+        run.network.load_state_dict(state["network"])
+        run.ema.load_state_dict(state["ema"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.seen = int(state["seen"])
+        before = dict(state.get("metadata", {}))
+    except Exception as error:  # damaged files raise a dozen types
+        raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
+    check_same(path, before, metadata, metadata)
+
+
+def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
+    """Take over the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does."""
+    try:
+        with safe_open(path, "pt") as file:
+            before = file.metadata() or {}
+        tensors = load_file(path)
+        run.network.load_state_dict(tensors)
+        run.ema.load_state_dict(tensors)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
+    except Exception as error:  # safetensors and torch have types of their own
+        raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
+    check_same(path, before, metadata, MEANING)
+
+
+def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], names: Collection[str]) -> None:
+    """Raises CheckpointError where the file says something else of one of these names; it may say nothing."""
+    for name in names:
+        if name in before and before[name] != now.get(name):
+            raise CheckpointError(f"{path} was trained with {name} {before[name]}, not {now.get(name)}")
