@@ -51,7 +51,7 @@ class Problem:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.bundle: Bundle = read_bundle(case.bundle)
-        self.shape = self.bundle.shape
+        self.shape = self.bundle.state_shape
 
     def levels(self, steps: int) -> list[Level]:
         """Those that an edit visits, and the clean one."""

@@ -50,7 +50,7 @@ def check_network(contender: Contender, precision: str) -> float:
     chosen = sorted({told[0], told[len(told) // 2], told[-1]})
     table = bundle.schedule.table
     outputs = [
-        contender.predict(parity_input(table, levels[i], i, bundle.shape), bundle.schedule.level(levels[i]).time)
+        contender.predict(parity_input(table, levels[i], i, bundle.state_shape), bundle.schedule.level(levels[i]).time)
         for i in chosen
     ]
     error = relative_error(np.concatenate(outputs), expected[chosen])

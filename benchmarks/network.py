@@ -69,7 +69,7 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
         evaluations.append(torch_evaluation(bundle, network))
     load = os.getloadavg()[0]
     times = interleave(evaluations, SECONDS)
-    shape = "x".join(map(str, bundle.shape))
+    shape = "x".join(map(str, bundle.state_shape))
     print(f"\n{bundle.name} {shape}, load {load:.2f} to {os.getloadavg()[0]:.2f}")
     print("| engine | precision | error | median, ms | p5 | p95 | evaluations |\n|---|---|---|---|---|---|---|")
     for (loaded, error), ms in zip(passed, times[: len(passed)], strict=True):
@@ -79,7 +79,7 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
 
 
 def torch_evaluation(bundle: Bundle, network: DDPM) -> Evaluate:
-    x, told = torch.zeros(1, *bundle.shape), torch.zeros(1)
+    x, told = torch.zeros(1, *bundle.state_shape), torch.zeros(1)
 
     def run() -> None:
         with torch.inference_mode():

@@ -25,14 +25,14 @@ class Ours:
             raise MissingError(str(error).replace(case.bundle, self.problem.bundle.name)) from None
         self.version = f"{engine} {self._engine.version}"
         self.network = Stopwatch(time.perf_counter)
-        device = CpuDevice(self._engine, self.problem.shape, case.batch, twin())
+        device = CpuDevice(self._engine, self.problem.bundle.inputs, case.batch, twin())
         device._evaluate[:] = [self.network.around(evaluate) for evaluate in device._evaluate]
         self._loop = Loop(device)
         self._finished: dict[int, np.ndarray] = {}
 
     def predict(self, x: np.ndarray, time: float) -> np.ndarray:
         x, told, out = np.ascontiguousarray(x), np.array([time], np.float32), np.empty_like(x)
-        self._engine.bind(x, told, out)()
+        self._engine.bind({"x": x, "time": told}, out)()
         return out
 
     def begin(self, steps: int, exact: bool = False) -> None:

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.bundle.variants import FOLDER
-from sdedit.runtime.checks.parity import parity_input
+from sdedit.runtime.checks.parity import parity_inputs
 
 from .case import Case
 
@@ -90,12 +88,7 @@ def add_unjudged_int8(bundle: Bundle) -> None:
         nncf = int8.import_nncf()
     except SdeditError:
         return
-    table = bundle.schedule.table
-    levels = bundle.manifest["parity"]["levels"]
-    states = [
-        {"x": parity_input(table, k, i, bundle.shape), "time": np.array([bundle.schedule.level(k).time], np.float32)}
-        for i, k in enumerate(levels)
-    ]
+    states = [parity_inputs(bundle, index) for index in range(len(bundle.reference_levels))]
     quantised = int8.quantise(nncf, onnx.load(bundle.network), states)
     (bundle.path / FOLDER).mkdir()
     int8.write_variant(bundle, bundle.path, quantised, {"edit_psnr": None})

@@ -96,7 +96,7 @@ def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], li
 
     assert isinstance(device, CpuDevice)
     device._evaluate[:] = [timed(evaluate) for evaluate in device._evaluate]
-    guide, mask = np.zeros(editor.bundle.shape, np.float32), np.ones(editor.bundle.shape[1:], np.float32)
+    guide, mask = np.zeros(editor.bundle.state_shape, np.float32), np.ones(editor.bundle.state_shape[1:], np.float32)
     whole = []
     for image in range(edits + 1):
         loop.admit(Task(plan, guide, mask, 0, image))

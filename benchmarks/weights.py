@@ -51,7 +51,7 @@ def network_of(bundle: Bundle) -> DDPM:
         tensors[initializer.name.removesuffix(".half")] = values.float() if values.is_floating_point() else values
     if "conv_in.weight" not in tensors:
         raise ValueError("its graph has no conv_in.weight")
-    channels, height, _ = bundle.shape
+    channels, height, _ = bundle.state_shape
     patch = math.isqrt(tensors["conv_in.weight"].shape[1] // channels)
     config, _ = read_config(Contents(bundle.path, tensors), str(height), patch)
     with torch.device("meta"):

@@ -81,7 +81,7 @@ def main(
     torch.set_num_threads(threads or 1)
     start = time.perf_counter()
     with Editor.open(bundle, precision=precision, threads=threads) as editor:
-        size = editor.bundle.shape[1]
+        size = editor.bundle.state_shape[1]
         data = make_views(picture, hold_out, size, views)
         points = []
         for point in measure(editor, data, seeds):

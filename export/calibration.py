@@ -3,7 +3,7 @@
 A bundle has no pictures, so the network paints them: what it samples from noise is what it was trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +35,8 @@ class Request:
 
 def sample_guides(bundle: Bundle, engine: Engine, count: int, seed: int) -> list[np.ndarray]:
     """Strokes of `count` pictures that the network samples from noise; float32 [C, H, W]."""
-    everywhere = np.ones(bundle.shape[1:], np.float32)
-    nothing = np.zeros(bundle.shape, np.float32)
+    everywhere = np.ones(bundle.state_shape[1:], np.float32)
+    nothing = np.zeros(bundle.state_shape, np.float32)
     requests = [Request(nothing, everywhere, 1.0, seed + image) for image in range(count)]
     return [to_state(paint(to_image(x))) for x in run_edits(bundle, engine, requests, SAMPLE_STEPS)]
 
@@ -64,7 +64,7 @@ def requests_of(guides: Sequence[np.ndarray], t0s: Sequence[float], seed: int) -
 
 def run_edits(bundle: Bundle, engine: Engine, requests: Sequence[Request], steps: int) -> list[np.ndarray]:
     """Results, float32 [C, H, W], of ancestral edits in `steps` network evaluations, or as many levels as there are."""
-    loop = Loop(CpuDevice(engine, bundle.shape, 1, twin()))
+    loop = Loop(CpuDevice(engine, bundle.inputs, 1, twin()))
     results = []
     for number, request in enumerate(requests):
         levels = bundle.schedule.visit(request.t0, 1)[0]
@@ -78,7 +78,7 @@ def run_edits(bundle: Bundle, engine: Engine, requests: Sequence[Request], steps
 
 
 class Recorder:
-    """An engine that keeps a copy of all that its network is given: x [1, C, H, W] and time [1]."""
+    """An engine that keeps a copy of all that its network is given, by the inputs' names."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -86,11 +86,11 @@ class Recorder:
         self.batch, self.threads = engine.batch, engine.threads
         self.visited: list[dict[str, np.ndarray]] = []
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
-        evaluate = self._engine.bind(x, time, out, label)
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        evaluate = self._engine.bind(inputs, out)
 
         def record() -> None:
-            self.visited.append({"x": x.copy(), "time": time.copy()})
+            self.visited.append({name: array.copy() for name, array in inputs.items()})
             evaluate()
 
         return record

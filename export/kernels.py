@@ -25,7 +25,7 @@ def add_kernels(source: Path, out: Path, targets: Sequence[str]) -> Bundle:
     """
     bundle = read_bundle(source)
     with amended(bundle, out, FOLDER) as folder:
-        write_kernels(folder, bundle.shape, targets)
+        write_kernels(folder, bundle.state_shape, targets)
         write_manifest(folder, bundle.manifest)
         read_bundle(folder)
     return read_bundle(out)

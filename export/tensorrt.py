@@ -93,7 +93,7 @@ def write_engine(
         write_half_network(folder)
     error = network_error(folder, bundle, precision)
     trt = import_named(RTX)
-    data = build_engine(trt, folder / network, bundle.shape, (1, batch), architectures)
+    data = build_engine(trt, folder / network, bundle.state_shape, (1, batch), architectures)
     if read_header(data) != (trt.__version__, tuple(architectures)):
         raise EngineError(f"{RTX} {trt.__version__} built for {read_header(data)}, not for {', '.join(architectures)}")
     network_sha256 = file_sha256(folder / network)
@@ -114,7 +114,7 @@ def write_engine(
 
 def engine_key(network: str, bundle: Bundle, architectures: Sequence[str], batch: int, version: str) -> str:
     """Of all that shapes an engine; its precision is in the network."""
-    said = json.dumps([network, list(bundle.shape), batch, list(architectures), RTX, version])
+    said = json.dumps([network, list(bundle.state_shape), batch, list(architectures), RTX, version])
     return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
@@ -162,7 +162,7 @@ def half_error(folder: Path, bundle: Bundle) -> float:
     levels, expected = bundle.reference()
     outputs = np.empty_like(expected)
     for index, k in enumerate(levels):
-        x = parity_input(bundle.schedule.table, k, index, bundle.shape)
+        x = parity_input(bundle.schedule.table, k, index, bundle.state_shape)
         told = np.array([bundle.schedule.level(k).time], np.float32)
         outputs[index] = session.run(["out"], {"x": x, "time": told})[0][0]
     return relative_error(outputs, expected)

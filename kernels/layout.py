@@ -8,8 +8,7 @@ B slots, R rows a slot at most, C channels, H x W pixels; all arrays C-contiguou
     counter, row_count         uint32  [B]            next row, number of rows; counter >= row_count: idle
     seed, image                uint64, uint32 [B]     what the noise is keyed on
     alpha0, sigma0             float32 [B]            the level at which a repeat begins
-    time                       float32 [B]            what the network is told
-    label                      int64   [B]            likewise, where it takes labels
+    time                       float32 [B]            of the next row, an input of the network
 """
 
 from functools import lru_cache
@@ -49,7 +48,7 @@ KIND_STEP = 1
 def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of every array of the state, by name, for images of `shape` = (C, H, W)."""
     image = (slots, *shape)
-    float32, uint32, uint64, int64 = np.dtype("<f4"), np.dtype("<u4"), np.dtype("<u8"), np.dtype("<i8")
+    float32, uint32, uint64 = np.dtype("<f4"), np.dtype("<u4"), np.dtype("<u8")
     return {
         "x": (image, float32),
         "h": (image, float32),
@@ -65,7 +64,6 @@ def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict
         "alpha0": ((slots,), float32),
         "sigma0": ((slots,), float32),
         "time": ((slots,), float32),
-        "label": ((slots,), int64),
     }
 
 

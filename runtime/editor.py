@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 from PIL import Image
 
 from sdedit import __version__
@@ -212,7 +213,10 @@ class Editor:
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         canvas, sources = self._open(guide, mask, base, settings, float(plan.rows["threshold"].min()))
         recipe = {**self._settings(), **sources, **settings.recipe()}
-        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers, label)
+        conditions = {} if label is None else {"label": np.int64(label)}
+        null_label = self.bundle.null_label
+        null_conditions = {} if null_label is None else {"label": np.int64(null_label)}
+        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers, conditions, null_conditions)
         job = Job(self, ticket, canvas, recipe, begun)
         self._worker.submit(ticket)
         return job
@@ -231,21 +235,21 @@ class Editor:
         self, guide: Source, mask: Source | None, base: Source | None, settings: Settings, threshold: float
     ) -> tuple[Canvas, dict[str, Any]]:
         """What is edited, and what the recipe says of where it came from."""
-        picture = open_picture(guide, "guide", self.bundle.shape[0])
+        picture = open_picture(guide, "guide", self.bundle.state_shape[0])
         sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
         if mask is not None and base is not None:
             raise ImageError("mask and base are both given: one of them says where the guide may change")
         if mask is None and base is None:
-            return whole_canvas(picture.image, self.bundle.shape, settings.fit), sources
+            return whole_canvas(picture.image, self.bundle.state_shape, settings.fit), sources
         if mask is not None:
             values, origin = open_mask(mask, picture.image.size)
             sources["mask"] = origin.identity
         else:
             assert base is not None
-            origin = open_picture(base, "base", self.bundle.shape[0])
+            origin = open_picture(base, "base", self.bundle.state_shape[0])
             values = difference_mask(picture.image, origin.image)
             sources["base"] = origin.identity
-        return masked_canvas(picture.image, values, self.bundle.shape, settings.context, threshold), sources
+        return masked_canvas(picture.image, values, self.bundle.state_shape, settings.context, threshold), sources
 
     def _settings(self) -> dict[str, Any]:
         """The recipe's part that is the same for every edit of this editor."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdedit.errors import CancelledError, EngineError
 
-from .loop import Loop, Task
+from .loop import Conditions, Loop, Task
 from .plan import Plan
 
 
@@ -31,8 +31,8 @@ class Progress:
 class Ticket:
     """One job as the worker sees it; `changed` guards what changes.
 
-    numbers: of the images to make; with the seed they key the noise. label: for networks with classes. states: results
-    by number, float32 [C, H, W].
+    numbers: of the images to make; with the seed they key the noise. conditions, null_conditions: as of loop.Task.
+    states: results by number, float32 [C, H, W].
     """
 
     plan: Plan
@@ -40,7 +40,8 @@ class Ticket:
     mask: np.ndarray
     seed: int
     numbers: range
-    label: int | None = None
+    conditions: Conditions = field(default_factory=dict)
+    null_conditions: Conditions = field(default_factory=dict)
     admitted: int = 0
     states: dict[int, np.ndarray] = field(default_factory=dict)
     progress: Progress | None = None
@@ -164,7 +165,15 @@ class Worker:
                 ticket = self._waiting.popleft()
                 ticket.started_at = ticket.started_at or time.perf_counter()
                 number = ticket.numbers[ticket.admitted]
-                task = Task(ticket.plan, ticket.guide, ticket.mask, ticket.seed, number, ticket.label)
+                task = Task(
+                    ticket.plan,
+                    ticket.guide,
+                    ticket.mask,
+                    ticket.seed,
+                    number,
+                    ticket.conditions,
+                    ticket.null_conditions,
+                )
                 ticket.admitted += 1
                 if ticket.admitted < len(ticket.numbers):
                     self._waiting.append(ticket)

@@ -1,7 +1,7 @@
 """The loop: tasks enter free slots at step boundaries, all busy slots step together, finished ones leave."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,12 +42,17 @@ class Device(Protocol):
         """Let go of what it holds outside this process's memory; it is of no use afterwards."""
 
 
+Conditions = Mapping[str, np.ndarray | np.generic]
+"""Values of a network's inputs besides x and time, by name."""
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One image to be made.
 
     guide: float32 [C, H, W] in [-1, 1]. mask: float32 [H, W] in [0, 1]. seed: 64 bits. image: 32 bits; with the seed it
-    keys the noise. label: for networks with classes, and for them alone.
+    keys the noise. conditions: values of the network's inputs besides x and time, by name; null_conditions: of the
+    unconditional pass, where the network has one.
     """
 
     plan: Plan
@@ -55,7 +60,8 @@ class Task:
     mask: np.ndarray
     seed: int
     image: int
-    label: int | None = None
+    conditions: Conditions = field(default_factory=dict)
+    null_conditions: Conditions = field(default_factory=dict)
 
 
 class Loop:
@@ -89,9 +95,9 @@ class Loop:
             "image": np.uint32(task.image),
             "counter": np.uint32(0),
             "row_count": np.uint32(len(plan.rows)),
+            **task.conditions,
+            **{f"null_{name}": value for name, value in task.null_conditions.items()},
         }
-        if task.label is not None:
-            values["label"] = np.int64(task.label)
         self._device.write(slot, values)
         self._slots[task] = slot
         self._at[task] = 0

@@ -31,14 +31,14 @@ def make_device(fake: FakeDriver, bundle: Bundle, slots: int = 1, batch: int = 1
 
 
 def on_cpu(bundle: Bundle, slots: int = 1) -> CpuDevice:
-    return CpuDevice(StubEngine(mixing), bundle.shape, slots, twin())
+    return CpuDevice(StubEngine(mixing), bundle.inputs, slots, twin())
 
 
 def make_task(bundle: Bundle, image: int, **plan: Any) -> Task:
     rng = np.random.default_rng(image)
     options = {"t0": 0.6, "steps": 4, "sampler": "ancestral"} | plan
-    guide = rng.uniform(-1, 1, bundle.shape).astype(np.float32)
-    mask = rng.integers(0, 5, bundle.shape[1:]).astype(np.float32) / 4
+    guide = rng.uniform(-1, 1, bundle.state_shape).astype(np.float32)
+    mask = rng.integers(0, 5, bundle.state_shape[1:]).astype(np.float32) / 4
     return Task(make_plan(bundle.schedule, bundle.prediction, **options), guide, mask, 2**63 + 11, image)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,9 @@ class StandInEngine:
         self.capturable = True
         self.evaluations = 0
 
-    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+    def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
+        x, time = inputs["x"], inputs["time"]
+
         def evaluate() -> None:
             self.evaluations += 1
             told = values(self.driver, time)

@@ -43,7 +43,7 @@ REAL_NAMES = {
     "CudaGraphStrategy": ["DISABLED"],
     "DynamicShapesKernelSpecializationStrategy": ["EAGER"],
     "ExecutionContextAllocationStrategy": ["USER_MANAGED"],
-    "DataType": ["FLOAT"],
+    "DataType": ["FLOAT", "INT64"],
 }
 
 SCRATCH = 4096
@@ -57,7 +57,7 @@ class StandInTensorRt:
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
-    DataType = SimpleNamespace(FLOAT="float")
+    DataType = SimpleNamespace(FLOAT="float", INT64="int64")
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)

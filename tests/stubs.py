@@ -1,10 +1,11 @@
 """A network made of a Python function, and a loop around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from sdedit.kernels import twin
+from sdedit.runtime.bundle import network_inputs
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
@@ -23,7 +24,9 @@ class StubEngine:
         self.function = function
         self.calls: list[float] = []
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray) -> Evaluate:
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        x, time = inputs["x"], inputs["time"]
+
         def evaluate() -> None:
             self.calls.append(float(time[0]))
             out[:] = self.function(x, float(time[0]))
@@ -32,7 +35,7 @@ class StubEngine:
 
 
 def stub_loop(function: Function, shape: tuple[int, int, int], slots: int = 1, kernels: str = "auto") -> Loop:
-    return Loop(CpuDevice(StubEngine(function), shape, slots, twin(kernels)))
+    return Loop(CpuDevice(StubEngine(function), network_inputs(shape), slots, twin(kernels)))
 
 
 def run(loop: Loop, tasks: list[Task]) -> list[np.ndarray]:

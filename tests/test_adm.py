@@ -266,11 +266,21 @@ def bundle(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def edit(bundle: Bundle, label: int, guidance: float) -> np.ndarray:
     """Five steps of DDIM from half way by the runtime; float32 [C, H, W]"""
-    device = CpuDevice(open_engine(bundle), bundle.shape, 1, twin("numpy"), bundle.classes, bundle.null_label)
+    device = CpuDevice(open_engine(bundle), bundle.inputs, 1, twin("numpy"), guided=bundle.null_label is not None)
     options = {"t0": 0.5, "steps": 5, "sampler": "ddim", "guidance": guidance}
     plan = make_plan(bundle.schedule, bundle.prediction, **options)  # type: ignore[arg-type] # by name
     loop = Loop(device)
-    loop.admit(Task(plan, make.guide(), np.ones((8, 8), np.float32), make.SEED, 0, label))
+    loop.admit(
+        Task(
+            plan,
+            make.guide(),
+            np.ones((8, 8), np.float32),
+            make.SEED,
+            0,
+            {"label": np.int64(label)},
+            {"label": np.int64(bundle.null_label or 0)},
+        )
+    )
     while True:
         for _, result in loop.step():
             return result

@@ -62,7 +62,7 @@ def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
 def test_a_bundle_runs(bundle: Path) -> None:
     x = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, *SHAPE)
     out = np.full_like(x, np.nan)
-    open_engine(read_bundle(bundle)).bind(x, np.zeros(1, np.float32), out)()
+    open_engine(read_bundle(bundle)).bind({"x": x, "time": np.zeros(1, np.float32)}, out)()
     assert np.array_equal(out, x / 2)
 
 

@@ -140,7 +140,7 @@ def test_data_outside_the_network_may_be_a_listed_file(bundle: Path) -> None:
     rewrite(bundle, NETWORK, in_an_initializer("weights.bin").SerializeToString())
     x = np.ones((1, *SHAPE), np.float32)
     out = np.zeros_like(x)
-    open_engine(read_bundle(bundle)).bind(x, np.zeros(1, np.float32), out)()
+    open_engine(read_bundle(bundle)).bind({"x": x, "time": np.zeros(1, np.float32)}, out)()
     assert (out == 0.25).all()
 
 

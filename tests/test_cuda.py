@@ -116,7 +116,7 @@ def test_a_job_may_come_and_another_go_in_mid_flight(fake: FakeDriver, bundle: B
 def test_a_slot_may_be_written_again_at_once(fake: FakeDriver, bundle: Bundle) -> None:
     """The second copy must not overwrite the staging memory of the first, which has not run yet."""
     device = make_device(fake, bundle)
-    guide, mask = np.full(bundle.shape, 3, np.float32), np.full(bundle.shape[1:], 0.25, np.float32)
+    guide, mask = np.full(bundle.state_shape, 3, np.float32), np.full(bundle.state_shape[1:], 0.25, np.float32)
     device.write(0, {"guide": guide})
     device.write(0, {"mask": mask})
     assert same([device.read(0, "guide"), device.read(0, "mask")], [guide, mask])

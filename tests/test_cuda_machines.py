@@ -16,7 +16,7 @@ from tiny import write_bundle
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
-from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.bundle import Bundle, network_inputs, read_bundle
 from sdedit.runtime.checks import gpu as doctor_gpu
 from sdedit.runtime.cuda import driver
 from sdedit.runtime.cuda.context import Gpu
@@ -123,7 +123,7 @@ def test_names_that_are_no_device() -> None:
 
 @pytest.mark.parametrize("kernels", ["c", "numpy"])
 def test_the_doctors_edit_is_the_cpus(kernels: str) -> None:
-    device = CpuDevice(StubEngine(lambda x, time: x), doctor_gpu.GOLDEN, 2, twin(kernels))
+    device = CpuDevice(StubEngine(lambda x, time: x), network_inputs(doctor_gpu.GOLDEN), 2, twin(kernels))
     assert doctor_gpu.digest(doctor_gpu.golden_edits(device)) == doctor_gpu.EDIT
 
 
@@ -145,7 +145,9 @@ def test_doctor_sees_wrong_bits_and_a_lost_device(
     monkeypatch.setattr(doctor_gpu, "CUDA_ENGINES", ())
     real = doctor_gpu.GpuCopy.bind
     with monkeypatch.context() as patch:
-        patch.setattr(doctor_gpu.GpuCopy, "bind", lambda self, x, time, out: real(self, out, time, x))
+        patch.setattr(
+            doctor_gpu.GpuCopy, "bind", lambda self, inputs, out: real(self, {**inputs, "x": out}, inputs["x"])
+        )
         verdict, detail = doctor_findings(run, bundle)["kernels on the GPU"]
     assert (verdict, detail[-12:]) == ("wrong", doctor_gpu.EDIT[:12])
     fake.lose_after = len(fake.launches) + 5
@@ -163,5 +165,5 @@ def test_a_bundle_without_kernels(fake: FakeDriver, bundle: Bundle, tmp_path: Pa
     plain = write_bundle(tmp_path / "plain")
     with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit export .* --cubins all"):
         Editor.open(plain, device="cuda")
-    assert read_bundle(plain).shape == bundle.shape
+    assert read_bundle(plain).state_shape == bundle.state_shape
     assert fake.counts() == NOTHING

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,9 @@ def no_mistake(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyP
 def bakes_the_time(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that reads on the host what it is told, when it is enqueued."""
 
-    def bind(x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+    def bind(inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
+        x, time = inputs["x"], inputs["time"]
+
         def enqueue(stream: int) -> None:
             told = float(values(fake, time)[0])
             fake.enqueue(stream, lambda: fake.memory.write(out.address, mixing(values(fake, x), told)))

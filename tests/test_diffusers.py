@@ -185,7 +185,7 @@ def export(folder: Path, out: Path) -> Bundle:
 
 def edit(bundle: Bundle, plan: Plan, guide: np.ndarray) -> np.ndarray:
     """The runtime's loop; float32 [C, H, W]"""
-    loop = Loop(CpuDevice(open_engine(bundle), SHAPE, 1, twin("numpy")))
+    loop = Loop(CpuDevice(open_engine(bundle), bundle.inputs, 1, twin("numpy")))
     loop.admit(Task(plan, guide, np.ones(SHAPE[1:], np.float32), SEED, 0))
     while True:
         for _, result in loop.step():

@@ -29,7 +29,7 @@ def editor() -> Editor:
 
 def stub_editor(function: object, slots: int = 1) -> Editor:
     bundle = read_bundle(SHIPPED)
-    return Editor(bundle, CpuDevice(StubEngine(function), bundle.shape, slots, twin()))  # type: ignore[arg-type]
+    return Editor(bundle, CpuDevice(StubEngine(function), bundle.inputs, slots, twin()))  # type: ignore[arg-type]
 
 
 def pixels(editor: Editor, *arguments: object, **options: object) -> list[np.ndarray]:

@@ -49,7 +49,7 @@ def float32(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Bund
 
 def run_engine(bundle: Bundle, x: np.ndarray, time: float) -> np.ndarray:
     out = np.full_like(x, np.nan)
-    open_engine(bundle).bind(x, np.float32([time]), out)()
+    open_engine(bundle).bind({"x": x, "time": np.float32([time])}, out)()
     return out
 
 
@@ -141,7 +141,7 @@ def test_weights_too_large_for_one_file_go_beside_it(
     files = bundle.manifest["files"]
     assert files["network.onnx.data"]["bytes"] > 5 * files["network.onnx"]["bytes"]
     assert bundle.manifest["parity"]["engines"].keys() == {"onnxruntime", "openvino"}
-    x = some_x(bundle.shape)
+    x = some_x(bundle.state_shape)
     assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(half, x, 3.0))
 
 

@@ -64,12 +64,12 @@ def test_edits_side_by_side_are_the_cpus_bit_for_bit(
     for index, plan in enumerate(plans):
         rng = np.random.default_rng(index)
         options = {"t0": 0.6, "steps": 5, "sampler": "ancestral"} | plan
-        guide = rng.uniform(-1, 1, bundle.shape).astype(np.float32)
+        guide = rng.uniform(-1, 1, bundle.state_shape).astype(np.float32)
         mask = rng.integers(0, 5, size).astype(np.float32) / 4
         tasks.append(Task(make_plan(bundle.schedule, "x0", **options), guide, mask, 2**64 - 7, index))
     device = CudaDevice(gpu, bundle, doctor_gpu.GpuCopy(gpu), 2, eager)
     found = run(Loop(device), tasks)
-    expected = run(Loop(CpuDevice(StubEngine(lambda x, time: x), bundle.shape, 2, twin())), tasks)
+    expected = run(Loop(CpuDevice(StubEngine(lambda x, time: x), bundle.inputs, 2, twin())), tasks)
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.view(np.uint32), other.view(np.uint32))
 

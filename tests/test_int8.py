@@ -116,7 +116,7 @@ def test_fewer_convolutions_than_half_are_left_in_float() -> None:
 
 def test_the_recorder_sees_every_evaluation_of_every_edit(bundle: Bundle) -> None:
     recorder = Recorder(load_engine(bundle, "onnxruntime", "float32", 1))
-    guides = [np.zeros(bundle.shape, np.float32)] * 2
+    guides = [np.zeros(bundle.state_shape, np.float32)] * 2
     requests = requests_of(guides, (0.3, 1.0), seed=0)
     run_edits(bundle, recorder, requests, 5)
     assert len(recorder.visited) == 4 * 5

@@ -46,7 +46,7 @@ class Gate:
 
 
 def make_editor(bundle: Any, function: object, slots: int = 1) -> Editor:
-    return Editor(bundle, CpuDevice(StubEngine(function), bundle.shape, slots, twin()))  # type: ignore[arg-type]
+    return Editor(bundle, CpuDevice(StubEngine(function), bundle.inputs, slots, twin()))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_the_bundle_says_its_labels(bundle: Bundle, no_null: Bundle) -> None:
 def test_engines_are_told_the_label(bundle: Bundle, engine: str) -> None:
     x = np.ones((1, *SHAPE), np.float32)
     time, label, out = np.float32([3]), np.int64([0]), np.zeros_like(x)
-    evaluate = open_engine(bundle, engine=engine, threads=1).bind(x, time, out, label)
+    evaluate = open_engine(bundle, engine=engine, threads=1).bind({"x": x, "time": time, "label": label}, out)
     for label[0] in range(CLASSES + 1):
         evaluate()
         with torch.inference_mode():
@@ -202,5 +202,5 @@ def test_a_network_whose_label_is_missing_is_refused(bundle: Bundle, tmp_path: P
     manifest = json.loads((tmp_path / "net" / MANIFEST).read_text())
     write_manifest(tmp_path / "net", {**manifest, "conditioning": "none", "classes": 0, "null_label": None})
     for engine in ("onnxruntime", "openvino"):
-        with pytest.raises(EngineError, match="this network has float x"):
+        with pytest.raises(EngineError, match="the bundle says float32 out"):
             open_engine(read_bundle(tmp_path / "net"), engine=engine, threads=1)

@@ -53,7 +53,7 @@ def some_guide(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 def edit(bundle: Bundle, guide: np.ndarray, mask: np.ndarray, **options: object) -> np.ndarray:
     """The runtime's, before it becomes bytes: float32 [C, H, W]."""
     plan = make_plan(bundle.schedule, bundle.prediction, clip=math.inf, **options)  # type: ignore[arg-type]
-    loop = Loop(CpuDevice(open_engine(bundle, engine="onnxruntime", threads=1), bundle.shape, 1, twin()))
+    loop = Loop(CpuDevice(open_engine(bundle, engine="onnxruntime", threads=1), bundle.inputs, 1, twin()))
     loop.admit(Task(plan, guide, mask, SEED, 0))
     while loop.busy:
         finished = loop.step()
@@ -149,7 +149,7 @@ def algorithm_3(
 @pytest.mark.parametrize(("masked", "repeats"), [(False, 1), (True, 2)], ids=["algorithm 2", "algorithm 3"])
 def test_an_exploding_edit_is_the_papers(exploding: tuple[Checkpoint, Bundle], masked: bool, repeats: int) -> None:
     checkpoint, bundle = exploding
-    guide, mask = some_guide(bundle.shape)
+    guide, mask = some_guide(bundle.state_shape)
     mask = mask if masked else np.ones_like(mask)
     assert bundle.schedule.table[-1, 1] == pytest.approx(2 * 1348)
     steps = 500 // repeats
@@ -199,7 +199,7 @@ def official_loop(checkpoint: Checkpoint, guide: np.ndarray, mask: np.ndarray, l
 
 def test_an_edit_is_that_of_the_official_code(official: tuple[Checkpoint, Bundle]) -> None:
     checkpoint, bundle = official
-    guide, mask = some_guide(bundle.shape)
+    guide, mask = some_guide(bundle.state_shape)
     options = {"t0": 0.05, "steps": 50, "sampler": "ancestral", "keep": "official", "repeats": 2}
     found = edit(bundle, guide, mask, **options)
     expected = official_loop(checkpoint, guide, mask, 50, 2)

@@ -1,6 +1,6 @@
 """A bundle: the folder that export writes and every target reads. Data only; all of it is verified before use."""
 
-from .manifest import MANIFEST, MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE
+from .manifest import MANIFEST, MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, TensorSpec, network_inputs
 from .reading import SHIPPED, Bundle, file_sha256, read_bundle, read_kernels
 from .writing import amended, staged, write_manifest
 
@@ -13,8 +13,10 @@ __all__ = [
     "SCHEDULE",
     "SHIPPED",
     "Bundle",
+    "TensorSpec",
     "amended",
     "file_sha256",
+    "network_inputs",
     "read_bundle",
     "read_kernels",
     "staged",

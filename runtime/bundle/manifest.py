@@ -1,9 +1,12 @@
 """bundle.json: its revisions, keys and values."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import NoneType
 from typing import Any
+
+import numpy as np
 
 from sdedit.errors import BundleError
 from sdedit.kernels.layout import MAX_ELEMENTS
@@ -52,6 +55,20 @@ SINCE_REVISION_1: dict[str, Any] = {"classes": 0, "null_label": None}
 
 PARITY_SINCE_REVISION_1: dict[str, Any] = {"engines": {}}
 """Keys that revision 1 did not have, and what it meant."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input of a network: its dtype, and its shape without the batch that comes first."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+def network_inputs(state_shape: tuple[int, int, int], classes: int = 0) -> dict[str, TensorSpec]:
+    """The inputs of a network of states [C, H, W]: x and time, and a label where it takes that many classes."""
+    inputs = {"x": TensorSpec(np.dtype(np.float32), state_shape), "time": TensorSpec(np.dtype(np.float32), ())}
+    return {**inputs, "label": TensorSpec(np.dtype(np.int64), ())} if classes else inputs
 
 
 def _read_manifest(path: Path) -> bytes:

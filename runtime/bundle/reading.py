@@ -15,7 +15,16 @@ from ..schedule import Schedule
 from .external_data import external_files
 from .kernels import FOLDER as KERNELS
 from .kernels import MANIFEST as KERNELS_MANIFEST
-from .manifest import MANIFEST, NETWORK, REFERENCE, SCHEDULE, _parse_manifest, _read_manifest
+from .manifest import (
+    MANIFEST,
+    NETWORK,
+    REFERENCE,
+    SCHEDULE,
+    TensorSpec,
+    _parse_manifest,
+    _read_manifest,
+    network_inputs,
+)
 
 SHIPPED = Path(__file__).parent.parent / "models" / "earth64"
 """The model that comes with the package."""
@@ -49,14 +58,24 @@ class Bundle:
         return self.manifest["null_label"]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """C, H, W of the network's images."""
+    def state_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the network's state; for pixels that of the picture too."""
         image = self.manifest["image"]
         return image["channels"], image["height"], image["width"]
 
     @property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """The network's inputs by name."""
+        return network_inputs(self.state_shape, self.classes)
+
+    @property
     def network(self) -> Path:
         return self.path / NETWORK
+
+    @property
+    def reference_levels(self) -> list[int]:
+        """The levels k at which the reference's outputs are."""
+        return self.manifest["parity"]["levels"]
 
     def reference(self) -> tuple[list[int], np.ndarray]:
         """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
@@ -64,18 +83,18 @@ class Bundle:
         The input for output l is sigma_k z with z = normal(seed 0, image l, repeat 0, step 0, begin), and the label
         l mod classes where there are classes.
         """
-        levels = self.manifest["parity"]["levels"]
+        levels = self.reference_levels
         outputs = _read_array(self.path / REFERENCE, self.path)
-        if outputs.dtype != np.float32 or outputs.shape != (len(levels), *self.shape):
+        if outputs.dtype != np.float32 or outputs.shape != (len(levels), *self.state_shape):
             raise BundleError(
                 f"bundle {self.path}: {REFERENCE} is {outputs.dtype} {list(outputs.shape)}, "
-                f"expected float32 {[len(levels), *self.shape]}"
+                f"expected float32 {[len(levels), *self.state_shape]}"
             )
         return levels, outputs
 
 
 def read_kernels(bundle: Bundle) -> dict[str, Any]:
-    """The manifest of the bundle's GPU kernels (export/triton_kernels.py); all files it names are verified ones of the bundle.
+    """The manifest of the bundle's GPU kernels (export/triton_kernels.py); the bundle has all files that it names.
 
     Raises EngineError where there are no kernels, BundleError where their manifest is damaged.
     """

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from sdedit.errors import BundleError, EngineError
 from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import KIND_STEP
 
-from ..bundle import Bundle, read_kernels
+from ..bundle import Bundle, network_inputs, read_kernels
 from ..devices.cpu import CpuDevice
 from ..engines import ENGINES, Evaluate, choose, installed_engines, load_engine
 from ..engines.remembered import installed_versions
@@ -48,7 +48,9 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
     yield Finding("ok", "processor", f"{processor_name()}, {available_processors()} usable, {features}")
     for name in ("c", "numpy"):
         yield examine_twin(name)
-    yield Finding("ok", "bundle", f"{bundle.name}, {'x'.join(map(str, bundle.shape))}, every file as its hash says")
+    yield Finding(
+        "ok", "bundle", f"{bundle.name}, {'x'.join(map(str, bundle.state_shape))}, every file as its hash says"
+    )
     yield examine_gpu_kernels(bundle)
     yield from examine_gpu(bundle)
     yield from examine_distributions()
@@ -92,7 +94,7 @@ def golden_edit(kernels: Twin) -> np.ndarray:
     plan = make_plan(schedule, "x0", t0=0.9, steps=5, sampler="ancestral", repeats=2)
     guide = (np.arange(768, dtype=np.float32) / 384 - 1).reshape(3, 16, 16)
     mask = (np.arange(256, dtype=np.float32) / 255).reshape(16, 16)
-    loop = Loop(CpuDevice(_Halving(), (3, 16, 16), 1, kernels))
+    loop = Loop(CpuDevice(_Halving(), network_inputs((3, 16, 16)), 1, kernels))
     loop.admit(Task(plan, guide, mask, seed=2**64 - 1, image=7))
     while True:
         for _, state in loop.step():
@@ -105,9 +107,9 @@ class _Halving:
     name, precision, version = "halving", "float32", "1"
     batch = threads = 1
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
         def evaluate() -> None:
-            np.multiply(x, np.float32(0.5), out=out)
+            np.multiply(inputs["x"], np.float32(0.5), out=out)
 
         return evaluate
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -123,9 +123,9 @@ class GpuCopy:
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
 
-    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
-        nbytes = 4 * int(np.prod(x.shape))
-        return lambda stream: self._gpu.copy_addresses(out.address, x.address, nbytes)
+    def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
+        x, nbytes = inputs["x"].address, 4 * int(np.prod(out.shape))
+        return lambda stream: self._gpu.copy_addresses(out.address, x, nbytes)
 
     def close(self) -> None:
         """It holds nothing."""
@@ -142,17 +142,17 @@ class OnHost:
         self._gpu = gpu
         self._engine = engine
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
-        arrays = {"x": x, "time": time, "out": out}
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        arrays = {**inputs, "out": out}
         with self._gpu.calls("to allocate"):
             there = {name: self._gpu.allocate(array.nbytes) for name, array in arrays.items()}
             here = {name: self._gpu.allocate_pinned(array.nbytes) for name, array in arrays.items()}
-        parts = [DeviceArray(int(there[name].handle), array.shape) for name, array in arrays.items()]
-        enqueue = self._engine.bind(*parts)
+        parts = {name: DeviceArray(int(there[name].handle), array.shape) for name, array in arrays.items()}
+        enqueue = self._engine.bind({name: parts[name] for name in inputs}, parts["out"])
 
         def evaluate() -> None:
             with self._gpu.calls("to evaluate"):
-                for name in ("x", "time"):
+                for name in inputs:
                     here[name][1][:] = arrays[name].reshape(-1).view(np.uint8)
                     self._gpu.copy(there[name], 0, here[name][0], 0, arrays[name].nbytes)
                 enqueue(self._gpu.stream)

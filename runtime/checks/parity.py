@@ -30,6 +30,17 @@ def parity_label(index: int, classes: int) -> int:
     return index % classes if classes else 0
 
 
+def parity_inputs(bundle: Bundle, index: int) -> dict[str, np.ndarray]:
+    """The network's inputs for the reference's output `index`, by name, batch 1."""
+    k = bundle.reference_levels[index]
+    inputs = {
+        "x": parity_input(bundle.schedule.table, k, index, bundle.state_shape),
+        "time": np.array([bundle.schedule.level(k).time], np.float32),
+        "label": np.array([parity_label(index, bundle.classes)], np.int64),
+    }
+    return {name: inputs[name] for name in bundle.inputs}
+
+
 def level_errors(outputs: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """At each level, the largest absolute error relative to the largest expected value there: [L]."""
     axes = tuple(range(1, expected.ndim))
@@ -59,15 +70,13 @@ def judged(bundle: Bundle, precision: str) -> list[int]:
 def measure_errors(bundle: Bundle, engine: Engine) -> list[float]:
     """The engine's level_errors against the bundle's reference outputs; NaN where it returns NaN."""
     levels, expected = bundle.reference()
-    x, out = np.empty((2, 1, *bundle.shape), np.float32)
-    time = np.empty(1, np.float32)
-    label = np.zeros(1, np.int64)
-    evaluate = engine.bind(x, time, out, label) if bundle.classes else engine.bind(x, time, out)
+    inputs = {name: np.empty((1, *spec.shape), spec.dtype) for name, spec in bundle.inputs.items()}
+    out = np.empty((1, *bundle.state_shape), np.float32)
+    evaluate = engine.bind(inputs, out)
     outputs = np.empty_like(expected)
-    for index, k in enumerate(levels):
-        x[:] = parity_input(bundle.schedule.table, k, index, bundle.shape)
-        time[:] = bundle.schedule.level(k).time
-        label[:] = parity_label(index, bundle.classes)
+    for index in range(len(levels)):
+        for name, value in parity_inputs(bundle, index).items():
+            inputs[name][:] = value
         evaluate()
         outputs[index] = out[0]
     return [float(error) for error in level_errors(outputs, expected)]

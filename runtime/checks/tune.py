@@ -89,12 +89,13 @@ def check(bundle: Bundle, engine: str, precision: str, threads: int) -> tuple[En
 
 def bind_noise(bundle: Bundle, engine: Engine) -> Evaluate:
     """The engine on buffers of its own, which the returned function must keep alive."""
-    x = np.random.default_rng(0).standard_normal((2, 1, *bundle.shape), np.float32)
-    told = np.array([bundle.schedule.level(1).time], np.float32)
-    label = np.zeros(1, np.int64)
-    evaluate = engine.bind(x[0], told, x[1], label) if bundle.classes else engine.bind(x[0], told, x[1])
+    inputs = {name: np.zeros((1, *spec.shape), spec.dtype) for name, spec in bundle.inputs.items()}
+    inputs["x"][:] = np.random.default_rng(0).standard_normal(inputs["x"].shape)
+    inputs["time"][:] = bundle.schedule.level(1).time
+    out = np.empty((1, *bundle.state_shape), np.float32)
+    evaluate = engine.bind(inputs, out)
 
-    def run(_alive: object = (x, told, label)) -> None:
+    def run(_alive: object = (inputs, out)) -> None:
         evaluate()
 
     return run

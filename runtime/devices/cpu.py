@@ -7,6 +7,7 @@ import numpy as np
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import allocate_state, busy_slots
 
+from ..bundle import TensorSpec
 from ..engines import Engine, Evaluate
 from ..plan import MAX_ROWS
 
@@ -14,7 +15,8 @@ from ..plan import MAX_ROWS
 class CpuDevice:
     """See devices.Device. Slots run one after another at the engine's batch of 1.
 
-    classes: of the network's labels; 0: it takes none. null_label: what o_uncond is evaluated with; None: no guidance.
+    inputs: of the network, by name (Bundle.inputs); the device has an array for each, and each evaluation reads them.
+    guided: whether there is an unconditional pass: the same engine bound to the arrays null_NAME of its conditions.
     """
 
     name = "cpu"
@@ -22,30 +24,32 @@ class CpuDevice:
     def __init__(
         self,
         engine: Engine,
-        shape: tuple[int, int, int],
+        inputs: Mapping[str, TensorSpec],
         slots: int,
         twin: Twin,
-        classes: int = 0,
-        null_label: int | None = None,
+        guided: bool = False,
     ) -> None:
         self.slots = slots
         self.twin = twin
         self.kernels = twin.name
         self.engine = engine
-        unused = {*(() if classes else ("label",)), *(() if null_label is not None else ("o_uncond",))}
-        self._state = {k: v for k, v in allocate_state(slots, MAX_ROWS, shape).items() if k not in unused}
-        self._evaluate = [self._bind(slot, "o", self._state.get("label")) for slot in range(slots)]
-        self._evaluate_uncond: list[Evaluate] = []
-        if null_label is not None:
-            self._null = np.full(slots, null_label, np.int64)  # kept: the engine reads it at every evaluation
-            self._evaluate_uncond = [self._bind(slot, "o_uncond", self._null) for slot in range(slots)]
+        channels, height, width = inputs["x"].shape
+        self._state = allocate_state(slots, MAX_ROWS, (channels, height, width))
+        if not guided:
+            del self._state["o_uncond"]
+        names = {name: name for name in inputs}
+        null_names = {name: name if name in self._state else f"null_{name}" for name in inputs}
+        for arrays in (names, null_names) if guided else (names,):
+            for name, array in arrays.items():
+                self._state.setdefault(array, np.zeros((slots, *inputs[name].shape), inputs[name].dtype))
+        self._evaluate = [self._bind(slot, names, "o") for slot in range(slots)]
+        self._evaluate_uncond = [self._bind(slot, null_names, "o_uncond") for slot in range(slots)] if guided else []
 
-    def _bind(self, slot: int, out: str, label: np.ndarray | None) -> Evaluate:
+    def _bind(self, slot: int, arrays: Mapping[str, str], out: str) -> Evaluate:
+        """The engine on one slot's part of the arrays; arrays: of each input, by its name."""
         here = slice(slot, slot + 1)
-        x, time, result = (self._state[name][here] for name in ("x", "time", out))
-        if label is None:
-            return self.engine.bind(x, time, result)
-        return self.engine.bind(x, time, result, label[here])
+        inputs = {name: self._state[array][here] for name, array in arrays.items()}
+        return self.engine.bind(inputs, self._state[out][here])
 
     def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
         for name, value in values.items():

@@ -23,8 +23,8 @@ from ..cuda import Gpu, GpuKernel, OutOfMemory
 from ..engines import CudaEngine, DeviceArray, Enqueue
 from ..plan import MAX_ROWS
 
-UNUSED = ("label", "o_uncond")
-"""Arrays of the layout that networks without classes do without."""
+UNUSED = ("o_uncond",)
+"""Arrays of the layout that networks without guidance do without."""
 
 KERNELS = ("begin", "step", "step_begin_noise", "advance")
 
@@ -70,8 +70,8 @@ class CudaDevice:
         self.eager = eager or not engine.capturable
         self.captures = 0
         self._gpu = gpu
-        self._shape = bundle.shape
-        self._arrays = {k: v for k, v in state_arrays(slots, MAX_ROWS, bundle.shape).items() if k not in UNUSED}
+        self._shape = bundle.state_shape
+        self._arrays = {k: v for k, v in state_arrays(slots, MAX_ROWS, bundle.state_shape).items() if k not in UNUSED}
         self._counter, self._row_count = np.zeros((2, slots), np.uint32)
         self._begin_noise = np.zeros(slots, bool)
         self._graphs: dict[GraphKey, Any] = {}
@@ -232,7 +232,10 @@ class CudaDevice:
         """The engine on each group's part of the buffers."""
         batch = self.engine.batch
         return {
-            group: self.engine.bind(*(self._part(name, group * batch, batch) for name in ("x", "time", "o")))
+            group: self.engine.bind(
+                {name: self._part(name, group * batch, batch) for name in ("x", "time")},
+                self._part("o", group * batch, batch),
+            )
             for group in range(self.slots // batch)
         }
 

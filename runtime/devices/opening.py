@@ -22,7 +22,7 @@ def open_device(
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
-    return CpuDevice(network, bundle.shape, slots, twin(), bundle.classes, bundle.null_label)
+    return CpuDevice(network, bundle.inputs, slots, twin(), guided=bundle.null_label is not None)
 
 
 def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None, slots: int, eager: bool) -> Device:

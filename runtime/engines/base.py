@@ -8,7 +8,7 @@ import numpy as np
 
 from sdedit.errors import EngineError
 
-from ..bundle import Bundle
+from ..bundle import Bundle, TensorSpec
 
 ENGINES = ("onnxruntime", "openvino")
 """In the order in which "auto" takes them."""
@@ -18,18 +18,15 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 MAX_THREADS = 1024
 """Above, engines fail in ways of their own."""
 
-RANKS = {"x": 4, "time": 1, "out": 4}
-"""Of the network's inputs and output, by name."""
-
-LABEL = "label"
-"""The input that a network with classes has besides, of rank 1 and integers of 64 bits; all others are float32."""
+OUT = "out"
+"""The network's output: float32, of the shape of x."""
 
 Evaluate = Callable[[], None]
 """One evaluation of the network on the buffers it was bound to."""
 
 
 class Engine(Protocol):
-    """A loaded network: float32 x [B, C, H, W] and time [B] in, float32 [B, C, H, W] out; int64 label [B] with classes.
+    """A loaded network: the inputs of Bundle.inputs with a batch in front, and the output float32 [B, C, H, W].
 
     precision, threads, version: what it runs, read back from the engine, not what was asked for.
     """
@@ -40,10 +37,10 @@ class Engine(Protocol):
     threads: int
     version: str
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
         """Tie the network to these buffers, once; each call of what is returned reads and writes them in place.
 
-        label: for networks with classes, and for them alone.
+        inputs: every input of the network by name, C-contiguous; they and `out` must outlive what is returned.
         """
 
 
@@ -72,24 +69,33 @@ class CudaEngine(Protocol):
     version: str
     capturable: bool
 
-    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+    def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         """Tie the network to these arrays; what is returned may be called, and captured, any number of times."""
 
     def close(self) -> None:
         """Let go of what it holds on the GPU."""
 
 
-def check_signature(bundle: Bundle, found: Mapping[str, tuple[bool, Sequence[object]]]) -> None:
-    """Raise EngineError unless the network is the bundle's.
+def check_signature(bundle: Bundle, found: Mapping[str, tuple[np.dtype | None, Sequence[object]]]) -> None:
+    """Raise EngineError unless the network's inputs and output are the bundle's.
 
-    found: name -> (is float32, or int64 for LABEL; shape) of inputs and output.
+    found: by name, the dtype (None for one that numpy has not) and the shape; sizes that are free are no integers.
     """
-    said = {name: list(shape) for name, (_, shape) in found.items()}
-    ranks = {**RANKS, **({LABEL: 1} if bundle.classes else {})}
-    if {name: len(shape) for name, shape in said.items()} != ranks or not all(kind for kind, _ in found.values()):
-        labels = ", int64 label[B]" if bundle.classes else ""
-        raise EngineError(f"{bundle.network} has {said}; this network has float x[B,C,H,W], time[B]{labels} -> out")
-    for name in ("x", "out"):
-        sizes = zip(said[name][1:], bundle.shape, strict=True)
-        if any(isinstance(size, int) and size != want for size, want in sizes):
-            raise EngineError(f"{bundle.network}: {name} is {said[name]}, the bundle says {list(bundle.shape)}")
+    out = TensorSpec(np.dtype(np.float32), bundle.state_shape)
+    wanted = {name: (spec.dtype, ("B", *spec.shape)) for name, spec in {**bundle.inputs, OUT: out}.items()}
+    fits = found.keys() == wanted.keys() and all(
+        found[name][0] == dtype and sizes_fit(found[name][1], shape) for name, (dtype, shape) in wanted.items()
+    )
+    if not fits:
+        raise EngineError(f"{bundle.network} has {_signature(found)}; the bundle says {_signature(wanted)}")
+
+
+def sizes_fit(found: Sequence[object], wanted: Sequence[object]) -> bool:
+    """Whether a free shape may be this one; the batch is any."""
+    return len(found) == len(wanted) and all(
+        not isinstance(size, int) or size == want for size, want in zip(found[1:], wanted[1:], strict=True)
+    )
+
+
+def _signature(tensors: Mapping[str, tuple[np.dtype | None, Sequence[object]]]) -> str:
+    return ", ".join(f"{dtype or 'unknown'} {name}{list(shape)}" for name, (dtype, shape) in sorted(tensors.items()))

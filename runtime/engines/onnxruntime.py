@@ -1,5 +1,6 @@
 """The network on ONNX Runtime, in float32: on its CPU provider, or on its CUDA provider for the CUDA device."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,15 +8,15 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from .base import LABEL, DeviceArray, Enqueue, Evaluate, check_signature
+from .base import OUT, DeviceArray, Enqueue, Evaluate, check_signature
 
 if TYPE_CHECKING:
     from ..cuda import Gpu
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
-KINDS = {LABEL: "tensor(int64)"}
-"""ONNX Runtime's names of types that are not float32."""
+DTYPES: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
+"""By ONNX Runtime's names of types."""
 
 
 class OnnxRuntimeEngine:
@@ -48,14 +49,12 @@ class OnnxRuntimeEngine:
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
-        """See engines.Engine; the buffers must outlive what is returned."""
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        """See engines.Engine."""
         binding = self._session.io_binding()
-        for name, array in (("x", x), ("time", time)):
-            binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        if label is not None:
-            binding.bind_input(LABEL, "cpu", 0, np.int64, label.shape, label.ctypes.data)
-        binding.bind_output("out", "cpu", 0, np.float32, out.shape, out.ctypes.data)
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output(OUT, "cpu", 0, np.float32, out.shape, out.ctypes.data)
         session = self._session
 
         def evaluate() -> None:
@@ -108,12 +107,12 @@ class OnnxRuntimeCudaEngine:
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+    def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         """See engines.CudaEngine; the stream is the one that the session was made for."""
         binding = self._session.io_binding()
-        for name, array in (("x", x), ("time", time)):
+        for name, array in inputs.items():
             binding.bind_input(name, "cuda", 0, np.float32, array.shape, array.address)
-        binding.bind_output("out", "cuda", 0, np.float32, out.shape, out.address)
+        binding.bind_output(OUT, "cuda", 0, np.float32, out.shape, out.address)
 
         def enqueue(stream: int) -> None:
             try:
@@ -128,7 +127,7 @@ class OnnxRuntimeCudaEngine:
         del self._session
 
 
-def described(session: Any) -> dict[str, tuple[bool, Any]]:
+def described(session: Any) -> dict[str, tuple[np.dtype | None, Any]]:
     """What check_signature asks for."""
     values = [*session.get_inputs(), *session.get_outputs()]
-    return {value.name: (value.type == KINDS.get(value.name, "tensor(float)"), value.shape) for value in values}
+    return {value.name: (DTYPES.get(value.type), value.shape) for value in values}

@@ -1,6 +1,7 @@
 """The network on OpenVINO's CPU plugin, in float32, bfloat16 where the processor has it, or a bundle's int8 variant."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from sdedit.errors import EngineError, reason
 from ..bundle import Bundle
 from ..bundle.variants import variant_network
 from ..machine import processor_name
-from .base import LABEL, Evaluate, check_signature
+from .base import OUT, Evaluate, check_signature
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
@@ -55,11 +56,10 @@ class OpenVinoEngine:
                 f"where {precision} on {threads} was asked for: choose what it runs, or engine onnxruntime"
             )
 
-    def bind(self, x: np.ndarray, time: np.ndarray, out: np.ndarray, label: np.ndarray | None = None) -> Evaluate:
-        """See engines.Engine; the buffers must outlive what is returned."""
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        """See engines.Engine."""
         request = self._model.create_infer_request()
-        labels = () if label is None else ((LABEL, label),)
-        for name, array in (("x", x), ("time", time), ("out", out), *labels):
+        for name, array in {**inputs, OUT: out}.items():
             request.set_tensor(name, self._tensor(array, shared_memory=True))
 
         def evaluate() -> None:
@@ -122,10 +122,10 @@ def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Path, se
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
     model = frontend.convert(frontend.load(str(network)))
     ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
-    kinds = {LABEL: ov.Type.i64}
-    found = {name: (port.element_type == kinds.get(name, ov.Type.f32), sizes(port)) for name, port in ports}
+    dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
+    found = {name: (dtypes.get(port.element_type), sizes(port)) for name, port in ports}
     check_signature(bundle, found)
-    model.reshape({"x": [1, *bundle.shape], "time": [1], **({LABEL: [1]} if bundle.classes else {})})
+    model.reshape({name: [1, *spec.shape] for name, spec in bundle.inputs.items()})
     return core.compile_model(model, "CPU", settings)
 
 

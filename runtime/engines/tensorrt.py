@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
 from ..bundle.engines import FOLDER, network_of, read_engines
 from ..cache import cache_folder
-from .base import DeviceArray, Enqueue, check_signature
+from .base import OUT, DeviceArray, Enqueue, check_signature
 from .tensorrt_build import RTX, build_engine, import_tensorrt, read_header
 
 if TYPE_CHECKING:
@@ -43,9 +45,9 @@ class TensorRtEngine:
             check_signature(bundle, described(trt, self._engine))
             self._open_context(trt, bundle)
 
-    def bind(self, x: DeviceArray, time: DeviceArray, out: DeviceArray) -> Enqueue:
+    def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         """See engines.CudaEngine."""
-        addresses = {"x": x.address, "time": time.address, "out": out.address}
+        addresses = {name: array.address for name, array in {**inputs, OUT: out}.items()}
 
         def enqueue(stream: int) -> None:
             told = [self._context.set_tensor_address(name, address) for name, address in addresses.items()]
@@ -83,7 +85,7 @@ class TensorRtEngine:
         if self._context is None:
             raise EngineError(f"{self.version} cannot run the engine: {self._logger.last}")
         self._context.set_optimization_profile_async(0, self._gpu.stream)
-        shapes = {"x": (self.batch, *bundle.shape), "time": (self.batch,)}
+        shapes = {name: (self.batch, *spec.shape) for name, spec in bundle.inputs.items()}
         if not all(self._context.set_input_shape(name, shape) for name, shape in shapes.items()):
             raise EngineError(f"{self.version}: the engine does not take {shapes}: {self._logger.last}")
         nbytes = int(self._context.update_device_memory_size_for_shapes())
@@ -153,7 +155,7 @@ def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precis
     key = {
         "network": bundle.manifest["files"][network]["sha256"],
         "precision": precision,
-        "shape": bundle.shape,
+        "shape": bundle.state_shape,
         "architecture": architecture,
         "tensorrt": [trt.__name__, trt.__version__],
     }
@@ -167,7 +169,7 @@ def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precis
         stacklevel=2,
     )
     architectures = (architecture,) if trt.__name__ == RTX else ()
-    data = build_engine(trt, bundle.path / network, bundle.shape, (1, 1), architectures)
+    data = build_engine(trt, bundle.path / network, bundle.state_shape, (1, 1), architectures)
     keep(file, data)
     return data
 
@@ -191,11 +193,12 @@ def largest_batch(slots: int, least: int, most: int) -> int:
     return fitting[-1]
 
 
-def described(trt: Any, engine: Any) -> dict[str, tuple[bool, list[Any]]]:
+def described(trt: Any, engine: Any) -> dict[str, tuple[np.dtype | None, list[Any]]]:
     """What check_signature asks for."""
     found = {}
+    dtypes: dict[Any, np.dtype] = {trt.DataType.FLOAT: np.dtype(np.float32), trt.DataType.INT64: np.dtype(np.int64)}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         sizes = [size if size >= 0 else "free" for size in engine.get_tensor_shape(name)]
-        found[name] = (bool(engine.get_tensor_dtype(name) == trt.DataType.FLOAT), sizes)
+        found[name] = (dtypes.get(engine.get_tensor_dtype(name)), sizes)
     return found
