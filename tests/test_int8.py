@@ -139,7 +139,7 @@ def test_strokes_have_few_colours(shape: tuple[int, int, int]) -> None:
     [
         (b"{", "variants.json is damaged"),
         (b'{"int8": {}}', "variants.json is damaged"),
-        (b'{"int8": {"file": "other.onnx"}}', "names 'other.onnx', which bundle.json does not list"),
+        (b'{"int8": {"file": "other.onnx"}}', "names 'variants/other.onnx', which bundle.json does not list"),
     ],
 )
 def test_a_damaged_list_of_variants_is_refused(text: bytes, message: str, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def read_variant(bundle: Bundle, precision: str) -> Network:
         path = bundle.path
         raise EngineError(f"precision {precision!r}: bundle {path} has none: sdedit extend {path} --int8")
     network = bundle.read_network(f"{FOLDER}/{variants[precision].file}")
-    if network.data is None:
+    if network.places:
         raise BundleError(
             f"bundle {bundle.path}: {network.path.name} has weights in other files: a variant is one file"
         )
