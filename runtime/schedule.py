@@ -11,6 +11,10 @@ PREDICTIONS = ("eps", "v", "x0", "flow")
 """What a network may predict at a level: the noise z, v = alpha z - sigma x0, the clean x0, or u = z - x0."""
 
 
+MAX_LEVELS = 1_000_000
+"""Most levels of a schedule."""
+
+
 class Level(NamedTuple):
     """x = alpha x0 + sigma z, and what the network is told of it."""
 
@@ -34,7 +38,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         table = self.table
-        if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 3 or not 1 <= len(table) <= 1_000_000:
+        if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 3 or not 1 <= len(table) <= MAX_LEVELS:
             raise ValueError(
                 f"a schedule is float64 [T, 3] with T in 1..1000000, got {table.dtype} {list(table.shape)}"
             )
