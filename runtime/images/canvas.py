@@ -105,9 +105,8 @@ def _reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def paste(canvas: Canvas, state: np.ndarray, exact: bool) -> Image.Image:
+def paste(canvas: Canvas, edited: Image.Image, exact: bool) -> Image.Image:
     """The photo with the edited box put back: where the mask is, or all of the box if the keep rule is not `exact`."""
-    edited = to_image(state)
     if canvas.change is None:
         edited.info["icc_profile"] = canvas.photo.info.get("icc_profile")
         return edited

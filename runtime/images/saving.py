@@ -1,5 +1,6 @@
 """Writing PNGs, so that a file is either complete or untouched."""
 
+import io
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -27,18 +28,26 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
         raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
 
 
-def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write the image with these text chunks, so that `path` is either complete or untouched."""
+def encode_png(image: Image.Image, texts: Mapping[str, str]) -> bytes:
+    """The image as a PNG with these text chunks and its colour profile."""
     from PIL.PngImagePlugin import PngInfo  # a seventh of what importing the runtime would cost
 
-    check_output(path)
     info = PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
+    return file.getvalue()
+
+
+def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+    """Write the image with these text chunks, so that `path` is either complete or untouched. Raises ImageError."""
+    check_output(path)
+    data = encode_png(image, texts)
     temporary = path.parent / f".sdedit-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
-            image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
+            file.write(data)
         temporary.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
