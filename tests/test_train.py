@@ -17,6 +17,7 @@ from PIL import Image
 from tiny import TINY
 
 from sdedit.errors import CheckpointError
+from sdedit.evaluation.views import cut
 from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
 from sdedit_ref.training import __main__ as training
@@ -95,7 +96,7 @@ def run_once(folder: Path, out: Path, images: int) -> Run:
     crops, held_out = split(find_pictures(folder, 8), "5", 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     resume(run, out, {})
-    views = torch.stack([held_out[i] for i in range(4)])
+    views = torch.from_numpy(cut(held_out, 0, 4))
     train.train(run, crops, views, out, {}, dataclasses.replace(RECIPE, images=images))
     return run
 
@@ -131,7 +132,7 @@ def test_training_learns(folder: Path, tmp_path: Path) -> None:
     """Even pictures: where x0 is known up to three numbers, most of v can be told; an untrained network tells none."""
     crops, held_out = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
-    views = torch.stack([held_out[i] for i in range(16)])
+    views = torch.from_numpy(cut(held_out, 0, 16))
     before = held_out_loss(run.ema, "v", run.schedule, views)
     train.train(
         run, crops, views, tmp_path, {}, dataclasses.replace(RECIPE, images=4800, batch=16, lr=3e-3, report=10**6)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,7 +98,7 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
         find_pictures(pictures, o.size), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns
     )
     run = new_run(config, o.prediction, o.schedule, PRECISIONS[o.precision], o.device, o.seed)
-    views = torch.stack([held_out[index] for index in range(HELD_OUT)]).to(o.device)
+    views = torch.from_numpy(np.stack([held_out[index] for index in range(HELD_OUT)])).to(o.device)
     metadata = {
         "family": "ddpm",
         "prediction": o.prediction,

@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from sdedit.errors import ImageError, reason
 
@@ -31,7 +28,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Crops(Dataset[Tensor]):
+class Crops:
     """Item i: float32 [3, size, size] in [-1, 1].
 
     scales: how much a picture is reduced before the crop, with its probability. within, without: a crop lies inside
@@ -50,7 +47,7 @@ class Crops(Dataset[Tensor]):
     flat_below: float = 14.0
     turns: bool = False
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> np.ndarray:
         random = np.random.default_rng((self.seed, index))
         for _ in range(ATTEMPTS):
             crop = self._draw(random)
@@ -60,7 +57,7 @@ class Crops(Dataset[Tensor]):
                 crop = crop[:, ::-1]
             if self.turns:
                 crop = np.rot90(crop, int(random.integers(4)))
-            return torch.from_numpy(crop.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+            return crop.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
         raise ImageError(f"{self.paths[0]}: no crop of {self.size}x{self.size} pixels found in {ATTEMPTS} attempts")
 
     def _draw(self, random: np.random.Generator) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from sdedit.errors import CheckpointError
 
@@ -93,7 +93,13 @@ def train(run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[st
     saved = started = time.monotonic()
     first, losses = run.seen, []
     numbers = range(run.seen, recipe.images - recipe.images % recipe.batch)
-    for x0 in DataLoader(Subset(crops, numbers), recipe.batch, num_workers=recipe.workers):
+    loader: DataLoader[Tensor] = DataLoader(
+        crops,  # type: ignore[arg-type] # it has items, which is all that a loader with a sampler needs
+        recipe.batch,
+        sampler=numbers,
+        num_workers=recipe.workers,
+    )
+    for x0 in loader:
         losses.append(train_step(run, x0.to(device), crops.seed, recipe))
         if run.seen % recipe.report < recipe.batch:
             line = {
