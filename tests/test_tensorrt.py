@@ -25,7 +25,8 @@ from tiny import model, write_bundle
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import tensorrt as export
-from sdedit.export.half import ancestors, to_half
+from sdedit.export.half import to_half
+from sdedit.export.onnx_nodes import ancestors
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.bundle.engines import read_engines
