@@ -74,7 +74,7 @@ def test_a_latent_network(copied: Path) -> None:
 
 
 def test_a_file_of_a_folder(copied: Path) -> None:
-    assert_refused(copied / WEIGHTS, "a file of a diffusers folder, which is loaded as a whole")
+    assert_refused(copied / WEIGHTS, "is one file of a diffusers folder, which is loaded as a whole")
 
 
 def test_times_that_are_no_levels(copied: Path) -> None:

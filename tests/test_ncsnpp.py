@@ -123,7 +123,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_that_shapes_do_not_tell_is_asked_for_at_once(path: Path) -> None:
     expected = (
         r"the file does not state schedule, centred, skip_rescale, fir, size: add --schedule ve\|vp\|subvp "
-        r"--centred yes\|no --skip-rescale yes\|no --fir yes\|no --size PIXELS\|HEIGHTxWIDTH or, for a published network"
+        r"--centred yes\|no --skip-rescale yes\|no --fir yes\|no --size PIXELS\|HEIGHTxWIDTH or, for a published net"
     )
     assert_refused(path, expected)
     assert_refused(path, "does not state size: add", **{k: v for k, v in SAID.items() if k != "size"})
