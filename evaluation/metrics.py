@@ -26,7 +26,7 @@ def root_mean_square(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def grid(images: np.ndarray) -> float:
-    """How much the four pixels of 2x2 squares differ on average: a root mean square, in units of 1/255.
+    """Mean difference between the four pixels of 2x2 squares: a root mean square, in units of 1/255.
 
     It is near 0 for real images, as they have no such pattern; networks in patches of 2x2 pixels may leave one.
     """

@@ -38,7 +38,7 @@ Each cell is **distance** / **difference**: the sliced Wasserstein distance on a
 and the root mean square difference to the strokes, for pixels in [-1, 1]. The yardstick is 500 ancestral steps with
 several seeds. Bold cells are of equal quality: both numbers exceed the yardstick's mean by no more than the spread of
 its seeds."""
-"""What the page says before its tables."""
+"""The page's text before its tables."""
 
 
 @dataclass(frozen=True)

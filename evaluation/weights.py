@@ -1,4 +1,4 @@
-"""How good weights are on views that they were not trained on: `python -m sdedit.evaluation.weights --help`.
+"""Quality of weights on views that they were not trained on: `python -m sdedit.evaluation.weights --help`.
 
 Each checkpoint is exported to a temporary bundle, and its samples and edits are made by the Editor. Only the held-out
 loss is computed in torch.
@@ -25,7 +25,7 @@ from .metrics import NEIGHBOURHOOD, grid, l2, sliced_wasserstein
 from .views import cut, edit, paint, sample
 
 T0, STEPS = 0.5, 25
-"""Of the edits that are measured."""
+"""t0 and steps of the edits."""
 
 SAMPLER = "ddim"
 

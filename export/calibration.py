@@ -20,7 +20,7 @@ from sdedit.runtime.images.strokes import stroke_painting
 SAMPLER = "ancestral"
 SAMPLE_STEPS = 20
 T0S = (0.3, 0.5, 0.8, 1.0)
-"""Of the edits for calibration: together they visit every noise level."""
+"""t0 of the edits for calibration; together they visit every noise level."""
 
 
 @dataclass(frozen=True, eq=False)

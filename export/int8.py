@@ -30,12 +30,12 @@ from .onnx_nodes import constants, names_of, prune, unstore_half
 NETWORK = "int8.onnx"
 GUIDES = 4
 STEPS = 8
-"""Of the edits for calibration."""
+"""Steps of each edit for calibration."""
 
 JUDGED_STEPS = 25
 JUDGED_T0S = (0.3, 0.5, 0.8)
 PROMISED_T0 = 0.5
-"""Of the edits whose worst PSNR is promised; the PSNR of the others is reported."""
+"""t0 of the edits whose worst PSNR is promised; the PSNR of the others is reported."""
 
 MIN_PSNR = 30.0
 NO_ERROR = 1e-6

@@ -133,10 +133,10 @@ def test_every_nth_picture_of_a_folder_is_held_out(folder: Path) -> None:
     ("text", "message"),
     [
         ("1,2,3", "hold-out '1,2,3' fits neither"),
-        ("x", "'x' is no list of whole numbers"),
+        ("x", "'x' is not a list of whole numbers"),
         ("2", "hold-out '2' fits neither"),
-        ("0,0,100,20", "is no box of at least 8x8 in"),
-        ("0,0,4,20", "is no box of at least 8x8 in"),
+        ("0,0,100,20", "is not a box of at least 8x8 in"),
+        ("0,0,4,20", "is not a box of at least 8x8 in"),
     ],
 )
 def test_a_hold_out_that_is_none(picture: Path, text: str, message: str) -> None:
@@ -146,7 +146,7 @@ def test_a_hold_out_that_is_none(picture: Path, text: str, message: str) -> None
 
 @pytest.mark.parametrize("text", ["", "0.5", "1:0", "2:x", "1:nan", "inf", "1,,2"])
 def test_scales_that_are_none(text: str) -> None:
-    with pytest.raises(ImageError, match="is no list of SCALE:CHANCE"):
+    with pytest.raises(ImageError, match="is not a list of SCALE:CHANCE"):
         parse_scales(text)
 
 
