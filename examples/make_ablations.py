@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdedit.evaluation.metrics import sliced_wasserstein
 from sdedit.runtime import Editor
-from sdedit.runtime.images import to_image
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.images.strokes import stroke_painting
 from sdedit_ref.training.crops import Crops
 

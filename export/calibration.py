@@ -11,9 +11,9 @@ from PIL import Image, ImageFilter
 
 from sdedit.kernels import twin
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.codec import codec_for
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Engine, Evaluate
-from sdedit.runtime.images import to_image, to_state
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
 
@@ -38,7 +38,8 @@ def sample_guides(bundle: Bundle, engine: Engine, count: int, seed: int) -> list
     everywhere = np.ones(bundle.state_shape[1:], np.float32)
     nothing = np.zeros(bundle.state_shape, np.float32)
     requests = [Request(nothing, everywhere, 1.0, seed + image) for image in range(count)]
-    return [to_state(paint(to_image(x))) for x in run_edits(bundle, engine, requests, SAMPLE_STEPS)]
+    codec = codec_for(bundle)
+    return [codec.encode(paint(codec.decode(x))) for x in run_edits(bundle, engine, requests, SAMPLE_STEPS)]
 
 
 def paint(picture: Image.Image) -> Image.Image:

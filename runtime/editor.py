@@ -16,6 +16,7 @@ from sdedit import __version__
 from sdedit.errors import EngineError, ImageError
 
 from .bundle import SHIPPED, Bundle, read_bundle
+from .codec import codec_for
 from .devices import open_device
 from .images import (
     Canvas,
@@ -104,7 +105,7 @@ class Job:
         """The newest state of the job, whenever you ask, until it ends; asking late skips, and never slows the edit."""
         for progress in self._ticket.watch(previews=True):
             assert progress.x0 is not None
-            pil = paste(self._canvas, progress.x0, exact=True)
+            pil = paste(self._canvas, self._editor._codec.preview(progress.x0), exact=True)
             yield Preview(progress.step, progress.steps, progress.image, pil)
 
     def _finish(self) -> Edit:
@@ -112,7 +113,8 @@ class Job:
         ticket = self._ticket
         images = []
         for index in ticket.numbers:
-            pil = paste(self._canvas, ticket.states.pop(index), ticket.plan.keeps_exactly)
+            picture = self._editor._codec.decode(ticket.states.pop(index))
+            pil = paste(self._canvas, picture, ticket.plan.keeps_exactly)
             images.append(EditedImage(pil, {**self._recipe, "image": index}))
         assert ticket.finished_at is not None
         timings = {
@@ -134,6 +136,7 @@ class Editor:
     def __init__(self, bundle: Bundle, device: Device) -> None:
         self.bundle = bundle
         self.device = device
+        self._codec = codec_for(bundle)
         self._worker = Worker(Loop(device))
         self._finalizer = weakref.finalize(self, self._worker.close)  # at exit as well
 
@@ -216,7 +219,8 @@ class Editor:
         conditions = {} if label is None else {"label": np.int64(label)}
         null_label = self.bundle.null_label
         null_conditions = {} if null_label is None else {"label": np.int64(null_label)}
-        ticket = Ticket(plan, canvas.guide, canvas.mask, settings.seed, numbers, conditions, null_conditions)
+        guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
+        ticket = Ticket(plan, guide_state, mask_state, settings.seed, numbers, conditions, null_conditions)
         job = Job(self, ticket, canvas, recipe, begun)
         self._worker.submit(ticket)
         return job
@@ -235,21 +239,22 @@ class Editor:
         self, guide: Source, mask: Source | None, base: Source | None, settings: Settings, threshold: float
     ) -> tuple[Canvas, dict[str, Any]]:
         """What is edited, and what the recipe says of where it came from."""
-        picture = open_picture(guide, "guide", self.bundle.state_shape[0])
+        channels, size = self._codec.picture_channels, self._codec.picture_size
+        picture = open_picture(guide, "guide", channels)
         sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
         if mask is not None and base is not None:
             raise ImageError("mask and base are both given: one of them says where the guide may change")
         if mask is None and base is None:
-            return whole_canvas(picture.image, self.bundle.state_shape, settings.fit), sources
+            return whole_canvas(picture.image, size, settings.fit), sources
         if mask is not None:
             values, origin = open_mask(mask, picture.image.size)
             sources["mask"] = origin.identity
         else:
             assert base is not None
-            origin = open_picture(base, "base", self.bundle.state_shape[0])
+            origin = open_picture(base, "base", channels)
             values = difference_mask(picture.image, origin.image)
             sources["base"] = origin.identity
-        return masked_canvas(picture.image, values, self.bundle.state_shape, settings.context, threshold), sources
+        return masked_canvas(picture.image, values, size, settings.context, threshold), sources
 
     def _settings(self) -> dict[str, Any]:
         """The recipe's part that is the same for every edit of this editor."""

@@ -18,8 +18,8 @@ from sdedit.export.calibration import Recorder, paint, requests_of, run_edits, s
 from sdedit.runtime.bundle import Bundle, amended, read_bundle
 from sdedit.runtime.bundle.variants import read_variants, variant_network
 from sdedit.runtime.checks.tune import candidates
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.engines import load_engine, open_engine
-from sdedit.runtime.images import to_image
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"

@@ -1,4 +1,4 @@
-"""Writing PNGs, so that a file is either complete or untouched."""
+"""Writing PNGs. A file is either complete or untouched."""
 
 import os
 import secrets
@@ -11,7 +11,7 @@ from sdedit.errors import ImageError, reason
 
 
 def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise ImageError unless a PNG can be written at `path` and is none of `inputs`; called before it is computed."""
+    """Raise ImageError unless a PNG can be written at `path` and `path` is none of `inputs`. Call it before the work."""
     if path.suffix.lower() != ".png":
         raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
     try:
@@ -28,7 +28,10 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write the image with these text chunks, so that `path` is either complete or untouched."""
+    """Write the image with these text chunks (key: text) and its colour profile. Raises ImageError.
+
+    `path` is either complete or untouched: the file is written beside it and renamed.
+    """
     from PIL.PngImagePlugin import PngInfo  # a seventh of what importing the runtime would cost
 
     check_output(path)
