@@ -91,7 +91,7 @@ def add_unjudged_int8(bundle: Bundle) -> None:
     states = [parity_inputs(bundle, index) for index in range(len(bundle.reference_levels))]
     quantised = int8.quantise(nncf, onnx.load(bundle.network), states)
     (bundle.path / FOLDER).mkdir()
-    int8.write_variant(bundle, bundle.path, quantised, {"edit_psnr": None})
+    int8.write_variant(bundle, quantised, {"edit_psnr": None})
 
 
 def scenarios(bundle: Path | None) -> list[Scenario]:

@@ -11,6 +11,7 @@ B slots, R rows a slot at most, C channels, H x W pixels; all arrays C-contiguou
     time                       float32 [B]            of the next row, an input of the network
 """
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 
@@ -43,6 +44,14 @@ MAX_ELEMENTS = 2**31 - 1
 KIND_BEGIN = 0
 KIND_STEP = 1
 
+State = Mapping[str, np.ndarray]
+"""The arrays of an edit's state by name. Without guidance it has no o_uncond; it may hold arrays of others."""
+
+BEGIN_ARRAYS = ("x", "guide", "mask", "alpha0", "sigma0", "rows", "counter", "row_count", "seed", "image")
+STEP_ARRAYS = ("x", "h", "guide", "mask", "o", "o_uncond", "rows", "counter", "row_count", "seed", "image")
+ADVANCE_ARRAYS = ("rows", "counter", "row_count", "time")
+"""Arrays that begin, step and advance use, in the order in which the C extension takes them."""
+
 
 @lru_cache  # the kernels ask at every step
 def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -67,24 +76,29 @@ def state_arrays(slots: int, max_rows: int, shape: tuple[int, int, int]) -> dict
     }
 
 
-def check_state(**arrays: np.ndarray) -> None:
-    """Raise ValueError unless the arrays, x, rows and row_count among them, fit together as `state_arrays` says."""
-    x, rows = arrays["x"], arrays["rows"]
+def check_state(state: State, names: Sequence[str]) -> None:
+    """Raise ValueError unless the arrays of these names fit together as `state_arrays` says; o_uncond may be missing.
+
+    x, rows and row_count must be among the names.
+    """
+    x, rows = state["x"], state["rows"]
     if x.ndim != 4 or rows.ndim != 2:
         raise ValueError(f"x is [B, C, H, W] and rows [B, R], got shapes {x.shape} and {rows.shape}")
     slots, *image = x.shape
     if not 0 < prod(image) <= MAX_ELEMENTS:
         raise ValueError(f"an image of shape {tuple(image)} is not in 1..{MAX_ELEMENTS} elements")
     expected = state_arrays(slots, rows.shape[1], (image[0], image[1], image[2]))
-    for name, array in arrays.items():
-        shape, dtype = expected[name]
+    for name in names:
+        if name == "o_uncond" and name not in state:
+            continue
+        array, (shape, dtype) = state[name], expected[name]
         if array.shape != shape or array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
             raise ValueError(
                 f"{name} must be C-contiguous {dtype_name(dtype)} {list(shape)}, "
                 f"got {dtype_name(array.dtype)} {list(array.shape)}"
             )
-    if max(arrays["row_count"].tolist(), default=0) > rows.shape[1]:
-        raise ValueError(f"row_count {arrays['row_count'].max()} exceeds the {rows.shape[1]} rows there are")
+    if max(state["row_count"].tolist(), default=0) > rows.shape[1]:
+        raise ValueError(f"row_count {state['row_count'].max()} exceeds the {rows.shape[1]} rows there are")
 
 
 def dtype_name(dtype: np.dtype) -> str:

@@ -1,43 +1,32 @@
-"""begin, step and advance in numpy: what the kernels mean. The other twins give the same bits.
+"""begin, step and advance in numpy: the definition of the kernels. The other twins give the same bits.
 
-Every product and sum is rounded to float32 in the order written; nothing is fused and nothing flushed to zero. A NaN
-stays a NaN, whatever its payload. Arrays are those of layout.py and are updated in place; idle slots are not touched.
+Every product and sum is rounded to float32 in the order written; nothing is fused or flushed to zero. A NaN stays a
+NaN, whatever its payload. Arrays are those of layout.py and are updated in place; idle slots are not touched.
 """
 
 import numpy as np
 
-from .layout import KIND_BEGIN, KIND_STEP, busy_slots, check_state
+from .layout import (
+    ADVANCE_ARRAYS,
+    BEGIN_ARRAYS,
+    KIND_BEGIN,
+    KIND_STEP,
+    STEP_ARRAYS,
+    State,
+    busy_slots,
+    check_state,
+)
 from .noise import normal_numpy
 
 
-def begin_numpy(
-    x: np.ndarray,
-    guide: np.ndarray,
-    mask: np.ndarray,
-    alpha0: np.ndarray,
-    sigma0: np.ndarray,
-    rows: np.ndarray,
-    counter: np.ndarray,
-    row_count: np.ndarray,
-    seed: np.ndarray,
-    image: np.ndarray,
-) -> None:
+def begin_numpy(state: State) -> None:
     """Noise the guide: x = alpha0 g + sigma0 z, in every slot whose next row is the first of a repeat.
 
-    From the second repeat on, what the last one edited is the new guide: g <- x where m >= the last row's threshold.
+    From the second repeat on, the pixels that the last one edited are the new guide: g <- x where m >= the last row's
+    threshold. Raises ValueError unless the arrays are those of layout.py.
     """
-    check_state(
-        x=x,
-        guide=guide,
-        mask=mask,
-        alpha0=alpha0,
-        sigma0=sigma0,
-        rows=rows,
-        counter=counter,
-        row_count=row_count,
-        seed=seed,
-        image=image,
-    )
+    check_state(state, BEGIN_ARRAYS)
+    x, guide, mask, alpha0, sigma0, rows, counter, row_count, seed, image = (state[name] for name in BEGIN_ARRAYS)
     for b in busy_slots(counter, row_count):
         at = int(counter[b])
         row = rows[b, at]
@@ -50,49 +39,27 @@ def begin_numpy(
             x[b] = alpha0[b] * guide[b] + sigma0[b] * z
 
 
-def step_numpy(
-    x: np.ndarray,
-    h: np.ndarray,
-    guide: np.ndarray,
-    mask: np.ndarray,
-    o: np.ndarray,
-    o_uncond: np.ndarray | None,
-    rows: np.ndarray,
-    counter: np.ndarray,
-    row_count: np.ndarray,
-    seed: np.ndarray,
-    image: np.ndarray,
-) -> None:
-    """One row of every busy slot's plan: x and h become x' and h'.
+def step_numpy(state: State) -> None:
+    """Run one row of every busy slot's plan: x and h become x' and h'.
 
-    o is the network's output at x; with o_uncond, o is the conditional output and the row's guidance mixes the two.
+    o is the network's output at x. With o_uncond, o is the conditional output, and the row's guidance mixes the two.
+    Raises ValueError unless the arrays are those of layout.py.
     """
-    check_state(
-        x=x,
-        h=h,
-        guide=guide,
-        mask=mask,
-        o=o,
-        **({} if o_uncond is None else {"o_uncond": o_uncond}),
-        rows=rows,
-        counter=counter,
-        row_count=row_count,
-        seed=seed,
-        image=image,
-    )
-    for b in busy_slots(counter, row_count):
-        row = rows[b, counter[b]]
-        z = _normal(x[b], seed[b], image[b], row["repeat"], row["step"], KIND_STEP)
-        z_keep = z
-        if row["keep_noise"]:
-            z_keep = _normal(x[b], seed[b], image[b], row["repeat"], 0, KIND_BEGIN)
-        uncond = None if o_uncond is None else o_uncond[b]
+    check_state(state, STEP_ARRAYS)
+    s = state
+    for b in busy_slots(s["counter"], s["row_count"]):
+        row = s["rows"][b, s["counter"][b]]
+        x, seed, image = s["x"][b], s["seed"][b], s["image"][b]
+        z = _normal(x, seed, image, row["repeat"], row["step"], KIND_STEP)
+        z_keep = _normal(x, seed, image, row["repeat"], 0, KIND_BEGIN) if row["keep_noise"] else z
+        uncond = s["o_uncond"][b] if "o_uncond" in s else None
         with np.errstate(all="ignore"):
-            x[b], h[b] = _update(x[b], h[b], guide[b], mask[b], o[b], uncond, z, z_keep, row)
+            s["x"][b], s["h"][b] = _update(x, s["h"][b], s["guide"][b], s["mask"][b], s["o"][b], uncond, z, z_keep, row)
 
 
-def advance_numpy(rows: np.ndarray, counter: np.ndarray, row_count: np.ndarray, time: np.ndarray) -> None:
-    """Move every busy slot to its next row and tell the network that row's time."""
+def advance_numpy(state: State) -> None:
+    """Move every busy slot to its next row, and write that row's time, an input of the network."""
+    rows, counter, row_count, time = (state[name] for name in ADVANCE_ARRAYS)
     times = rows["time"]
     for b in busy_slots(counter, row_count):
         counter[b] += 1

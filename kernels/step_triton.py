@@ -13,6 +13,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from .layout import ADVANCE_ARRAYS, BEGIN_ARRAYS, STEP_ARRAYS
+
 WORDS = tl.constexpr(16)
 """Of a row, in the order of layout.ROW; the names below are their places."""
 
@@ -314,40 +316,20 @@ def grid_of(x: Any) -> tuple[int, int, int]:
     return channels, triton.cdiv(pixels + spill, BLOCK), slots
 
 
-def begin_triton(
-    x: Any,
-    guide: Any,
-    mask: Any,
-    alpha0: Any,
-    sigma0: Any,
-    rows: Any,
-    counter: Any,
-    row_count: Any,
-    seed: Any,
-    image: Any,
-) -> None:
-    """As begin_numpy. rows: int32 [B, R, 16]; counter, row_count, image: int32 [B]; seed: int64 [B]; else float32."""
-    pixels = x.shape[2] * x.shape[3]
-    slots = (rows, counter, row_count, seed, image, pixels, rows.shape[1])
-    begin_kernel[grid_of(x)](x, guide, mask, alpha0, sigma0, *slots, BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=False)
+def begin_triton(state: Any) -> None:
+    """The same as begin_numpy, on torch tensors over the same memory.
+
+    rows: int32 [B, R, 16]. counter, row_count, image: int32 [B]. seed: int64 [B]. All others: float32.
+    """
+    x, *images, rows, counter, row_count, seed, image = (state[name] for name in BEGIN_ARRAYS)
+    sizes = (x.shape[2] * x.shape[3], rows.shape[1])
+    slots = (rows, counter, row_count, seed, image, *sizes)
+    begin_kernel[grid_of(x)](x, *images, *slots, BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=False)
 
 
-def step_triton(
-    x: Any,
-    h: Any,
-    guide: Any,
-    mask: Any,
-    o: Any,
-    o_uncond: Any,
-    rows: Any,
-    counter: Any,
-    row_count: Any,
-    seed: Any,
-    image: Any,
-) -> None:
-    """As step_numpy, on tensors as in begin_triton; o_uncond may be None."""
-    pixels = x.shape[2] * x.shape[3]
-    slots = (rows, counter, row_count, seed, image, pixels, rows.shape[1])
+def step_triton(state: Any) -> None:
+    """The same as step_numpy, on tensors as in begin_triton."""
+    x, h, guide, mask, o, o_uncond, rows, counter, row_count, seed, image = (state.get(name) for name in STEP_ARRAYS)
     step_kernel[grid_of(x)](
         x,
         h,
@@ -355,7 +337,13 @@ def step_triton(
         mask,
         o,
         o if o_uncond is None else o_uncond,
-        *slots,
+        rows,
+        counter,
+        row_count,
+        seed,
+        image,
+        x.shape[2] * x.shape[3],
+        rows.shape[1],
         o_uncond is not None,
         True,
         BLOCK,
@@ -364,6 +352,7 @@ def step_triton(
     )
 
 
-def advance_triton(rows: Any, counter: Any, row_count: Any, time: Any) -> None:
-    """As advance_numpy, on tensors as in begin_triton."""
+def advance_triton(state: Any) -> None:
+    """The same as advance_numpy, on tensors as in begin_triton."""
+    rows, counter, row_count, time = (state[name] for name in ADVANCE_ARRAYS)
     advance_kernel[(len(counter),)](rows, counter, row_count, time, rows.shape[1], num_warps=1)

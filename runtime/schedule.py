@@ -11,6 +11,10 @@ PREDICTIONS = ("eps", "v", "x0", "flow")
 """Names of a network's output: the noise z, v = alpha z - sigma x0, the clean x0, or the flow u = z - x0."""
 
 
+MAX_LEVELS = 1_000_000
+"""Most levels of a schedule."""
+
+
 class Level(NamedTuple):
     """A noise level: x = alpha x0 + sigma z. time: the network's input at this level."""
 
@@ -35,7 +39,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         table = self.table
-        if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 3 or not 1 <= len(table) <= 1_000_000:
+        if table.dtype != np.float64 or table.ndim != 2 or table.shape[1] != 3 or not 1 <= len(table) <= MAX_LEVELS:
             raise ValueError(
                 f"a schedule is float64 [T, 3] with T in 1..1000000, got {table.dtype} {list(table.shape)}"
             )

@@ -50,10 +50,11 @@ def bundle_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny bundle, with kernels for GPUs."""
     from tiny import write_bundle
 
-    from sdedit.export.kernels import add_kernels
+    from sdedit.export.additions import extend_bundle
+    from sdedit.export.triton_kernels import kernels_addition
 
     folder = tmp_path_factory.mktemp("bundle")
-    return add_kernels(write_bundle(folder / "plain"), folder / "with-kernels", ("sm89",))
+    return extend_bundle(write_bundle(folder / "plain"), folder / "with-kernels", [kernels_addition(("sm89",))])
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sdedit.kernels.layout import ROW, allocate_state
+from sdedit.kernels.layout import ROW, STEP_ARRAYS, allocate_state
 
 SHAPES = [(1, 1, 1), (3, 1, 1), (1, 7, 9), (3, 5, 7), (1, 10, 100), (3, 16, 16), (4, 8, 13), (3, 33, 31)]
 """1, 63 and 1000 elements among them; sizes below, at and above the C twin's block of 256, channels across blocks."""
@@ -53,14 +53,14 @@ def copy_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array.copy() for name, array in state.items()}
 
 
+def step_state(state: dict[str, np.ndarray], guided: bool) -> dict[str, np.ndarray]:
+    """The same arrays; without guidance there is no o_uncond."""
+    return {name: array for name, array in state.items() if name != "o_uncond" or guided}
+
+
 def step_arguments(state: dict[str, np.ndarray], guided: bool) -> list[Any]:
-    names = ("x", "h", "guide", "mask", "o", "o_uncond", "rows", "counter", "row_count", "seed", "image")
-    return [state[name] if name != "o_uncond" or guided else None for name in names]
-
-
-def begin_arguments(state: dict[str, np.ndarray]) -> list[np.ndarray]:
-    names = ("x", "guide", "mask", "alpha0", "sigma0", "rows", "counter", "row_count", "seed", "image")
-    return [state[name] for name in names]
+    """The arrays as the C extension takes them."""
+    return [step_state(state, guided).get(name) for name in STEP_ARRAYS]
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -10,10 +10,12 @@ import pytest
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import triton_kernels as aot
+from sdedit.export.additions import extend_bundle
 from sdedit.export.cubin import read_cubin
-from sdedit.export.kernels import add_kernels, parse_targets, write_kernels
+from sdedit.export.triton_kernels import check_sides, kernels_addition, parse_targets
 from sdedit.runtime.bundle import SHIPPED, read_bundle, read_kernels, write_manifest
-from sdedit.runtime.bundle.kernels import MANIFEST, choose_binary
+from sdedit.runtime.bundle.kernels import MANIFEST, Kernels, choose_binary
+from sdedit.runtime.bundle.records import Problems, read_record
 
 NAMES = tuple(aot.VARIANTS)
 IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5, "step_guided": 6, "step_guided_begin_noise": 6}
@@ -138,6 +140,8 @@ def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:
 
 
 def test_a_binary_is_chosen_by_the_devices_capability(manifest: dict) -> None:
+    kernels = read_record(Kernels, manifest, "", Problems())
+    assert kernels is not None
     files = {
         (8, 0): "step.sm80.cubin",
         (8, 7): "step.sm86.cubin",  # same major version, at most its minor one
@@ -149,28 +153,28 @@ def test_a_binary_is_chosen_by_the_devices_capability(manifest: dict) -> None:
         (11, 0): "step.ptx",
     }
     for capability, file in files.items():
-        assert choose_binary(manifest, "step", capability)["file"] == file
+        assert choose_binary(kernels, "step", capability).file == file
     with pytest.raises(EngineError, match="serve GPUs from sm75 on; this one is sm70"):
-        choose_binary(manifest, "step", (7, 0))
+        choose_binary(kernels, "step", (7, 0))
     with pytest.raises(EngineError, match="no GPU kernel 'blur', only advance, begin, step"):
-        choose_binary(manifest, "blur", (8, 0))
+        choose_binary(kernels, "blur", (8, 0))
 
 
 def test_a_bundle_without_kernels_says_how_to_add_them() -> None:
-    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit export .* --cubins all --out"):
+    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit extend .* --cubins all"):
         read_kernels(read_bundle(SHIPPED))
 
 
 def test_kernels_are_added_to_a_bundle(tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     before = read_bundle(SHIPPED)
-    bundle = add_kernels(SHIPPED, out, ("sm90",))
+    bundle = extend_bundle(SHIPPED, out, [kernels_addition(("sm90",))])
     expected = {f"kernels/{name}.{kind}" for name in NAMES for kind in ("ptx", "sm90.cubin")} | {"kernels/kernels.json"}
-    assert set(bundle.manifest["files"]) - set(before.manifest["files"]) == expected
-    assert {**bundle.manifest, "files": None} == {**before.manifest, "files": None}
-    assert choose_binary(read_kernels(bundle), "begin", (9, 0))["file"] == "begin.sm90.cubin"
-    again = add_kernels(out, out, ("sm80",))  # in place of the ones it had
-    assert not [name for name in again.manifest["files"] if "sm90" in name]
+    assert set(bundle.manifest.files) - set(before.manifest.files) == expected
+    assert {**bundle.manifest.to_json(), "files": None} == {**before.manifest.to_json(), "files": None}
+    assert choose_binary(read_kernels(bundle), "begin", (9, 0)).file == "begin.sm90.cubin"
+    again = extend_bundle(out, out, [kernels_addition(("sm80",))])  # in place of the ones it had
+    assert not [name for name in again.manifest.files if "sm90" in name]
 
 
 @pytest.mark.parametrize(
@@ -184,24 +188,24 @@ def test_unknown_targets_are_refused_and_nothing_is_written(
     targets: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineError, match=message):
-        add_kernels(SHIPPED, tmp_path / "out", targets)
+        extend_bundle(SHIPPED, tmp_path / "out", [kernels_addition(targets)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_assembler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(aot, "ASSEMBLER", "ptxas-of-nowhere")
     with pytest.raises(EngineError, match=r"assembler ptxas-of-nowhere is missing from triton 3\.9\.0"):
-        add_kernels(SHIPPED, tmp_path / "out", ("sm80",))
+        extend_bundle(SHIPPED, tmp_path / "out", [kernels_addition(("sm80",))])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_128_bit_accesses_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_images_that_128_bit_accesses_do_not_fit_are_refused() -> None:
     with pytest.raises(BundleError, match="divisible by 16 and at most 33553920, the bundle has 6x5"):
-        write_kernels(tmp_path, (3, 6, 5), ("sm80",))
+        check_sides((3, 6, 5))
 
 
 def test_kernels_that_the_bundle_does_not_list_are_refused(tmp_path: Path) -> None:
-    bundle = add_kernels(SHIPPED, tmp_path / "bundle", ())
+    bundle = extend_bundle(SHIPPED, tmp_path / "bundle", [kernels_addition(())])
     manifest = bundle.path / "kernels" / MANIFEST
     for text, message in (
         (manifest.read_text().replace('"begin.ptx"', '"../begin.ptx"'), r"names '../begin.ptx', which bundle.json"),

@@ -152,7 +152,7 @@ def test_a_peer_that_is_not_installed_says_what_to_install(
 
 def test_what_a_report_says_names_no_folder_of_this_machine(bundle: Path) -> None:
     with pytest.raises(
-        MissingError, match="precision 'int8': bundle tiny has none: sdedit export tiny --int8"
+        MissingError, match="precision 'int8': bundle tiny has none: sdedit extend tiny --int8"
     ) as caught:
         CONTENDERS["sdedit, openvino, int8"].build(Case(str(bundle)))
     assert str(bundle) not in str(caught.value)

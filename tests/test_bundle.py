@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def list_file(bundle: Path, name: str, data: bytes) -> None:
 
 def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
     read = read_bundle(bundle)
-    assert (read.name, read.prediction, read.shape, read.network) == ("tiny", "eps", SHAPE, bundle / NETWORK)
+    assert (read.name, read.prediction, read.state_shape, read.network) == ("tiny", "eps", SHAPE, bundle / NETWORK)
     assert read.sha256 == hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
     assert np.array_equal(read.schedule.table, cosine(LEVELS))
     levels, outputs = read.reference()
@@ -70,7 +71,7 @@ def test_the_shipped_bundle_is_sound() -> None:
     shipped = read_bundle(SHIPPED)
     levels, outputs = shipped.reference()
     assert shipped.name == "earth64"
-    assert outputs.shape == (len(levels), *shipped.shape)
+    assert outputs.shape == (len(levels), *shipped.state_shape)
 
 
 def test_a_path_may_be_a_string_and_a_link(bundle: Path, tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_revision_1_is_read_as_what_it_meant(bundle: Path) -> None:
     del manifest["parity"]["engines"]
     (bundle / MANIFEST).write_text(json.dumps({**manifest, "revision": 1}))
     read = read_bundle(bundle)
-    assert (read.classes, read.null_label, read.manifest["parity"]["engines"]) == (0, None, {})
+    assert (read.classes, read.null_label, read.manifest.parity.engines) == (0, None, {})
 
 
 def test_revision_1_has_no_labels(bundle: Path) -> None:
@@ -198,15 +199,17 @@ def test_all_missing_and_unknown_keys_are_named_at_once(bundle: Path) -> None:
         ("classes", True, "classes is not of type int"),
         ("null_label", 0, "null_label 0 is not in 0..classes"),
         ("null_label", "0", "null_label is not of type int or NoneType"),
-        ("parity.engines", [], "parity.engines is not of type dict"),
+        ("parity.engines", [], "parity.engines is not an object"),
         ("schedule.levels", 20.5, "schedule.levels is not of type int"),
-        ("exported_with", [], "exported_with is not of type dict"),
+        ("exported_with", [], "exported_with is not an object"),
         ("parity.levels", 3, "parity.levels is not of type list"),
         ("parity.levels", [0], r"parity.levels \[0\] are not levels of the schedule"),
         ("parity.levels", [21], r"parity.levels \[21\] are not"),
-        ("parity.levels", ["1"], r"parity.levels \['1'\] are not"),
+        ("parity.levels", ["1"], r"parity.levels\[0\] is not of type int"),
+        ("parity.max_relative_error", math.nan, "parity.max_relative_error is not of type finite float"),
+        ("parity.engines", {"x": [math.inf]}, r"parity.engines\['x'\]\[0\] is not of type finite float"),
         ("parity.max_relative_error", 0, "parity.max_relative_error is not of type float"),
-        ("files", [], "files is not of type dict"),
+        ("files", [], "files is not an object"),
         ("files", {}, "files lack network.onnx"),
         ("files.extra", "hash", r"files\['extra'\] is not an object"),
         ("files.extra", {"sha256": ""}, r"files\['extra'\] lacks \['bytes'\]"),

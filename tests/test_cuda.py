@@ -23,6 +23,7 @@ from stubs import run
 from sdedit.errors import CancelledError, EngineError
 from sdedit.runtime import Editor, Job
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle.manifest import ImageSpec
 from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cpu import CpuDevice
@@ -37,8 +38,8 @@ def bundle(bundle_with_kernels: Bundle) -> Bundle:
 
 def resized(bundle: Bundle, height: int, width: int) -> Bundle:
     """As if its images were of that size; the kernels take any."""
-    image = {"channels": 3, "height": height, "width": width, "multiple_of": 1}
-    return dataclasses.replace(bundle, manifest={**bundle.manifest, "image": image})
+    image = ImageSpec(3, height, width, multiple_of=1)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
 
 # The same bits.

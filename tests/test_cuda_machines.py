@@ -163,7 +163,7 @@ def doctor_findings(run: Run, bundle: Bundle) -> dict[str, tuple[str, str]]:
 
 def test_a_bundle_without_kernels(fake: FakeDriver, bundle: Bundle, tmp_path: Path) -> None:
     plain = write_bundle(tmp_path / "plain")
-    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit export .* --cubins all"):
+    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit extend .* --cubins all"):
         Editor.open(plain, device="cuda")
     assert read_bundle(plain).state_shape == bundle.state_shape
     assert fake.counts() == NOTHING

@@ -14,6 +14,8 @@ from stubs import run
 
 from sdedit.errors import EngineError
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle.kernels import Kernels
+from sdedit.runtime.bundle.records import Problems, read_record
 from sdedit.runtime.cuda import context as gpu
 from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cuda import CudaDevice
@@ -196,10 +198,12 @@ def test_wrong_element_types_and_shapes_are_refused(fake: FakeDriver, bundle: Bu
     device.close()
 
 
-def change_parameters(bundle: Bundle, change: Callable[[list[dict[str, Any]]], None]) -> dict[str, Any]:
+def change_parameters(bundle: Bundle, change: Callable[[list[dict[str, Any]]], None]) -> Kernels:
     manifest = json.loads((bundle.path / "kernels" / "kernels.json").read_text())
     change(manifest["kernels"]["step"]["parameters"])
-    return manifest
+    kernels = read_record(Kernels, manifest, "", Problems())
+    assert kernels is not None
+    return kernels
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from states import same_bits, step_arguments
+from states import same_bits, step_state
 
 from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import ROW
@@ -47,7 +47,7 @@ def test_step(kernels: Twin) -> None:
     golden = np.load(GOLDEN / "step.npz")
     state = {name: golden[name] for name in golden.files}
     state["rows"] = np.ascontiguousarray(state["rows"]).view(ROW)[..., 0]
-    kernels.step(*step_arguments(state, True))
+    kernels.step(step_state(state, True))
     assert same_bits(state["x"], golden["x_after"])
     assert same_bits(state["h"], golden["h_after"])
 

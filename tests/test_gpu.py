@@ -13,6 +13,7 @@ from stubs import StubEngine, run
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.bundle.manifest import ImageSpec
 from sdedit.runtime.checks import gpu as doctor_gpu
 from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
@@ -27,9 +28,10 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     pytest.importorskip("triton", reason="triton, which compiles the kernels, is for Linux only")
-    from sdedit.export.kernels import TARGETS, add_kernels
+    from sdedit.export.additions import extend_bundle
+    from sdedit.export.triton_kernels import TARGETS, kernels_addition
 
-    return add_kernels(SHIPPED, tmp_path_factory.mktemp("bundle") / "bundle", TARGETS)
+    return extend_bundle(SHIPPED, tmp_path_factory.mktemp("bundle") / "bundle", [kernels_addition(TARGETS)])
 
 
 @pytest.fixture
@@ -53,8 +55,8 @@ def gpu() -> Iterator[Gpu]:
 def test_edits_side_by_side_are_the_cpus_bit_for_bit(
     gpu: Gpu, bundle: Bundle, size: tuple[int, int], eager: bool
 ) -> None:
-    image = {"channels": 3, "height": size[0], "width": size[1], "multiple_of": 1}
-    bundle = dataclasses.replace(bundle, manifest={**bundle.manifest, "image": image})
+    image = ImageSpec(3, *size, multiple_of=1)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
     plans: list[dict[str, Any]] = [
         {"steps": 9},
         {"repeats": 3, "keep": "fixed"},

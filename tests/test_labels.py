@@ -107,8 +107,8 @@ def edit_in_torch(label: int, guidance: float) -> np.ndarray:
 
 
 def test_the_bundle_says_its_labels(bundle: Bundle, no_null: Bundle) -> None:
-    assert (bundle.manifest["conditioning"], bundle.classes, bundle.null_label) == ("label", CLASSES, CLASSES)
-    assert (no_null.manifest["conditioning"], no_null.classes, no_null.null_label) == ("label", CLASSES, None)
+    assert (bundle.manifest.conditioning, bundle.classes, bundle.null_label) == ("label", CLASSES, CLASSES)
+    assert (no_null.manifest.conditioning, no_null.classes, no_null.null_label) == ("label", CLASSES, None)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from states import ANY_SHAPES, begin_arguments, copy_state, random_state, same_bits, step_arguments
+from states import ANY_SHAPES, copy_state, random_state, same_bits, step_arguments, step_state
 
 from sdedit.kernels import _step, twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
@@ -63,7 +63,7 @@ def step_in_float64(state: dict[str, np.ndarray], b: int, guided: bool) -> tuple
 def test_numpy_is_the_formula(state: dict[str, np.ndarray], guided: bool) -> None:
     """Every value passes at most 12 float32 operations, each of which rounds by at most 2^-24 of its terms' size."""
     before = copy_state(state)
-    NUMPY.step(*step_arguments(state, guided))
+    NUMPY.step(step_state(state, guided))
     for b in busy_slots(before["counter"], before["row_count"]):
         x, h, size_x, size_h = step_in_float64(before, b, guided)
         assert (np.abs(state["x"][b] - x) <= 12 * 2.0**-24 * size_x).all()
@@ -73,8 +73,8 @@ def test_numpy_is_the_formula(state: dict[str, np.ndarray], guided: bool) -> Non
 @given(states, st.booleans())
 def test_step_in_c_gives_the_bits_of_numpy(state: dict[str, np.ndarray], guided: bool) -> None:
     ours, theirs = copy_state(state), copy_state(state)
-    NUMPY.step(*step_arguments(ours, guided))
-    C.step(*step_arguments(theirs, guided))
+    NUMPY.step(step_state(ours, guided))
+    C.step(step_state(theirs, guided))
     for name in ("x", "h"):
         assert same_bits(ours[name], theirs[name])
     for name in ("guide", "mask", "o", "o_uncond"):
@@ -84,8 +84,8 @@ def test_step_in_c_gives_the_bits_of_numpy(state: dict[str, np.ndarray], guided:
 @given(states)
 def test_begin_in_c_gives_the_bits_of_numpy(state: dict[str, np.ndarray]) -> None:
     ours, theirs = copy_state(state), copy_state(state)
-    NUMPY.begin(*begin_arguments(ours))
-    C.begin(*begin_arguments(theirs))
+    NUMPY.begin(ours)
+    C.begin(theirs)
     for name in ("x", "guide"):
         assert same_bits(ours[name], theirs[name])
 
@@ -94,8 +94,8 @@ def test_begin_in_c_gives_the_bits_of_numpy(state: dict[str, np.ndarray]) -> Non
 @given(states, st.booleans())
 def test_idle_slots_are_not_touched(twin: object, state: dict[str, np.ndarray], guided: bool) -> None:
     before = copy_state(state)
-    twin.begin(*begin_arguments(state))  # type: ignore[attr-defined]
-    twin.step(*step_arguments(state, guided))  # type: ignore[attr-defined]
+    twin.begin(state)  # type: ignore[attr-defined]
+    twin.step(step_state(state, guided))  # type: ignore[attr-defined]
     idle = [b for b in range(len(state["x"])) if b not in busy_slots(state["counter"], state["row_count"])]
     for name in ("x", "h", "guide"):
         assert same_bits(before[name][idle], state[name][idle])
@@ -109,8 +109,8 @@ def test_a_slot_does_not_depend_on_its_place_and_neighbours(
     order = list(range(len(state["x"])))
     random.shuffle(order)  # type: ignore[attr-defined]
     moved = {name: np.ascontiguousarray(array[order]) for name, array in state.items()}
-    twin.step(*step_arguments(state, guided))  # type: ignore[attr-defined]
-    twin.step(*step_arguments(moved, guided))  # type: ignore[attr-defined]
+    twin.step(step_state(state, guided))  # type: ignore[attr-defined]
+    twin.step(step_state(moved, guided))  # type: ignore[attr-defined]
     for name in ("x", "h"):
         assert same_bits(state[name][order], moved[name])
 
@@ -131,7 +131,7 @@ def test_boundaries_of_mask_and_clip_are_inclusive(twin: object) -> None:
     state["x"][0, 0, 0] = [-0.5, 0.5, -0.75, 0.75]
     state["guide"][:] = 7
     state["mask"][0, 1] = [0.5, np.nextafter(np.float32(0.5), np.float32(0)), 0, 1]
-    twin.step(*step_arguments(state, False))  # type: ignore[attr-defined]
+    twin.step(step_state(state, False))  # type: ignore[attr-defined]
     assert state["x"][0, 0].tolist() == [[-0.5, 0.5, -0.5, 0.5], [0, 7, 7, 0]]
 
 
@@ -139,7 +139,7 @@ def test_boundaries_of_mask_and_clip_are_inclusive(twin: object) -> None:
 def test_nan_passes_the_clamp_and_stays_in_its_pixel(twin: object) -> None:
     state = one_slot(c_0=1, a_o=1, clip=1)
     state["o"][0, 0, 0, 1] = np.nan
-    twin.step(*step_arguments(state, False))  # type: ignore[attr-defined]
+    twin.step(step_state(state, False))  # type: ignore[attr-defined]
     assert np.isnan(state["x"]).sum() == 1
     assert np.isnan(state["x"][0, 0, 0, 1])
 
@@ -149,7 +149,7 @@ def test_the_first_row_does_not_read_the_poisoned_history(twin: object) -> None:
     state = one_slot(c_h=1, c_0=1, a_x=1)
     state["h"][:] = np.nan
     state["x"][:] = 0.25
-    twin.step(*step_arguments(state, False))  # type: ignore[attr-defined]
+    twin.step(step_state(state, False))  # type: ignore[attr-defined]
     assert (state["x"] == 0.5).all()
     assert (state["h"] == 0.25).all()
 
@@ -158,7 +158,7 @@ def test_the_first_row_does_not_read_the_poisoned_history(twin: object) -> None:
 def test_guidance_mixes_two_outputs(twin: object) -> None:
     state = one_slot(c_0=1, a_o=1, guidance=3)
     state["o"][:], state["o_uncond"][:] = 0.5, 0.25
-    twin.step(*step_arguments(state, True))  # type: ignore[attr-defined]
+    twin.step(step_state(state, True))  # type: ignore[attr-defined]
     assert (state["x"] == 1.0).all()
 
 
@@ -170,21 +170,21 @@ def test_begin_noises_the_guide_and_later_takes_over_what_was_edited(twin: objec
     state["alpha0"][:], state["sigma0"][:] = 0.5, 2.0
     state["guide"][:] = 1
     state["x"][:] = np.nan  # all of it is written, none of it read
-    twin.begin(*begin_arguments(state))  # type: ignore[attr-defined]
+    twin.begin(state)  # type: ignore[attr-defined]
     z = normal_numpy(0, 0, 0, 0, KIND_BEGIN, 8).reshape(1, 2, 4)
     assert same_bits(state["x"][0], np.float32(0.5) + np.float32(2) * z)
 
     state["counter"][:] = 1
     state["x"][:] = 3
     state["mask"][0, 0] = 0.25
-    twin.begin(*begin_arguments(state))  # type: ignore[attr-defined]
+    twin.begin(state)  # type: ignore[attr-defined]
     z = normal_numpy(0, 0, 1, 0, KIND_BEGIN, 8).reshape(1, 2, 4)
     assert state["guide"][0, 0].tolist() == [[1] * 4, [3] * 4]
     assert same_bits(state["x"][0], np.float32(0.5) * state["guide"][0] + np.float32(2) * z)
 
     state["rows"][0, 1]["step"] = 1
     before = state["x"].copy()
-    twin.begin(*begin_arguments(state))  # type: ignore[attr-defined]
+    twin.begin(state)  # type: ignore[attr-defined]
     assert same_bits(before, state["x"])  # in mid-repeat there is nothing to begin
 
 
@@ -192,7 +192,7 @@ def test_advance_moves_busy_slots_and_tells_their_time() -> None:
     state = allocate_state(3, 3, (1, 1, 1))
     state["rows"]["time"] = [[10, 11, 12], [20, 21, 22], [30, 31, 32]]
     state["counter"][:], state["row_count"][:], state["time"][:] = [0, 2, 3], [3, 3, 3], [10, 22, -1]
-    NUMPY.advance(state["rows"], state["counter"], state["row_count"], state["time"])
+    NUMPY.advance(state)
     assert state["counter"].tolist() == [1, 3, 3]
     assert state["time"].tolist() == [11, 22, -1]
 
@@ -203,7 +203,7 @@ def test_c_neither_flushes_denormals_nor_leaves_the_mode_changed() -> None:
     try:
         if not torch.set_flush_denormal(True):
             pytest.skip("this processor cannot be told to flush denormals")
-        C.step(*step_arguments(state, False))
+        C.step(step_state(state, False))
         flushed_after = bool((torch.full((1,), 2e-40) * 0.5 == 0).item())
     finally:
         torch.set_flush_denormal(False)
@@ -227,7 +227,7 @@ def test_c_neither_flushes_denormals_nor_leaves_the_mode_changed() -> None:
 def test_arrays_that_do_not_fit_are_refused(twin: object, name: str, value: np.ndarray, message: str) -> None:
     state = {**one_slot(), name: value}
     with pytest.raises(ValueError, match=message):
-        twin.step(*step_arguments(state, False))  # type: ignore[attr-defined]
+        twin.step(step_state(state, False))  # type: ignore[attr-defined]
 
 
 def test_the_extension_itself_checks_sizes() -> None:
@@ -247,7 +247,7 @@ def test_the_extension_itself_checks_sizes() -> None:
         with pytest.raises((ValueError, OverflowError)):
             _step.step(*arguments, *wrong)
     with pytest.raises(TypeError, match="15 arguments"):
-        _step.step(*arguments)  # type: ignore[call-arg]
+        _step.step(*arguments)
     with pytest.raises(ValueError, match="can be addressed"):
         _step.step(*arguments, 2**31 - 1, 2**31 - 1, 2**15, 2**15)
     arguments[8] = np.full(1, 3, np.uint32)

@@ -10,7 +10,7 @@ from device_memory import DeviceFault, DeviceMemory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ptx import Kernel, launch, parse
-from states import ANY_SHAPES, State, begin_arguments, copy_state, random_state, same_bits, seeds, step_arguments
+from states import ANY_SHAPES, State, copy_state, random_state, same_bits, seeds, step_state
 from triton_interpreter import Interpreter
 
 from sdedit.export import triton_kernels as aot
@@ -33,11 +33,11 @@ SCHEDULE = Schedule(sde.cosine())
 def numpy_result(name: str, state: State, guided: bool) -> State:
     after = copy_state(state)
     if name == "begin":
-        NUMPY.begin(*begin_arguments(after))
+        NUMPY.begin(after)
     elif name == "step":
-        NUMPY.step(*step_arguments(after, guided))
+        NUMPY.step(step_state(after, guided))
     else:
-        NUMPY.advance(after["rows"], after["counter"], after["row_count"], after["time"])
+        NUMPY.advance(after)
     return after
 
 

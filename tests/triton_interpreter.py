@@ -58,18 +58,18 @@ def tensors(state: State) -> dict[str, Any]:
 
 
 def serve() -> None:
-    from states import begin_arguments, step_arguments
+    from states import step_state
 
     from sdedit.kernels.step_triton import advance_triton, begin_triton, step_triton
 
     def answer(name: str, state: State, guided: bool) -> State:
         t = tensors(state)
         if name == "begin":
-            begin_triton(*begin_arguments(t))
+            begin_triton(t)
         elif name == "step":
-            step_triton(*step_arguments(t, guided))
+            step_triton(step_state(t, guided))
         else:
-            advance_triton(t["rows"], t["counter"], t["row_count"], t["time"])
+            advance_triton(t)
         return state
 
     warnings.simplefilter("ignore")  # numpy's, of overflows that the tests provoke

@@ -22,7 +22,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
     from sdedit.runtime.checks.doctor import examine
 
     findings = []
-    for finding in examine(read_bundle(SHIPPED if bundle is None else bundle)):
+    for finding in examine(read_bundle(SHIPPED if bundle is None else bundle, verify_all=True)):
         findings.append(finding)
         if not as_json:
             click.echo(

@@ -89,6 +89,33 @@ PLAN: tuple[Decorator, ...] = (
 )
 
 
+class GroupedOption(click.Option):
+    """An option that help shows under the heading `group`."""
+
+    def __init__(self, *arguments: Any, group: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has a section for each group of options."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for name in sorted(groups, key=lambda name: name != "Options"):
+            with formatter.section(name):
+                formatter.write_dl(groups[name])
+
+
+def option(group: str, *names: str, **options: Any) -> Decorator:
+    """An option of that group of a GroupedCommand."""
+    return click.option(*names, cls=GroupedOption, group=group, **options)
+
+
 def together(*groups: tuple[Decorator, ...]) -> Decorator:
     """One decorator of several, in the order in which help shows them."""
 

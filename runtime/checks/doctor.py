@@ -120,12 +120,12 @@ def digest(values: np.ndarray) -> str:
 
 def examine_gpu_kernels(bundle: Bundle) -> Finding:
     try:
-        manifest = read_kernels(bundle)
+        stored = read_kernels(bundle)
     except EngineError:
-        return Finding("warning", "GPU kernels", "none in this bundle; sdedit export --cubins adds them")
+        return Finding("warning", "GPU kernels", "none in this bundle; sdedit extend --cubins adds them")
     except BundleError as error:
         return Finding("wrong", "GPU kernels", str(error))
-    names = ", ".join(f"{name} (PTX, {', '.join(entry['cubins'])})" for name, entry in manifest["kernels"].items())
+    names = ", ".join(f"{name} (PTX, {', '.join(kernel.cubins)})" for name, kernel in stored.kernels.items())
     return Finding("ok", "GPU kernels", names)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sdedit.errors import BundleError, EngineError
 
 from ..bundle import Bundle, read_kernels
+from ..bundle.manifest import ImageSpec
 from ..cuda import Gpu
 from ..devices.cuda import CudaDevice
 from ..engines import CUDA_ENGINES, CudaEngine, DeviceArray, Enqueue, Evaluate, open_cuda_engine
@@ -103,9 +104,8 @@ def golden_edits(device: Device) -> np.ndarray:
 
 def of_golden_shape(bundle: Bundle) -> Bundle:
     """The kernels take any shape; so a bundle with theirs and another image size does for them."""
-    channels, height, width = GOLDEN
-    image = {"channels": channels, "height": height, "width": width, "multiple_of": 1}
-    return dataclasses.replace(bundle, manifest={**bundle.manifest, "image": image})
+    image = ImageSpec(*GOLDEN, multiple_of=1)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
 
 def digest(values: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,12 +32,38 @@ class OutOfMemory(EngineError):  # noqa: N818 - what happened
         self.free = free
 
 
+class Parameter(Protocol):
+    """A kernel's parameter: see bundle.kernels.Parameter."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def divisible(self) -> bool: ...
+
+
+class CompiledKernel(Protocol):
+    """A kernel as its bundle describes it: see bundle.kernels.Kernel."""
+
+    @property
+    def entry(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def parameters(self) -> Sequence[Parameter]: ...
+
+
 @dataclass(frozen=True)
 class GpuKernel:
     """A loaded kernel, what its manifest says of it, and the file it came from."""
 
     function: Any
-    parameters: Sequence[Mapping[str, Any]]
+    parameters: Sequence[Parameter]
     divisible_by: int
     threads: int
     file: str
@@ -120,24 +146,24 @@ class Gpu:
 
     # Kernels.
 
-    def load(self, name: str, entry: Mapping[str, Any], file: str, data: bytes, divisible_by: int) -> GpuKernel:
+    def load(self, name: str, entry: CompiledKernel, file: str, data: bytes, divisible_by: int) -> GpuKernel:
         """A kernel from its cubin or PTX. Raises EngineError unless it takes the parameters that its manifest lists."""
         code = self._core.ObjectCode
         module = (code.from_ptx if file.endswith(".ptx") else code.from_cubin)(data, name=name)
-        function = module.get_kernel(entry["entry"])
+        function = module.get_kernel(entry.entry)
         found = [(p.offset, p.size) for p in function.arguments_info]
-        listed = [(p["offset"], p["size"]) for p in entry["parameters"]]
+        listed = [(p.offset, p.size) for p in entry.parameters]
         if found != listed:
             raise EngineError(f"GPU kernel {file} takes parameters at {found}, its manifest says {listed}")
-        return GpuKernel(function, entry["parameters"], divisible_by, entry["threads"], file)
+        return GpuKernel(function, entry.parameters, divisible_by, entry.threads, file)
 
     def launch(self, kernel: GpuKernel, grid: tuple[int, int, int], arguments: Mapping[str, Any]) -> None:
         """Enqueue, or capture, a kernel. arguments: buffers and integers by the parameters' names, none left over."""
         known = {**dict.fromkeys(SCRATCH), **arguments}
-        names = [p["name"] for p in kernel.parameters]
+        names = [p.name for p in kernel.parameters]
         if set(names) != set(known):
             raise EngineError(f"GPU kernel {kernel.file} takes {', '.join(names)}, not {', '.join(known)}")
-        values = [typed(kernel, p, known[p["name"]]) for p in kernel.parameters]
+        values = [typed(kernel, p, known[p.name]) for p in kernel.parameters]
         config = self._core.LaunchConfig(grid=grid, block=kernel.threads)
         self._core.launch(self._builder or self._stream, config, kernel.function, *values)
 
@@ -179,9 +205,9 @@ class Gpu:
         self.lost = CLOSED
 
 
-def typed(kernel: GpuKernel, parameter: Mapping[str, Any], value: Any) -> Any:
+def typed(kernel: GpuKernel, parameter: Parameter, value: Any) -> Any:
     """A value as the parameter's type says. Raises EngineError for what the kernel was not compiled for."""
-    kind, name = parameter["type"], parameter["name"]
+    kind, name = parameter.type, parameter.name
     packed: Any
     if kind.startswith("*"):
         packed = np.uint64(0 if value is None else int(value.handle))
@@ -189,6 +215,6 @@ def typed(kernel: GpuKernel, parameter: Mapping[str, Any], value: Any) -> Any:
         packed = SCALARS[kind](value)
     else:
         raise EngineError(f"GPU kernel {kernel.file} takes a {kind}, {name}; this version passes {', '.join(SCALARS)}")
-    if parameter["divisible"] and int(packed) % kernel.divisible_by:
+    if parameter.divisible and int(packed) % kernel.divisible_by:
         raise EngineError(f"GPU kernel {kernel.file}: {name} is {int(packed)}, no multiple of {kernel.divisible_by}")
     return packed

@@ -65,19 +65,7 @@ class CpuDevice:
         self._state["row_count"][slot] = 0
 
     def begin(self) -> None:
-        s = self._state
-        self.twin.begin(
-            s["x"],
-            s["guide"],
-            s["mask"],
-            s["alpha0"],
-            s["sigma0"],
-            s["rows"],
-            s["counter"],
-            s["row_count"],
-            s["seed"],
-            s["image"],
-        )
+        self.twin.begin(self._state)
 
     def step(self) -> None:
         s = self._state
@@ -85,20 +73,8 @@ class CpuDevice:
             self._evaluate[slot]()
             if self._evaluate_uncond:
                 self._guide(slot)
-        self.twin.step(
-            s["x"],
-            s["h"],
-            s["guide"],
-            s["mask"],
-            s["o"],
-            s.get("o_uncond"),
-            s["rows"],
-            s["counter"],
-            s["row_count"],
-            s["seed"],
-            s["image"],
-        )
-        self.twin.advance(s["rows"], s["counter"], s["row_count"], s["time"])
+        self.twin.step(self._state)
+        self.twin.advance(self._state)
 
     def close(self) -> None:
         """Nothing to do: it holds arrays only."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import BundleError, EngineError
+from sdedit.errors import EngineError
 from sdedit.kernels.layout import busy_slots, state_arrays
 
 from ..bundle import Bundle, read_kernels
@@ -190,7 +190,7 @@ class CudaDevice:
     def _launch(self, name: str, grid: tuple[int, int, int]) -> None:
         kernel = self._kernels[name]
         known = self._arguments()
-        wanted = {p["name"] for p in kernel.parameters}
+        wanted = {p.name for p in kernel.parameters}
         self._gpu.launch(kernel, grid, {k: v for k, v in known.items() if k in wanted})
 
     def _arguments(self) -> dict[str, Any]:
@@ -279,13 +279,10 @@ def check_slots(slots: int, engine: CudaEngine) -> None:
 
 def load_kernels(gpu: Gpu, bundle: Bundle) -> tuple[dict[str, GpuKernel], int]:
     """The bundle's kernels for that GPU, and how many elements of a channel one program of theirs does."""
-    manifest = read_kernels(bundle)
+    stored = read_kernels(bundle)
     kernels = {}
-    try:
-        for name in KERNELS:
-            file = choose_binary(manifest, name, gpu.capability)["file"]
-            data = (bundle.path / FOLDER / file).read_bytes()
-            kernels[name] = gpu.load(name, manifest["kernels"][name], file, data, manifest["divisible_by"])
-        return kernels, int(manifest["elements_per_program"])
-    except (OSError, KeyError, TypeError, ValueError):
-        raise BundleError(f"bundle {bundle.path}: its GPU kernels are damaged") from None
+    for name in KERNELS:
+        file = choose_binary(stored, name, gpu.capability).file
+        data = bundle.read(f"{FOLDER}/{file}")
+        kernels[name] = gpu.load(name, stored.kernels[name], file, data, stored.divisible_by)
+    return kernels, stored.elements_per_program

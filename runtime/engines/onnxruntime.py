@@ -7,7 +7,7 @@ import numpy as np
 
 from sdedit.errors import EngineError, reason
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Network
 from .base import OUT, DeviceArray, Enqueue, Evaluate, check_signature
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ class OnnxRuntimeEngine:
         options.use_deterministic_compute = True
         options.log_severity_level = 4  # its failures reach the user as one EngineError, not as log lines as well
         options.add_free_dimension_override_by_name("batch", self.batch)
+        network = bundle.read_network()
         try:
             self._session = onnxruntime.InferenceSession(
-                str(bundle.network), options, providers=["CPUExecutionProvider"], enable_fallback=0
+                model_of(network), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             found = described(self._session)
         except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
@@ -93,10 +94,11 @@ class OnnxRuntimeCudaEngine:
         options.add_free_dimension_override_by_name("batch", self.batch)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         told = {"device_id": "0", "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
+        network = bundle.read_network()
         with gpu.calls("to load the engine"):
             try:
                 self._session = onnxruntime.InferenceSession(
-                    str(bundle.network), options, providers=[(CUDA_PROVIDER, told)], enable_fallback=0
+                    model_of(network), options, providers=[(CUDA_PROVIDER, told)], enable_fallback=0
                 )
                 found = described(self._session)
             except Exception as error:  # onnxruntime's exceptions share no base class
@@ -125,6 +127,11 @@ class OnnxRuntimeCudaEngine:
     def close(self) -> None:
         """Its memory goes with it."""
         del self._session
+
+
+def model_of(network: Network) -> bytes | str:
+    """The bytes that were verified; a path if weights lie in files beside it."""
+    return str(network.path) if network.data is None else network.data
 
 
 def described(session: Any) -> dict[str, tuple[np.dtype | None, Any]]:

@@ -1,8 +1,8 @@
 """The network on OpenVINO's CPU plugin, in float32, bfloat16 where the processor has it, or a bundle's int8 variant."""
 
+import io
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from sdedit.errors import EngineError, reason
 
-from ..bundle import Bundle
-from ..bundle.variants import variant_network
+from ..bundle import Bundle, Network
+from ..bundle.variants import read_variant
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
 
@@ -31,7 +31,7 @@ class OpenVinoEngine:
         core = ov.Core()
         if precision == "bfloat16" and not has_bfloat16(core):
             raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
-        network = variant_network(bundle, precision) if precision == "int8" else bundle.network
+        network = read_variant(bundle, precision) if precision == "int8" else bundle.read_network()
         settings = {
             "INFERENCE_PRECISION_HINT": hint(core, precision),
             "EXECUTION_MODE_HINT": "ACCURACY" if precision == "float32" else "PERFORMANCE",
@@ -46,7 +46,7 @@ class OpenVinoEngine:
         except EngineError:
             raise
         except Exception as error:  # its frontends' exceptions share no base class
-            raise EngineError(f"openvino refuses {network}: {reason(error)}") from None
+            raise EngineError(f"openvino refuses {network.path}: {reason(error)}") from None
         self._tensor = ov.Tensor
         self.precision = self._running_precision()
         self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
@@ -117,10 +117,11 @@ def runs_int8(model: Any) -> bool:
     )
 
 
-def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Path, settings: dict[str, Any]) -> Any:
+def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Network, settings: dict[str, Any]) -> Any:
     """The compiled model of a network of the bundle, batch 1. The ONNX reader is asked by name: no other may guess."""
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
-    model = frontend.convert(frontend.load(str(network)))
+    source = str(network.path) if network.data is None else io.BytesIO(network.data)
+    model = frontend.convert(frontend.load(source))
     ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
     dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
     found = {name: (dtypes.get(port.element_type), sizes(port)) for name, port in ports}

@@ -16,7 +16,7 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
-from ..bundle.engines import FOLDER, network_of, read_engines
+from ..bundle.engines import FOLDER, StoredEngine, network_of, read_engines
 from ..cache import cache_folder
 from .base import OUT, DeviceArray, Enqueue, check_signature
 from .tensorrt_build import RTX, build_engine, import_tensorrt, read_header
@@ -119,41 +119,41 @@ def find_engine(
     """An engine for that GPU and precision, and the batches that it takes: of the bundle, or built here."""
     entries = read_engines(bundle)
     for entry in entries:
-        if entry["precision"] == precision and entry["package"] == trt.__name__ and fits(entry, trt, architecture):
-            data = (bundle.path / FOLDER / entry["file"]).read_bytes()
+        if entry.precision == precision and entry.package == trt.__name__ and fits(entry, trt, architecture):
+            data = bundle.read(f"{FOLDER}/{entry.file}")
             check_header(bundle, entry, data)
-            return data, (int(entry["batches"][0]), int(entry["batches"][1]))
-    network = network_of(bundle, entries, precision)
+            return data, (entry.batches[0], entry.batches[1])
+    network = network_of(entries, precision)
     if network is None:
         raise EngineError(
             f"bundle {bundle.path} has no network of precision {precision}: "
-            f"sdedit export {bundle.path} --tensorrt {architecture} --out {bundle.path}"
+            f"sdedit extend {bundle.path} --tensorrt {architecture}"
         )
     return build_here(trt, bundle, network, architecture, precision), (1, 1)
 
 
-def fits(entry: Mapping[str, Any], trt: Any, architecture: str) -> bool:
+def fits(entry: StoredEngine, trt: Any, architecture: str) -> bool:
     """Engines are for the very version that built them, and the architectures they were built for."""
-    return entry["version"] == trt.__version__ and architecture in entry["architectures"]
+    return entry.version == trt.__version__ and architecture in entry.architectures
 
 
-def check_header(bundle: Bundle, entry: Mapping[str, Any], data: bytes) -> None:
+def check_header(bundle: Bundle, entry: StoredEngine, data: bytes) -> None:
     """Raise EngineError where an engine of TensorRT-RTX is not what the manifest says."""
-    if entry["package"] != RTX:
+    if entry.package != RTX:
         return
-    said = (entry["version"], tuple(sorted(entry["architectures"])))
+    said = (entry.version, tuple(sorted(entry.architectures)))
     try:
         version, architectures = read_header(data)
     except ValueError as error:
-        raise EngineError(f"bundle {bundle.path}: {entry['file']}: {error}") from None
+        raise EngineError(f"bundle {bundle.path}: {entry.file}: {error}") from None
     if (version, tuple(sorted(architectures))) != said:
-        raise EngineError(f"bundle {bundle.path}: {entry['file']} is for {version} {architectures}, not {said}")
+        raise EngineError(f"bundle {bundle.path}: {entry.file} is for {version} {architectures}, not {said}")
 
 
 def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precision: str) -> bytes:
     """Build the engine for the GPU that is here, once: it is kept in the user's cache directory."""
     key = {
-        "network": bundle.manifest["files"][network]["sha256"],
+        "network": bundle.manifest.files[network].sha256,
         "precision": precision,
         "shape": bundle.state_shape,
         "architecture": architecture,
@@ -169,7 +169,7 @@ def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precis
         stacklevel=2,
     )
     architectures = (architecture,) if trt.__name__ == RTX else ()
-    data = build_engine(trt, bundle.path / network, bundle.state_shape, (1, 1), architectures)
+    data = build_engine(trt, bundle.read_network(network), bundle.state_shape, (1, 1), architectures)
     keep(file, data)
     return data
 

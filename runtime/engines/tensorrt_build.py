@@ -6,11 +6,12 @@ TensorRT is told nothing of precisions: networks are strongly typed, the ONNX sa
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sdedit.errors import EngineError
+
+from ..bundle import Network
 
 RTX = "tensorrt_rtx"
 FULL = "tensorrt"
@@ -56,7 +57,7 @@ def new_logger(trt: Any) -> Any:
 
 
 def build_engine(
-    trt: Any, network: Path, shape: tuple[int, int, int], batches: tuple[int, int], architectures: Sequence[str] = ()
+    trt: Any, network: Network, shape: tuple[int, int, int], batches: tuple[int, int], architectures: Sequence[str] = ()
 ) -> bytes:
     """The engine of an ONNX file x [B, C, H, W], time [B] -> out, for fewest to most images at once.
 
@@ -66,9 +67,10 @@ def build_engine(
     builder = trt.Builder(logger)
     parsed = builder.create_network(0)
     parser = trt.OnnxParser(parsed, logger)
-    if not parser.parse_from_file(str(network)):
+    parsed_well = parser.parse_from_file(str(network.path)) if network.data is None else parser.parse(network.data)
+    if not parsed_well:
         errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
-        raise EngineError(f"{trt.__name__} cannot read {network}: {' '.join(errors.split())[:300]}")
+        raise EngineError(f"{trt.__name__} cannot read {network.path}: {' '.join(errors.split())[:300]}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is what it says
     if architectures:
@@ -83,7 +85,7 @@ def build_engine(
     config.add_optimization_profile(profile)
     built = builder.build_serialized_network(parsed, config)
     if built is None:
-        raise EngineError(f"{trt.__name__} {trt.__version__} cannot build {network}: {logger.last}")
+        raise EngineError(f"{trt.__name__} {trt.__version__} cannot build {network.path}: {logger.last}")
     return bytes(built)
 
 

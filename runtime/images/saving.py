@@ -11,7 +11,7 @@ from sdedit.errors import ImageError, reason
 
 
 def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise ImageError unless a PNG can be written at `path` and `path` is none of `inputs`. Call it before the work."""
+    """Raise ImageError unless a PNG can be written at `path`, which must be none of `inputs`. Call it first."""
     if path.suffix.lower() != ".png":
         raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sdedit.kernels import Twin, twin
-from sdedit.kernels.layout import ROW, allocate_state
+from sdedit.kernels.layout import ROW, STEP_ARRAYS, allocate_state
 from sdedit.kernels.noise import normal_numpy
 from sdedit.kernels.step_numpy import step_numpy
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
@@ -21,7 +21,6 @@ from sdedit_ref import sde
 HERE = Path(__file__).parent
 KEYS = [(0, 0, 0, 0, 0), (1, 0, 0, 0, 1), (2**64 - 1, 2**32 - 1, 2**31 - 1, 2**32 - 1, 1), (42, 3, 2, 24, 1)]
 KEYS += [(0x0123456789ABCDEF, 7, 1, 0, 0)]
-STEP_INPUTS = ("x", "h", "guide", "mask", "o", "o_uncond", "rows", "counter", "row_count", "seed", "image")
 
 
 def noise() -> np.ndarray:
@@ -61,12 +60,11 @@ def edit(kernels: Twin) -> np.ndarray:
     state["rows"][0], state["row_count"][:], state["seed"][:] = plan.rows, 4, 2024
     state["alpha0"][:], state["sigma0"][:] = plan.alpha0, plan.sigma0
     s = state
-    slots = (s["rows"], s["counter"], s["row_count"], s["seed"], s["image"])
-    kernels.begin(s["x"], s["guide"], s["mask"], s["alpha0"], s["sigma0"], *slots)
+    kernels.begin(s)
     for _ in range(2):
         s["o"][:] = s["x"] * np.float32(0.5)
-        kernels.step(s["x"], s["h"], s["guide"], s["mask"], s["o"], None, *slots)
-        kernels.advance(s["rows"], s["counter"], s["row_count"], s["time"])
+        kernels.step(s)
+        kernels.advance(s)
     return s["x"]
 
 
@@ -75,8 +73,8 @@ def write() -> None:
     np.savez_compressed(HERE / "rows.npz", **rows())
     before = step_state()
     after = {name: array.copy() for name, array in before.items()}
-    step_numpy(*(after[name] for name in STEP_INPUTS))
-    inputs = {name: before[name] for name in STEP_INPUTS if name != "rows"}
+    step_numpy(after)
+    inputs = {name: before[name] for name in STEP_ARRAYS if name != "rows"}
     inputs["rows"] = before["rows"].view(np.uint32).reshape(2, 4, len(ROW))
     np.savez_compressed(HERE / "step.npz", **inputs, x_after=after["x"], h_after=after["h"])
     np.save(HERE / "edit.npy", edit(twin("numpy")))
