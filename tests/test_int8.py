@@ -21,8 +21,8 @@ from sdedit.export.onnx_nodes import unstore_half
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.bundle.variants import read_variant, read_variants
 from sdedit.runtime.checks.tune import candidates
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.engines import load_engine, open_engine
-from sdedit.runtime.images import to_image
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"

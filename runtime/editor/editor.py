@@ -14,6 +14,7 @@ from sdedit import __version__
 from sdedit.errors import EngineError, ImageError, PlanError
 
 from ..bundle import SHIPPED, Bundle, read_bundle
+from ..codec import codec_for
 from ..devices import open_device
 from ..images import Canvas, Source, difference_mask, masked_canvas, open_mask, open_picture, whole_canvas
 from ..jobs import LOG, Progress, Ticket, Worker
@@ -31,6 +32,7 @@ class Editor:
     def __init__(self, bundle: Bundle, device: Device, *, max_waiting: int | None = None) -> None:
         self.bundle = bundle
         self.device = device
+        self._codec = codec_for(bundle)
         self._worker = Worker(Loop(device), max_waiting)
         self._finalizer = weakref.finalize(self, self._worker.close)  # at exit as well
 
@@ -114,12 +116,13 @@ class Editor:
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         conditions, null_conditions = self._conditions(settings)
         canvas, sources = self._place(guide, mask, base, settings, float(plan.rows["threshold"].min()))
+        guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
         tasks = [
-            Task(plan, canvas.guide, canvas.mask, settings.seed, number, conditions, null_conditions)
+            Task(plan, guide_state, mask_state, settings.seed, number, conditions, null_conditions)
             for number in numbers
         ]
         recipe = {**self._fixed_recipe(), **sources, **settings.recipe()}
-        job = Job(self._worker, Ticket(tasks), canvas, recipe, begun)
+        job = Job(self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)
         if on_step is not None:
             job.subscribe(calling(on_step))
         self._worker.submit(job._ticket)
@@ -146,21 +149,22 @@ class Editor:
         self, guide: Source, mask: Source | None, base: Source | None, settings: Settings, threshold: float
     ) -> tuple[Canvas, dict[str, Any]]:
         """The canvas of an edit, and the part of the recipe that names its sources."""
-        picture = open_picture(guide, "guide", self.bundle.state_shape[0])
+        channels, size = self._codec.picture_channels, self._codec.picture_size
+        picture = open_picture(guide, "guide", channels)
         sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
         if mask is not None and base is not None:
             raise ImageError("mask and base are both given: one of them says where the guide may change")
         if mask is None and base is None:
-            return whole_canvas(picture.image, self.bundle.state_shape, settings.fit), sources
+            return whole_canvas(picture.image, size, settings.fit), sources
         if mask is not None:
             values, origin = open_mask(mask, picture.image.size)
             sources["mask"] = origin.identity
         else:
             assert base is not None
-            origin = open_picture(base, "base", self.bundle.state_shape[0])
+            origin = open_picture(base, "base", channels)
             values = difference_mask(picture.image, origin.image)
             sources["base"] = origin.identity
-        return masked_canvas(picture.image, values, self.bundle.state_shape, settings.context, threshold), sources
+        return masked_canvas(picture.image, values, size, settings.context, threshold), sources
 
     def _fixed_recipe(self) -> dict[str, Any]:
         """The part of the recipe that is the same for every edit of this editor."""

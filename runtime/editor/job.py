@@ -14,7 +14,8 @@ from PIL import Image
 
 from sdedit.errors import EngineError
 
-from ..images import Canvas, encode_png, paste, save_png, to_image
+from ..codec import Codec
+from ..images import Canvas, encode_png, paste, save_png
 from ..jobs import Progress, Subscription, Ticket, Worker, wait_for
 from ..recipe import write_recipe
 
@@ -60,10 +61,19 @@ class Job:
     `await job` gives its Edit in asyncio; if the awaiting task is cancelled, so is the edit.
     """
 
-    def __init__(self, worker: Worker, ticket: Ticket, canvas: Canvas, recipe: Mapping[str, Any], begun: float) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        ticket: Ticket,
+        canvas: Canvas,
+        codec: Codec,
+        recipe: Mapping[str, Any],
+        begun: float,
+    ) -> None:
         self._worker = worker
         self._ticket = ticket
         self._canvas = canvas
+        self._codec = codec
         self._recipe = recipe
         self._begun = begun
         self._submitted = time.perf_counter()
@@ -119,7 +129,7 @@ class Job:
         """The picture of an event that has x0: decoded here, in the thread that asks for it."""
         if event.x0 is None:
             raise EngineError("the event has no preview: subscribe with preview_every")
-        pil = paste(self._canvas, to_image(event.x0), exact=True)
+        pil = paste(self._canvas, self._codec.preview(event.x0), exact=True)
         return Preview(event.step, event.steps, event.image, pil)
 
     def previews(self) -> Iterator[Preview]:
@@ -199,7 +209,8 @@ class Job:
         ticket = self._ticket
         images = []
         for task in ticket.tasks:
-            pil = paste(self._canvas, to_image(ticket.states[task.image]), task.plan.keeps_exactly)
+            picture = self._codec.decode(ticket.states[task.image])
+            pil = paste(self._canvas, picture, task.plan.keeps_exactly)
             images.append(EditedImage(pil, {**self._recipe, "image": task.image}))
         assert ticket.finished_at is not None
         timings = {

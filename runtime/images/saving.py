@@ -1,4 +1,4 @@
-"""Writing PNGs, so that a file is either complete or untouched."""
+"""Writing PNGs. A file is either complete or untouched."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from sdedit.errors import ImageError, reason
 
 
 def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise ImageError unless a PNG can be written at `path` and is none of `inputs`; called before it is computed."""
+    """Raise ImageError unless a PNG can be written at `path`, which must be none of `inputs`. Call it first."""
     if path.suffix.lower() != ".png":
         raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
     try:
@@ -41,7 +41,10 @@ def encode_png(image: Image.Image, texts: Mapping[str, str]) -> bytes:
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write the image with these text chunks, so that `path` is either complete or untouched. Raises ImageError."""
+    """Write the image with these text chunks (key: text) and its colour profile. Raises ImageError.
+
+    `path` is either complete or untouched: the file is written beside it and renamed.
+    """
     check_output(path)
     data = encode_png(image, texts)
     temporary = path.parent / f".sdedit-{secrets.token_hex(8)}"
