@@ -48,8 +48,9 @@ def read_record(kind: type[T], value: object, where: str, problems: Problems) ->
         read = read_value(hint, value[name], f"{where}.{name}".lstrip("."), problems) if name in value else None
         if name in value and len(problems) == count:
             fields[name] = read
-    if hasattr(kind, "check"):
-        kind.check(where, fields, problems)
+    check = getattr(kind, "check", None)
+    if check is not None:
+        check(where, fields, problems)
     return kind(**fields) if len(problems) == before and not missing and not unknown else None
 
 
