@@ -1,4 +1,4 @@
-"""The project's imports, read from its source: every spelling counts, at the top of a file, inside functions and for types.
+"""The imports of the project, read from its source: every spelling, at the top of a file, in functions and for types.
 
 A room is a folder of the root that is installed; a part is a module or folder directly inside a room.
 """
