@@ -52,18 +52,18 @@ def manifest(folder: Path) -> dict:
 
 
 def machine_code(cubin: Path) -> Counter[str]:
-    """How often each instruction, modifiers included, stands in a cubin."""
+    """Count each instruction of a cubin, modifiers included."""
     text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", text))
 
 
 def inexact(code: Counter[str]) -> Counter[str]:
-    """What an exact kernel has only inside its square roots."""
+    """Instructions that an exact kernel has only inside its square roots."""
     return Counter({op: n for op, n in code.items() if op.startswith(("FFMA", "MUFU")) or ".FTZ" in op})
 
 
 def roots_alone(count: int, target: str, tmp_path: Path) -> Counter[str]:
-    """What the assembler makes of `count` square roots, correctly rounded, and nothing else."""
+    """Assemble `count` correctly rounded square roots and nothing else."""
     body = ""
     for i in range(count):
         body += f"ld.global.f32 %f{2 * i}, [%rd1+{8 * i}];\nsqrt.rn.f32 %f{2 * i + 1}, %f{2 * i};\n"
@@ -88,7 +88,7 @@ def test_ptx_rounds_every_operation_and_fuses_none(folder: Path, name: str) -> N
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_machine_code_is_exact_outside_the_square_roots(folder: Path, name: str, target: str, tmp_path: Path) -> None:
-    """The same count of fused, approximate and flushing instructions as so many square roots have by themselves."""
+    """The kernel has as many fused, approximate and flushing instructions as its square roots have by themselves."""
     expected = roots_alone(SQUARE_ROOTS[name], target, tmp_path) if name in SQUARE_ROOTS else Counter()
     assert inexact(machine_code(folder / f"{name}.{target}.cubin")) == expected
 
