@@ -127,7 +127,7 @@ def write_mutant(chance: random.Random, path: Path) -> tuple[str, dict[str, str 
 
 
 def fate(path: Path, said: dict[str, str | int]) -> str:
-    """ Load it. Returns "loaded", "refused" or a fault of the refusal."""
+    """Load it. Returns "loaded", "refused" or a fault of the refusal."""
     try:
         checkpoint = load_checkpoint(path, **said)
     except CheckpointError as error:

@@ -26,8 +26,8 @@ def random_norm(channels: int = 64, groups: int = 32) -> nn.GroupNorm:
 def test_it_computes_the_group_norm(groups: int, mean: float) -> None:
     """The result is compared with float64.
 
-    Each operation on values of the size of `mean` loses 2^-24 of it. Four operations, a scale of at most 3 and means of at
-    most 4 `mean` make 3e-6 `mean`. Without `mean` the loss is 2^-24 of sums of some hundred values.
+    Each operation on values of the size of `mean` loses 2^-24 of it. Four operations, a scale of at most 3 and means of
+    at most 4 `mean` make 3e-6 `mean`. Without `mean` the loss is 2^-24 of sums of some hundred values.
     """
     torch.manual_seed(0)
     norm = random_norm(groups=groups)
