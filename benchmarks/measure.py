@@ -3,23 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from sdedit.runtime.checks.parity import TOLERANCES, judged, parity_input, relative_error
+from sdedit.runtime.checks.turns import take_turns
 
 from .case import Contender
-
-TURN = 3
-"""Steps of a contender in a turn, after one that is not kept: it wakes threads and fills caches."""
-
-LONG = 0.3
-"""Seconds of a step from which on a turn is that step alone: waking up is nothing beside it."""
-
-REST = 0.02
-"""Seconds before a turn: idle threads of the contender before spin on for a while, and would be paid for here."""
-
-MIN_ROUNDS = 3
 
 PSNR_FLOORS = {"float32": 60.0, "bfloat16": 20.0, "int8": 20.0}
 """Least PSNR in dB of an edit against float32 with the same noise. float32: an error of a thousandth of the range, a
@@ -28,6 +19,10 @@ quarter of a byte's step, which no rounding of float32 reaches. The others: belo
 
 IDENTICAL = 200.0
 """dB where there is no difference: JSON has no infinity."""
+
+
+Step = tuple[float, float]
+"""Milliseconds of a step, and of the network within it."""
 
 
 class RefusedError(Exception):
@@ -80,35 +75,23 @@ def check_edit(result: np.ndarray, reference: np.ndarray, precision: str) -> flo
 
 def interleave(contenders: Mapping[str, Contender], steps: int, seconds: float) -> tuple[dict[str, Samples], bool]:
     """Samples of edits of so many steps by name, and whether all turns were taken: Ctrl-C keeps what was measured."""
-    samples = {name: Samples() for name in contenders}
-    end = time.perf_counter() + seconds
-    rounds = 0
+    kept: list[list[Step]] = [[] for _ in contenders]
+    complete = True
     try:
         for contender in contenders.values():
             contender.begin(steps)
-        while rounds < MIN_ROUNDS or time.perf_counter() < end:
-            for name, contender in contenders.items():
-                take_turn(contender, steps, samples[name])
-            rounds += 1
+        runs = [partial(time_step, contender, steps) for contender in contenders.values()]
+        take_turns(runs, kept, lambda step: step[0], seconds)
     except KeyboardInterrupt:
-        return samples, False
-    return samples, True
+        complete = False
+    samples = {
+        name: Samples([step for step, _ in taken], [network for _, network in taken])
+        for name, taken in zip(contenders, kept, strict=True)
+    }
+    return samples, complete
 
 
-def take_turn(contender: Contender, steps: int, kept: Samples) -> None:
-    time.sleep(REST)
-    step, network = time_step(contender, steps)
-    if step > 1e3 * LONG:
-        kept.step.append(step)
-        kept.network.append(network)
-        return
-    for _ in range(TURN):
-        step, network = time_step(contender, steps)
-        kept.step.append(step)
-        kept.network.append(network)
-
-
-def time_step(contender: Contender, steps: int) -> tuple[float, float]:
+def time_step(contender: Contender, steps: int) -> Step:
     """Milliseconds of a step and of the network within it; the edit starts again, untimed, where it has ended."""
     if contender.done():
         contender.begin(steps)
