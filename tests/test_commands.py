@@ -112,9 +112,7 @@ def test_a_disturbed_run_is_not_remembered(run: Run, quick_tune: None, monkeypat
     assert remembered.remembered(read_bundle(SHIPPED)) == []
 
 
-def test_tune_works_where_the_system_tells_no_load(
-    run: Run, quick_tune: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tune_works_where_the_system_tells_no_load(run: Run, quick_tune: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows has no os.getloadavg."""
     monkeypatch.delattr("os.getloadavg")
     monkeypatch.setattr("sdedit.runtime.checks.tune.load_average", load_average)
