@@ -74,7 +74,7 @@ def test_int8_is_a_promise(quantised: Bundle, bundle: Bundle) -> None:
     assert (engine.name, engine.precision) == ("openvino", "int8")
     with pytest.raises(EngineError, match=r"precision 'int8': bundle .* has none: sdedit extend .* --int8"):
         open_engine(bundle, precision="int8")
-    with pytest.raises(EngineError, match="is not one that engine onnxruntime runs: float32"):
+    with pytest.raises(EngineError, match="not one of auto, float32, which engine onnxruntime on device cpu has"):
         open_engine(quantised, engine="onnxruntime", precision="int8")
 
 
