@@ -146,7 +146,7 @@ def test_a_reference_of_a_wrong_shape(bundle: Path, outputs: np.ndarray, found: 
 
 
 def read_or_refuse(path: Path) -> Bundle | None:
-    """None where it is refused, on one line."""
+    """Read the bundle; None if it is refused, on one line."""
     try:
         return read_bundle(path)
     except BundleError as error:

@@ -16,7 +16,7 @@ from sdedit.runtime.bundle import SHIPPED
 
 
 def sdedit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`sdedit` in a process of its own."""
+    """Run `sdedit` in a process of its own."""
     command = [sys.executable, "-c", "from sdedit.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
@@ -200,8 +200,8 @@ def test_arguments_that_are_missing_or_unknown(run: Run, arguments: list[str], m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "its keys do not tell prediction, schedule, size: say --prediction"),
-        (["--size", "big"], "its keys do not tell prediction, schedule: say --prediction"),
+        ([], "the file does not state prediction, schedule, size: add --prediction"),
+        (["--size", "big"], "the file does not state prediction, schedule: add --prediction"),
     ],
 )
 def test_an_export_that_is_refused(run: Run, tmp_path: Path, options: list[str], message: str) -> None:

@@ -168,7 +168,7 @@ def test_trained_betas_are_a_schedule(copied: Path) -> None:
 
 
 def test_sigmas_are_the_schedulers_for_data_of_twice_the_range(ve: tuple[Path, Any]) -> None:
-    """They take the exponential in float32, of up to log 348 = 5.9, which is rounded by 2^-22."""
+    """diffusers takes the exponential in float32, of up to log 348 = 5.9, which is rounded by 2^-22."""
     schedule = load_checkpoint(ve[0]).schedule
     sigmas = diffusers.ScoreSdeVeScheduler(**VE_SCHEDULE).discrete_sigmas.double().numpy()
     assert np.abs(schedule[:, 2] / sigmas - 1).max() < 4 * 2**-22
@@ -242,6 +242,6 @@ def test_the_command_line_says_what_was_recognised(ve: tuple[Path, Any], run: Ru
         "image: 3x32x16, sides are multiples of 2\n",
         "prediction: eps\n",
         "schedule: ve, 50 levels, sigma 0.02 to 696\n",
-        "answers: size 32x16 (said), prediction eps (of the file)\n",
+        "answers: size 32x16 (given), prediction eps (from the file)\n",
     ):
         assert fact in stdout

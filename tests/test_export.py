@@ -136,7 +136,7 @@ def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
 def test_weights_too_large_for_one_file_go_beside_it(
     safetensors: Path, half: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a lowered limit; docs/checkpoints.md says how the real one was tried."""
+    """The limit is lowered here; docs/checkpoints.md says how the real limit was tried."""
     monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 1000)
     bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="")
     files = bundle.manifest.files
@@ -206,7 +206,7 @@ def test_a_dry_run_says_what_was_recognised_and_writes_nothing(safetensors: Path
         "prediction": "v",
         "schedule": "cosine, 100 levels, sigma 0.02513 to 1",
         "labels": "none",
-        "answers": "prediction v (of the file), schedule cosine (of the file), size 16x32 (said)",
+        "answers": "prediction v (from the file), schedule cosine (from the file), size 16x32 (given)",
     }
     assert sorted(safetensors.parent.iterdir()) == before
 

@@ -34,7 +34,7 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """More cost a hundred times as much for networks this small, where other processes run."""
+    """Let torch use one thread: with more, networks this small take a hundred times as long beside other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,7 +53,7 @@ def state_of(case: str) -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: Path, case: str) -> Path:
-    """As score_sde saves it: what was trained last under `model`, the averages as a list without names."""
+    """Write the file as score_sde does: the last weights under `model`, the averages as a list without names."""
     state = state_of(case)
     trained = set(GOLDEN[f"{case}/trained"])
     model = OrderedDict((f"module.{k}", v + 1 if k in trained else v) for k, v in state.items())
@@ -122,16 +122,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_that_shapes_do_not_tell_is_asked_for_at_once(path: Path) -> None:
     expected = (
-        r"its keys do not tell schedule, centred, skip_rescale, fir, size: say --schedule ve\|vp\|subvp "
-        r"--centred yes\|no --skip-rescale yes\|no --fir yes\|no --size PIXELS\|HEIGHTxWIDTH or, of a published network"
+        r"the file does not state schedule, centred, skip_rescale, fir, size: add --schedule ve\|vp\|subvp "
+        r"--centred yes\|no --skip-rescale yes\|no --fir yes\|no --size PIXELS\|HEIGHTxWIDTH or, for a published net"
     )
     assert_refused(path, expected)
-    assert_refused(path, "do not tell size: say", **{k: v for k, v in SAID.items() if k != "size"})
+    assert_refused(path, "does not state size: add", **{k: v for k, v in SAID.items() if k != "size"})
 
 
 def test_filters_show_in_the_names_of_resampling_convolutions(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "net.pth", "ncsnpp ve-discrete")
-    assert_refused(path, "do not tell schedule, centred, skip_rescale, size: ")
+    assert_refused(path, "does not state schedule, centred, skip_rescale, size: ")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_filters_show_in_the_names_of_resampling_convolutions(tmp_path: Path) ->
         ({"schedule": "cosine"}, "schedule 'cosine' is not one of ve, vp, subvp"),
         ({"schedule": "ve-discrete"}, "schedule 've-discrete' is not one of ve, vp, subvp"),
         ({"centred": "maybe"}, "centred 'maybe' is not one of yes, no"),
-        ({"schedule": "vp"}, "centred 'no' is not one that schedule vp accepts: yes"),
+        ({"schedule": "vp"}, "centred 'no' does not go with schedule vp, which accepts yes"),
         ({"size": 15}, "size 15 is not a multiple of 2"),
         ({"prediction": "eps"}, "--prediction does not apply to an NCSN.. network: --schedule, --centred"),
         ({"config": "church"}, "config 'church' is not one of ve/bedroom_ncsnpp_continuous, "),
@@ -154,8 +154,8 @@ def test_a_published_configuration_answers_everything(path: Path) -> None:
     checkpoint = load(path, config="ve/church_ncsnpp_continuous", size=32)
     assert checkpoint.shape == (3, 32, 32)
     told = checkpoint.facts()["answers"]
-    assert told.startswith("schedule ve (of ve/church_ncsnpp_continuous), centred no (of ve/church")
-    assert told.endswith("size 32 (said)")
+    assert told.startswith("schedule ve (from ve/church_ncsnpp_continuous), centred no (from ve/church")
+    assert told.endswith("size 32 (given)")
 
 
 @pytest.mark.parametrize("config", PUBLISHED)
@@ -212,7 +212,7 @@ def test_the_shape_of_a_network_is_read_from_its_parts(config: NCSNppConfig) -> 
 
 
 def test_the_largest_published_networks_have_their_parameters() -> None:
-    """As many as score_sde's own code builds for ve/church_ncsnpp_continuous and ve/ffhq_ncsnpp_continuous."""
+    """score_sde's own code builds as many for ve/church_ncsnpp_continuous and ve/ffhq_ncsnpp_continuous."""
     ffhq = NCSNppConfig(width=16, width_multiples=(1, 2, 4, 8, 16, 32, 32, 32), blocks=1, attention=(6,))
     with torch.device("meta"):
         counts = [sum(p.numel() for p in NCSNpp(config).parameters()) for config in (NCSNppConfig(), ffhq)]
