@@ -257,7 +257,7 @@ def test_plots_are_written(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: Path) -> None:
-    """Same formulas, other order: only float32's rounding differs: 2^-24 per step and term, 100 dB."""
+    """The formulas are equal, their order is not: float32 rounds 2^-24 per step and term, 100 dB."""
     case = Case(str(bundle), masked=masked, batch=2)
     ours, peer = (
         CONTENDERS[name].build(case) for name in ("sdedit, onnxruntime, float32", "onnxruntime and a numpy loop")

@@ -37,7 +37,7 @@ def bundle(bundle_with_kernels: Bundle) -> Bundle:
 
 
 def resized(bundle: Bundle, height: int, width: int) -> Bundle:
-    """As if its images were of that size; the kernels take any."""
+    """The bundle as if its images had that size; the kernels take any."""
     image = ImageSpec(3, height, width, multiple_of=1)
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
@@ -282,7 +282,7 @@ def test_the_graph_that_was_not_used_for_longest_makes_room(
 
 
 def test_a_preview_is_copied_while_the_device_goes_on(fake: FakeDriver, bundle: Bundle) -> None:
-    """The copy is of the moment that was asked for, and asking does not wait."""
+    """A preview shows the moment of the request, and the request does not wait."""
     device, on_host = make_device(fake, bundle), on_cpu(bundle)
     found = []
     for loop in (Loop(device), Loop(on_host)):

@@ -177,7 +177,7 @@ def test_auto_takes_the_fastest_measured_of_what_was_asked_for(monkeypatch: pyte
 
 @pytest.mark.parametrize("missing", ENGINES)
 def test_one_engine_is_enough(missing: str, tmp_path: Path) -> None:
-    """In a process of its own, where the other cannot be imported."""
+    """The test runs in a process in which the other engine cannot be imported."""
     script = (
         "import importlib.util, sys\n"
         f"sys.modules[{missing!r}] = None\n"

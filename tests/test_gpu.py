@@ -1,4 +1,4 @@
-"""What tests/test_cuda.py proves on a driver made for tests, on a real one: `pytest -m gpu`, where there is a GPU."""
+"""The proofs of tests/test_cuda.py on a real driver: `pytest -m gpu`, on a machine with a GPU."""
 
 import ctypes
 import dataclasses
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
-    """Skips where there is no GPU, or where the fake driver of other tests is loaded in its place."""
+    """Skip if there is no GPU or if the fake driver of other tests is loaded."""
     try:
         if hasattr(ctypes.CDLL("libcuda.so.1"), "fake_start"):
             pytest.skip("the fake driver is loaded in this process: run pytest -m gpu")
@@ -84,7 +84,7 @@ def test_doctor_finds_nothing_wrong(gpu: Gpu, bundle: Bundle) -> None:
 
 
 def test_an_edit_through_an_engine_is_near_the_cpus(gpu: Gpu, bundle: Bundle, guide: Path) -> None:
-    """On the network's own rounding the two differ: at most 2 of 255 in any pixel, as the engine's error is 1e-4."""
+    """The two differ by the network's rounding: at most 2 of 255 in any pixel, because the engine's error is 1e-4."""
     from sdedit.runtime import Editor
 
     gpu.close()

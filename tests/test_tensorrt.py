@@ -84,7 +84,7 @@ def test_what_half_cannot_hold_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Built by the command line in a process of its own: TensorRT would meet the fake driver of other tests here."""
+    """Engines built by the command line in a process of its own: here TensorRT would meet other tests' fake driver."""
     pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
     folder = tmp_path_factory.mktemp("engines")
     source = write_bundle(folder / "plain")
@@ -278,7 +278,7 @@ def stand_in(
 
 
 def test_what_the_stand_in_offers_is_the_real_packages() -> None:
-    """In a process of its own, as above."""
+    """Run in a process of its own, as above."""
     pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
     script = "import json, sys, tensorrt_rtx as t; names = json.loads(sys.argv[1]); print([(c, n) for c in names "
     script += "for n in names[c] if not hasattr(getattr(t, c), n)])"
