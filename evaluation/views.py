@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdedit.runtime import Editor
-from sdedit.runtime.images import to_image, to_state
+from sdedit.runtime.codec import to_image, to_state
 from sdedit.runtime.images.strokes import COLOURS, stroke_painting
 from sdedit_ref.training.crops import Crops
 

@@ -2,6 +2,7 @@
 
 import math
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
 from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.checks.parity import measure_errors, parity_input, parity_label, relative_error
-from sdedit.runtime.engines import load_engine
-from sdedit.runtime.engines.opening import installed_engines
+from sdedit.runtime.engines import installed_engines, load_engine
 from sdedit.runtime.machine import available_processors
 from sdedit_ref.checkpoints import Checkpoint
 
+from .additions import Addition, add_parts
 from .onnx_graph import round_to_half, save_onnx, store_in_half, to_onnx
 
 TOLERANCE = 1e-4
@@ -36,12 +37,16 @@ def export_bundle(
     licence: str,
     weights: str = "half",
     card: Path | None = None,
+    additions: Sequence[Addition] = (),
+    say: Callable[[str], None] = print,
 ) -> Bundle:
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
 
     weights: how they are stored; with "half" the checkpoint's own network is rounded, in place: a copy of a large one
-    costs gigabytes. card: a text about the model that goes along as MODEL_CARD.md. Raises BundleError where the bundle
-    cannot be written or differs from the reference.
+    costs gigabytes. card: a text about the model, kept as MODEL_CARD.md. additions: parts to add before anything is
+    replaced; say: takes a line on each.
+
+    Raises BundleError if the bundle cannot be written or differs from the reference.
     """
     if weights not in WEIGHTS:
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
@@ -68,10 +73,12 @@ def export_bundle(
             (folder / MODEL_CARD).write_bytes(card_bytes)
         fields = manifest_fields(checkpoint, name, licence, shape)
         parity = {"levels": levels, "weights": weights, "weights_rounding": rounding}
-        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0, "engines": {}}})
+        known = write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0, "engines": {}}})
         errors = verify(read_bundle(folder))
-        largest = max(map(max, errors.values()))
-        write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": largest, "engines": errors}})
+        parity.update(max_relative_error=max(map(max, errors.values())), engines=errors)
+        write_manifest(folder, {**fields, "parity": parity}, known)
+        if additions:
+            add_parts(read_bundle(folder), folder, additions, say)
     return read_bundle(out)
 
 
@@ -117,7 +124,7 @@ def verify(bundle: Bundle) -> dict[str, list[float]]:
             errors[name] = measure_errors(bundle, load_engine(bundle, name, "float32", available_processors()))
         except EngineError as error:
             raise BundleError(f"the exported network does not load: {error}") from None
-        for k, found in zip(bundle.manifest["parity"]["levels"], errors[name], strict=True):
+        for k, found in zip(bundle.reference_levels, errors[name], strict=True):
             if not found <= TOLERANCE:
                 raise BundleError(
                     f"the exported network on {name} differs from the reference by {found:.1e} at level {k}, "

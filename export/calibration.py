@@ -12,9 +12,9 @@ from PIL import Image
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Engine, Evaluate
-from sdedit.runtime.images import to_image
 from sdedit.runtime.images.strokes import stroke_painting
 
 SAMPLER = "ancestral"

@@ -8,10 +8,8 @@ sensitive ones stay in float: as few as edits need to reach the wanted PSNR with
 import copy
 import json
 import logging
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +17,13 @@ import numpy as np
 import onnx
 
 from sdedit.errors import BundleError, SdeditError
-from sdedit.runtime.bundle import Bundle, amended, read_bundle, write_manifest
+from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
 from sdedit.runtime.bundle.variants import FOLDER, VARIANTS
 from sdedit.runtime.engines import load_engine
+from sdedit.runtime.engines.importing import import_onnxruntime, without_telemetry
 from sdedit.runtime.machine import available_processors
 
+from .additions import Addition
 from .calibration import T0S, Recorder, Request, make_requests, open_editor, run_edits, sample_guides
 from .onnx_nodes import constants, names_of, prune, unstore_half
 
@@ -58,16 +58,29 @@ class Report:
     convolutions: int
 
 
-def add_int8(source: Path, out: Path, *, min_psnr: float = MIN_PSNR, say: Callable[[str], None] = print) -> Report:
-    """Copy the bundle `source` to `out`, which may be the same, with an int8 variant of its network.
+def int8_addition(min_psnr: float = MIN_PSNR, say: Callable[[str], None] = print) -> Addition:
+    """The part variants/ with an int8 form of the network.
 
-    min_psnr: dB that every judged edit from t0 = 0.5 must reach. Raises BundleError, and writes nothing, if that needs
-    more than half of the convolutions in float; raises SdeditError if a package is missing.
+    min_psnr: dB that every judged edit from t0 = 0.5 must reach. Raises SdeditError, now, if a package is missing; when
+    it is written, BundleError if that takes more than half of the convolutions in float.
     """
     nncf = import_nncf()
-    bundle = read_bundle(source)
+
+    def write(bundle: Bundle) -> str:
+        found = write_int8(nncf, bundle, min_psnr, say)
+        psnr = found.psnr[f"{PROMISED_T0:g}"]
+        return (
+            f"int8, {len(found.left)} of {found.convolutions} convolutions left in float, edits from "
+            f"t0 = {PROMISED_T0:g} within {psnr['worst']:.1f} dB of float32 (mean {psnr['mean']:.1f})"
+        )
+
+    return Addition(FOLDER, write)
+
+
+def write_int8(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: Callable[[str], None]) -> Report:
+    """Quantise the network of the bundle that is being written, into its folder."""
     if bundle.classes:
-        raise BundleError(f"bundle {source} has a network with classes, which is not quantised")
+        raise BundleError(f"{bundle.name} has a network with classes, which is not quantised")
     reference = load_engine(bundle, "openvino", "float32", available_processors())
     recorder = Recorder(reference)
     with open_editor(bundle, reference) as editor, open_editor(bundle, recorder) as recording:
@@ -81,15 +94,11 @@ def add_int8(source: Path, out: Path, *, min_psnr: float = MIN_PSNR, say: Callab
     quantised = quantise(nncf, model, recorder.visited)
     ranking = rank(model, quantised, spread_out(recorder.visited, SENSITIVITY_STATES))
     say(f"most sensitive of {len(ranking)} convolutions: {', '.join(ranking[:4])}")
-    with amended(bundle, out, FOLDER) as folder:
-        report = fewest_left(bundle, folder, model, quantised, ranking, (requests, expected), min_psnr, say)
-        read_bundle(folder)
-    return report
+    return fewest_left(bundle, model, quantised, ranking, (requests, expected), min_psnr, say)
 
 
 def fewest_left(
     bundle: Bundle,
-    folder: Path,
     model: onnx.ModelProto,
     quantised: onnx.ModelProto,
     ranking: list[str],
@@ -101,14 +110,14 @@ def fewest_left(
     best = -np.inf
     for count in counts(len(ranking)):
         left = ranking[:count]
-        write_variant(bundle, folder, restore(quantised, model, left), {})
-        psnr = judge(read_bundle(folder), *judged)
+        write_variant(bundle, restore(quantised, model, left), {})
+        psnr = judge(read_bundle(bundle.path), *judged)
         worst = psnr[f"{PROMISED_T0:g}"]["worst"]
         best = max(best, worst)
         say(f"{count} in float: edits from t0 = {PROMISED_T0:g} within {worst:.1f} dB of float32")
         if worst >= min_psnr:
             facts = {"edit_psnr": psnr, "left_in_float": left, "convolutions": len(ranking), "min_psnr": min_psnr}
-            write_variant(bundle, folder, restore(quantised, model, left), facts)
+            write_variant(bundle, restore(quantised, model, left), facts)
             return Report(psnr, left, len(ranking))
     raise BundleError(
         f"int8: edits of {bundle.name} from t0 = {PROMISED_T0:g} come within {best:.1f} dB of float32, "
@@ -125,18 +134,12 @@ def counts(convolutions: int) -> Iterator[int]:
 
 
 def import_nncf() -> ModuleType:
-    """Import NNCF without its telemetry; raises SdeditError if it is not installed."""
-    name = "openvino_telemetry"
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment] # "cannot be imported": it has a stub then
-    try:
-        import nncf
-    except ImportError:
-        raise SdeditError("--int8 needs the package nncf: pip install 'sdedit[export]'") from None
-    finally:
-        del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
+    """The package nncf, with no telemetry. Raises SdeditError if it is not installed."""
+    with without_telemetry():
+        try:
+            import nncf
+        except ImportError:
+            raise SdeditError("--int8 needs the package nncf: pip install 'sdedit[export]'") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 
@@ -185,8 +188,7 @@ def rank(model: onnx.ModelProto, quantised: onnx.ModelProto, states: States) -> 
 
 
 def outputs(model: onnx.ModelProto, states: States) -> np.ndarray:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # dozens of sessions, some at once
@@ -214,8 +216,11 @@ def judge(bundle: Bundle, requests: list[Request], expected: list[np.ndarray]) -
     return {t0: {"worst": float(min(values)), "mean": float(np.mean(values))} for t0, values in found.items()}
 
 
-def write_variant(bundle: Bundle, folder: Path, model: onnx.ModelProto, facts: dict[str, Any]) -> None:
+def write_variant(bundle: Bundle, model: onnx.ModelProto, facts: dict[str, Any]) -> None:
+    """Write the int8 network and its facts into the bundle's folder, and list them."""
+    folder = bundle.path
     onnx.save(model, folder / FOLDER / NETWORK)
     text = json.dumps({"int8": {"file": NETWORK, **facts}}, indent=2, sort_keys=True) + "\n"
     (folder / FOLDER / VARIANTS).write_text(text, encoding="utf-8", newline="\n")
-    write_manifest(folder, bundle.manifest)
+    others = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    write_manifest(folder, bundle.manifest, others)

@@ -4,19 +4,20 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sdedit.errors import BundleError, EngineError
-from sdedit.runtime.bundle import NETWORK, Bundle, amended, file_sha256, read_bundle, write_manifest
-from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, read_engines
-from sdedit.runtime.checks.parity import TOLERANCES, measure_error, parity_input, relative_error
-from sdedit.runtime.engines import load_engine
-from sdedit.runtime.engines.opening import installed_engines
+from sdedit.runtime.bundle import NETWORK, Bundle, Network, file_sha256
+from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, Engines, StoredEngine
+from sdedit.runtime.bundle.records import to_json
+from sdedit.runtime.checks.parity import TOLERANCES, measure_error, parity_inputs, relative_error
+from sdedit.runtime.engines import installed_engines, load_engine
+from sdedit.runtime.engines.importing import import_onnxruntime
 from sdedit.runtime.engines.tensorrt_build import RTX, RTX_ARCHITECTURES, build_engine, import_named, read_header
 from sdedit.runtime.machine import available_processors
+
+from .additions import Addition
 
 PRECISIONS = ("float32", "float16")
 
@@ -39,27 +40,33 @@ def parse_architectures(text: str) -> tuple[str, ...]:
     return tuple(name for name in RTX_ARCHITECTURES if name in names)
 
 
-def add_engines(
-    source: Path, out: Path, architectures: Sequence[str], precisions: Sequence[str] = PRECISIONS, batch: int = 1
-) -> Bundle:
-    """Copy the bundle `source` to `out`, which may be the same, with engines in place of any it had.
+def engines_addition(architectures: Sequence[str], precisions: Sequence[str] = PRECISIONS, batch: int = 1) -> Addition:
+    """The part engines/: one engine a precision, of 1 to `batch` images, for all architectures that `serving` leaves.
 
-    One engine a precision, of 1 to `batch` images, for all architectures but those that `serving` leaves out. Raises
-    BundleError, and EngineError where an engine cannot be built or its network's error is above the precision's
-    tolerance; then nothing is replaced.
+    Raises EngineError, now, for what cannot be built here; when it is written, if an engine cannot be built or its
+    network's error is above the precision's tolerance.
     """
     check_request(precisions, batch)
-    bundle = read_bundle(source)
-    if bundle.classes:
-        raise BundleError(f"bundle {source} has a network with classes, which device cuda does not run")
-    with amended(bundle, out, FOLDER) as folder:
-        served = {precision: serving(precision, architectures) for precision in precisions}
-        entries = [write_engine(folder, bundle, precision, names, batch) for precision, names in served.items()]
-        text = json.dumps({"engines": entries}, sort_keys=True, indent=2) + "\n"
-        (folder / FOLDER / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
-        write_manifest(folder, bundle.manifest)
-        read_engines(read_bundle(folder))
-    return read_bundle(out)
+    served = {precision: serving(precision, architectures) for precision in precisions}
+
+    def write(bundle: Bundle) -> str:
+        if bundle.classes:
+            raise BundleError(f"{bundle.name} has a network with classes, which device cuda does not run")
+        entries = [write_engine(bundle, precision, names, batch) for precision, names in served.items()]
+        text = json.dumps(to_json(Engines(tuple(entries))), sort_keys=True, indent=2) + "\n"
+        (bundle.path / FOLDER / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+        return "\n  ".join(describe(bundle, entry) for entry in entries)
+
+    return Addition(FOLDER, write)
+
+
+def describe(bundle: Bundle, entry: StoredEngine) -> str:
+    """A line for people."""
+    size = (bundle.path / FOLDER / entry.file).stat().st_size / 1e6
+    return (
+        f"TensorRT-RTX {entry.version} engine, {entry.precision}, {size:.1f} MB, "
+        f"for {', '.join(entry.architectures)}; error of its network against torch {entry.error:.1e}"
+    )
 
 
 def serving(precision: str, architectures: Sequence[str]) -> tuple[str, ...]:
@@ -84,32 +91,35 @@ def check_request(precisions: Sequence[str], batch: int) -> None:
         raise EngineError("TensorRT engines are measured on onnxruntime: pip install 'sdedit[cpu]'")
 
 
-def write_engine(
-    folder: Path, bundle: Bundle, precision: str, architectures: Sequence[str], batch: int
-) -> dict[str, Any]:
-    """Build one into the bundle that is being written; what engines.json says of it."""
-    network = NETWORK if precision == "float32" else HALF_NETWORK
+def write_engine(bundle: Bundle, precision: str, architectures: Sequence[str], batch: int) -> StoredEngine:
+    """Build one engine into the bundle that is being written."""
     if precision == "float16":
-        write_half_network(folder)
-    error = network_error(folder, bundle, precision)
+        write_half_network(bundle)
+    error = network_error(bundle, precision)
     trt = import_named(RTX)
-    data = build_engine(trt, folder / network, bundle.state_shape, (1, batch), architectures)
+    name = NETWORK if precision == "float32" else HALF_NETWORK
+    network = (
+        bundle.read_network()
+        if precision == "float32"
+        else Network(bundle.path / name, (bundle.path / name).read_bytes())
+    )
+    data = build_engine(trt, network, bundle.state_shape, (1, batch), architectures)
     if read_header(data) != (trt.__version__, tuple(architectures)):
         raise EngineError(f"{RTX} {trt.__version__} built for {read_header(data)}, not for {', '.join(architectures)}")
-    network_sha256 = file_sha256(folder / network)
+    network_sha256 = bundle.manifest.files[name].sha256 if precision == "float32" else file_sha256(network.path)
     file = f"{precision}.{engine_key(network_sha256, bundle, architectures, batch, trt.__version__)}.engine"
-    (folder / FOLDER / file).write_bytes(data)
-    return {
-        "file": file,
-        "precision": precision,
-        "batches": [1, batch],
-        "network": network,
-        "network_sha256": network_sha256,
-        "package": RTX,
-        "version": trt.__version__,
-        "architectures": list(architectures),
-        "error": error,
-    }
+    (bundle.path / FOLDER / file).write_bytes(data)
+    return StoredEngine(
+        file=file,
+        precision=precision,
+        batches=(1, batch),
+        network=name,
+        network_sha256=network_sha256,
+        package=RTX,
+        version=trt.__version__,
+        architectures=tuple(architectures),
+        error=error,
+    )
 
 
 def engine_key(network: str, bundle: Bundle, architectures: Sequence[str], batch: int, version: str) -> str:
@@ -118,7 +128,7 @@ def engine_key(network: str, bundle: Bundle, architectures: Sequence[str], batch
     return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
-def write_half_network(folder: Path) -> None:
+def write_half_network(bundle: Bundle) -> None:
     """Raises BundleError where the network cannot be one of half precision."""
     try:
         import onnx
@@ -127,19 +137,19 @@ def write_half_network(folder: Path) -> None:
     except ImportError as error:
         raise EngineError(f"engines in float16 need the package {error.name}: pip install 'sdedit[export]'") from None
     try:
-        half = to_half(onnx.load(str(folder / NETWORK)))
+        half = to_half(onnx.load(str(bundle.network)))
     except ValueError as error:
-        raise BundleError(f"bundle {folder}: no float16: {error}") from None
-    onnx.save(half, str(folder / HALF_NETWORK))
+        raise BundleError(f"{bundle.name}: no float16: {error}") from None
+    onnx.save(half, str(bundle.path / HALF_NETWORK))
 
 
-def network_error(folder: Path, bundle: Bundle, precision: str) -> float:
+def network_error(bundle: Bundle, precision: str) -> float:
     """The error of that ONNX against the bundle's reference, on onnxruntime.
 
     Raises EngineError above the precision's tolerance.
     """
     if precision == "float16":
-        error = half_error(folder, bundle)
+        error = half_error(bundle)
     else:
         error = measure_error(bundle, load_engine(bundle, "onnxruntime", "float32", available_processors()))
     if not error <= TOLERANCES[precision]:
@@ -147,22 +157,20 @@ def network_error(folder: Path, bundle: Bundle, precision: str) -> float:
     return error
 
 
-def half_error(folder: Path, bundle: Bundle) -> float:
+def half_error(bundle: Bundle) -> float:
     """measure_error of the half network, each value in half rounded as such; sums are float32's, as in tensor cores."""
     import onnx
-    import onnxruntime
 
     from .half import with_every_rounding
 
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = available_processors()
-    network = with_every_rounding(onnx.load(str(folder / HALF_NETWORK)))
+    network = with_every_rounding(onnx.load(str(bundle.path / HALF_NETWORK)))
     session = onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
     levels, expected = bundle.reference()
     outputs = np.empty_like(expected)
-    for index, k in enumerate(levels):
-        x = parity_input(bundle.schedule.table, k, index, bundle.state_shape)
-        told = np.array([bundle.schedule.level(k).time], np.float32)
-        outputs[index] = session.run(["out"], {"x": x, "time": told})[0][0]
+    for index in range(len(levels)):
+        outputs[index] = session.run(["out"], parity_inputs(bundle, index))[0][0]
     return relative_error(outputs, expected)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdedit.errors import EngineError
-from sdedit.runtime.bundle.kernels import MANIFEST
+from sdedit.errors import BundleError, EngineError
+from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle.kernels import FOLDER, MANIFEST
 
+from .additions import Addition
 from .cubin import read_cubin
 
 TARGETS = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
@@ -40,7 +42,7 @@ DIVISIBLE_BY = 16
 """What pointers (in bytes) and `pixels` must be multiples of, for accesses of 128 bits."""
 
 MAX_PIXELS = 65535 * 512
-"""Of a channel: as many blocks as a grid has along y, of as many elements as a program has."""
+"""Most pixels of a channel: largest grid in y times elements per program."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,6 @@ VARIANTS = {
     "begin": Variant("begin_kernel", {}),
     "step": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": False}),
     "step_begin_noise": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": True}),
-    "step_guided": Variant("step_kernel", {"GUIDED": True, "BEGIN_NOISE": False}),
-    "step_guided_begin_noise": Variant("step_kernel", {"GUIDED": True, "BEGIN_NOISE": True}),
 }
 
 
@@ -84,6 +84,35 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
     text = json.dumps(manifest, sort_keys=True, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
     return manifest
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """ "sm80,sm90", "all", or "ptx" for PTX alone. Raises EngineError for an unknown target."""
+    named = {"all": TARGETS, "ptx": ()}
+    targets = named[text] if text in named else tuple(part.strip() for part in text.split(","))
+    check_targets(targets)
+    return targets
+
+
+def kernels_addition(targets: Sequence[str]) -> Addition:
+    """The part kernels/, for these targets besides PTX."""
+
+    def write(bundle: Bundle) -> str:
+        check_sides(bundle.state_shape)
+        export_kernels(bundle.path / FOLDER, targets)
+        return f"{bundle.name}, kernels as {', '.join(('PTX', *targets))}"
+
+    return Addition(FOLDER, write)
+
+
+def check_sides(shape: tuple[int, int, int]) -> None:
+    """Raise BundleError unless the kernels take images of `shape` = (C, H, W)."""
+    _, height, width = shape
+    if height * width % DIVISIBLE_BY or height * width > MAX_PIXELS:
+        raise BundleError(
+            f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
+            f"the bundle has {height}x{width}"
+        )
 
 
 def check_targets(targets: Sequence[str]) -> None:

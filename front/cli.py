@@ -18,6 +18,7 @@ COMMANDS = {
     "tune": "Measure the engines here and remember the best.",
     "doctor": "Check this installation.",
     "export": "Make a bundle of a checkpoint.",
+    "extend": "Add kernels, engines or an int8 network to a bundle.",
 }
 """Name -> what `sdedit --help` says of it, in that order."""
 

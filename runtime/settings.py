@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from sdedit.errors import PlanError
 
@@ -104,6 +104,10 @@ class Settings:
             taken = f"takes 0..{classes - 1}" if classes else "takes none"
             raise PlanError(f"label {self.label}: {bundle} {taken}")
         return self.label
+
+    def options(self) -> EditOptions:
+        """Itself as keyword arguments of Editor.edit."""
+        return cast(EditOptions, dataclasses.asdict(self))
 
     def recipe(self) -> dict[str, Any]:
         """As resolved, in values that JSON has."""

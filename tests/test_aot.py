@@ -1,24 +1,28 @@
 """The exported GPU kernels: static proofs on PTX and machine code, and their way into a bundle."""
 
+import functools
 import json
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import triton_kernels as aot
+from sdedit.export.additions import extend_bundle
 from sdedit.export.cubin import read_cubin
-from sdedit.export.kernels import add_kernels, parse_targets, write_kernels
+from sdedit.export.triton_kernels import check_sides, kernels_addition, parse_targets
 from sdedit.runtime.bundle import SHIPPED, read_bundle, read_kernels, write_manifest
-from sdedit.runtime.bundle.kernels import MANIFEST, choose_binary
+from sdedit.runtime.bundle.kernels import MANIFEST, Kernels, choose_binary
+from sdedit.runtime.bundle.records import Problems, read_record
 
 NAMES = tuple(aot.VARIANTS)
-IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5, "step_guided": 6, "step_guided_begin_noise": 6}
-"""Loads of 128 bits a thread: x, h, guide, mask, o (and o_uncond); begin reads guide, x, mask."""
-SQUARE_ROOTS = {"begin": 2, "step": 2, "step_begin_noise": 4, "step_guided": 2, "step_guided_begin_noise": 4}
+IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5}
+"""Loads of 128 bits a thread: x, h, guide, mask, o; begin reads guide, x, mask."""
+SQUARE_ROOTS = {"begin": 2, "step": 2, "step_begin_noise": 4}
 """Box-Muller pairs of a thread's four normals."""
 
 ROOTS_PTX = """
@@ -38,10 +42,8 @@ ROOTS_PTX = """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kernels")
-    aot.export_kernels(folder)
-    return folder
+def folder(exported_kernels: Path) -> Path:
+    return exported_kernels
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +51,33 @@ def manifest(folder: Path) -> dict:
     return json.loads((folder / MANIFEST).read_text())
 
 
+@functools.cache
 def machine_code(cubin: Path) -> Counter[str]:
-    """How often each instruction, modifiers included, stands in a cubin."""
+    """Count each instruction of a cubin, modifiers included; the file does not change."""
     text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", text))
 
 
 def inexact(code: Counter[str]) -> Counter[str]:
-    """What an exact kernel has only inside its square roots."""
+    """Instructions that an exact kernel has only inside its square roots."""
     return Counter({op: n for op, n in code.items() if op.startswith(("FFMA", "MUFU")) or ".FTZ" in op})
 
 
-def roots_alone(count: int, target: str, tmp_path: Path) -> Counter[str]:
-    """What the assembler makes of `count` square roots, correctly rounded, and nothing else."""
+@pytest.fixture(scope="module")
+def roots_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Counter[str]]:
+    """(count, target) -> the instructions in which `count` correctly rounded square roots are inexact."""
+    folder = tmp_path_factory.mktemp("roots")
+    return functools.cache(lambda count, target: inexact(assemble_roots(count, target, folder)))
+
+
+def assemble_roots(count: int, target: str, folder: Path) -> Counter[str]:
     body = ""
     for i in range(count):
         body += f"ld.global.f32 %f{2 * i}, [%rd1+{8 * i}];\nsqrt.rn.f32 %f{2 * i + 1}, %f{2 * i};\n"
         body += f"st.global.f32 [%rd1+{8 * i + 4}], %f{2 * i + 1};\n"
-    cubin = tmp_path / "roots.cubin"
+    cubin = folder / f"roots{count}.{target}.cubin"
     cubin.write_bytes(aot.assemble(ROOTS_PTX.format(registers=2 * count + 1, body=body).encode(), target))
-    return inexact(machine_code(cubin))
+    return machine_code(cubin)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,9 +94,11 @@ def test_ptx_rounds_every_operation_and_fuses_none(folder: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_machine_code_is_exact_outside_the_square_roots(folder: Path, name: str, target: str, tmp_path: Path) -> None:
-    """The same count of fused, approximate and flushing instructions as so many square roots have by themselves."""
-    expected = roots_alone(SQUARE_ROOTS[name], target, tmp_path) if name in SQUARE_ROOTS else Counter()
+def test_machine_code_is_exact_outside_the_square_roots(
+    folder: Path, roots_alone: Callable[[int, str], Counter[str]], name: str, target: str
+) -> None:
+    """The kernel has as many fused, approximate and flushing instructions as its square roots have by themselves."""
+    expected = roots_alone(SQUARE_ROOTS[name], target) if name in SQUARE_ROOTS else Counter()
     assert inexact(machine_code(folder / f"{name}.{target}.cubin")) == expected
 
 
@@ -121,12 +132,16 @@ def test_memory_is_accessed_128_bits_at_a_time_and_nothing_is_spilled(folder: Pa
         assert all(".128" in op for op in stores)
 
 
-def test_export_is_reproducible(folder: Path, tmp_path: Path) -> None:
-    aot.export_kernels(tmp_path)
+def test_export_is_reproducible(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled anew, not taken from triton's cache."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    again = tmp_path / "again"
+    again.mkdir()
+    aot.export_kernels(again)
     files = sorted(file.name for file in folder.iterdir())
-    assert files == sorted(file.name for file in tmp_path.iterdir())
+    assert files == sorted(file.name for file in again.iterdir())
     for name in files:
-        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (again / name).read_bytes(), name
 
 
 def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:
@@ -138,6 +153,8 @@ def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:
 
 
 def test_a_binary_is_chosen_by_the_devices_capability(manifest: dict) -> None:
+    kernels = read_record(Kernels, manifest, "", Problems())
+    assert kernels is not None
     files = {
         (8, 0): "step.sm80.cubin",
         (8, 7): "step.sm86.cubin",  # same major version, at most its minor one
@@ -149,28 +166,28 @@ def test_a_binary_is_chosen_by_the_devices_capability(manifest: dict) -> None:
         (11, 0): "step.ptx",
     }
     for capability, file in files.items():
-        assert choose_binary(manifest, "step", capability)["file"] == file
+        assert choose_binary(kernels, "step", capability).file == file
     with pytest.raises(EngineError, match="serve GPUs from sm75 on; this one is sm70"):
-        choose_binary(manifest, "step", (7, 0))
+        choose_binary(kernels, "step", (7, 0))
     with pytest.raises(EngineError, match="no GPU kernel 'blur', only advance, begin, step"):
-        choose_binary(manifest, "blur", (8, 0))
+        choose_binary(kernels, "blur", (8, 0))
 
 
 def test_a_bundle_without_kernels_says_how_to_add_them() -> None:
-    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit export .* --cubins all --out"):
+    with pytest.raises(EngineError, match=r"has no GPU kernels: sdedit extend .* --cubins all"):
         read_kernels(read_bundle(SHIPPED))
 
 
 def test_kernels_are_added_to_a_bundle(tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     before = read_bundle(SHIPPED)
-    bundle = add_kernels(SHIPPED, out, ("sm90",))
+    bundle = extend_bundle(SHIPPED, out, [kernels_addition(("sm90",))])
     expected = {f"kernels/{name}.{kind}" for name in NAMES for kind in ("ptx", "sm90.cubin")} | {"kernels/kernels.json"}
-    assert set(bundle.manifest["files"]) - set(before.manifest["files"]) == expected
-    assert {**bundle.manifest, "files": None} == {**before.manifest, "files": None}
-    assert choose_binary(read_kernels(bundle), "begin", (9, 0))["file"] == "begin.sm90.cubin"
-    again = add_kernels(out, out, ("sm80",))  # in place of the ones it had
-    assert not [name for name in again.manifest["files"] if "sm90" in name]
+    assert set(bundle.manifest.files) - set(before.manifest.files) == expected
+    assert {**bundle.manifest.to_json(), "files": None} == {**before.manifest.to_json(), "files": None}
+    assert choose_binary(read_kernels(bundle), "begin", (9, 0)).file == "begin.sm90.cubin"
+    again = extend_bundle(out, out, [kernels_addition(("sm80",))])  # in place of the ones it had
+    assert not [name for name in again.manifest.files if "sm90" in name]
 
 
 @pytest.mark.parametrize(
@@ -184,24 +201,24 @@ def test_unknown_targets_are_refused_and_nothing_is_written(
     targets: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineError, match=message):
-        add_kernels(SHIPPED, tmp_path / "out", targets)
+        extend_bundle(SHIPPED, tmp_path / "out", [kernels_addition(targets)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_assembler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(aot, "ASSEMBLER", "ptxas-of-nowhere")
     with pytest.raises(EngineError, match=r"assembler ptxas-of-nowhere is missing from triton 3\.9\.0"):
-        add_kernels(SHIPPED, tmp_path / "out", ("sm80",))
+        extend_bundle(SHIPPED, tmp_path / "out", [kernels_addition(("sm80",))])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_128_bit_accesses_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_images_that_128_bit_accesses_do_not_fit_are_refused() -> None:
     with pytest.raises(BundleError, match="divisible by 16 and at most 33553920, the bundle has 6x5"):
-        write_kernels(tmp_path, (3, 6, 5), ("sm80",))
+        check_sides((3, 6, 5))
 
 
 def test_kernels_that_the_bundle_does_not_list_are_refused(tmp_path: Path) -> None:
-    bundle = add_kernels(SHIPPED, tmp_path / "bundle", ())
+    bundle = extend_bundle(SHIPPED, tmp_path / "bundle", [kernels_addition(())])
     manifest = bundle.path / "kernels" / MANIFEST
     for text, message in (
         (manifest.read_text().replace('"begin.ptx"', '"../begin.ptx"'), r"names '../begin.ptx', which bundle.json"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from refusals import assert_refused
 from tiny import FIELDS, LEVELS, PARITY_LEVELS, SHAPE, halving_network, write_bundle
 
+from sdedit.errors import BundleError
 from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, SHIPPED, read_bundle
 from sdedit.runtime.engines import open_engine
 from sdedit_ref.sde import cosine
@@ -51,7 +53,7 @@ def list_file(bundle: Path, name: str, data: bytes) -> None:
 
 def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
     read = read_bundle(bundle)
-    assert (read.name, read.prediction, read.shape, read.network) == ("tiny", "eps", SHAPE, bundle / NETWORK)
+    assert (read.name, read.prediction, read.state_shape, read.network) == ("tiny", "eps", SHAPE, bundle / NETWORK)
     assert read.sha256 == hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
     assert np.array_equal(read.schedule.table, cosine(LEVELS))
     levels, outputs = read.reference()
@@ -70,7 +72,7 @@ def test_the_shipped_bundle_is_sound() -> None:
     shipped = read_bundle(SHIPPED)
     levels, outputs = shipped.reference()
     assert shipped.name == "earth64"
-    assert outputs.shape == (len(levels), *shipped.shape)
+    assert outputs.shape == (len(levels), *shipped.state_shape)
 
 
 def test_a_path_may_be_a_string_and_a_link(bundle: Path, tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_revision_1_is_read_as_what_it_meant(bundle: Path) -> None:
     del manifest["parity"]["engines"]
     (bundle / MANIFEST).write_text(json.dumps({**manifest, "revision": 1}))
     read = read_bundle(bundle)
-    assert (read.classes, read.null_label, read.manifest["parity"]["engines"]) == (0, None, {})
+    assert (read.classes, read.null_label, read.manifest.parity.engines) == (0, None, {})
 
 
 def test_revision_1_has_no_labels(bundle: Path) -> None:
@@ -173,6 +175,26 @@ def test_all_missing_and_unknown_keys_are_named_at_once(bundle: Path) -> None:
     assert_refused(bundle, r"it lacks \['licence', 'name'\] and has unknown \['author', 'colour\\n'\]")
 
 
+def test_wrong_types_and_wrong_values_are_named_at_once(bundle: Path) -> None:
+    set_field(bundle, "licence", 3)
+    set_field(bundle, "prediction", "score")
+    set_field(bundle, "image.multiple_of", 3)
+    set_field(bundle, "parity.levels", [21])
+    assert_refused(
+        bundle,
+        r"licence is not of type str; image .* is not a multiple of multiple_of; prediction 'score' is not one "
+        r"of eps, v, x0, flow; parity.levels \[21\] are not levels of the schedule; parity.engines.* has 3 errors "
+        r"for 1 levels$",
+    )
+
+
+def test_a_manifest_of_many_mistakes_is_refused_in_a_short_line(bundle: Path) -> None:
+    set_field(bundle, "files", {f"../{number}": {"sha256": "", "bytes": 0} for number in range(5000)})
+    with pytest.raises(BundleError, match=r"; and 4983 more$") as caught:
+        read_bundle(bundle)
+    assert len(str(caught.value)) < 4000
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -198,15 +220,22 @@ def test_all_missing_and_unknown_keys_are_named_at_once(bundle: Path) -> None:
         ("classes", True, "classes is not of type int"),
         ("null_label", 0, "null_label 0 is not in 0..classes"),
         ("null_label", "0", "null_label is not of type int or NoneType"),
-        ("parity.engines", [], "parity.engines is not of type dict"),
+        ("parity.engines", [], "parity.engines is not an object"),
         ("schedule.levels", 20.5, "schedule.levels is not of type int"),
-        ("exported_with", [], "exported_with is not of type dict"),
+        ("exported_with", [], "exported_with is not an object"),
         ("parity.levels", 3, "parity.levels is not of type list"),
+        ("parity.levels", [], r"parity.levels \[\] are not levels of the schedule"),
+        ("parity.engines", {"e": [1e-6]}, r"parity.engines\['e'\] has 1 errors for 3 levels"),
+        ("parity.weights_rounding", float("inf"), "parity.weights_rounding is not of type finite float"),
+        ("schedule.levels", 10**9, "schedule.levels 1000000000 is not in 1..1000000"),
+        ("files.extra", {"sha256": "", "bytes": -1}, r"files\['extra'\].bytes -1 is below 0"),
         ("parity.levels", [0], r"parity.levels \[0\] are not levels of the schedule"),
         ("parity.levels", [21], r"parity.levels \[21\] are not"),
-        ("parity.levels", ["1"], r"parity.levels \['1'\] are not"),
+        ("parity.levels", ["1"], r"parity.levels\[0\] is not of type int"),
+        ("parity.max_relative_error", math.nan, "parity.max_relative_error is not of type finite float"),
+        ("parity.engines", {"x": [math.inf]}, r"parity.engines\['x'\]\[0\] is not of type finite float"),
         ("parity.max_relative_error", 0, "parity.max_relative_error is not of type float"),
-        ("files", [], "files is not of type dict"),
+        ("files", [], "files is not an object"),
         ("files", {}, "files lack network.onnx"),
         ("files.extra", "hash", r"files\['extra'\] is not an object"),
         ("files.extra", {"sha256": ""}, r"files\['extra'\] lacks \['bytes'\]"),

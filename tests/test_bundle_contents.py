@@ -149,7 +149,7 @@ def test_every_location_is_found(tmp_path: Path) -> None:
     both.graph.node.append(constant("b.bin"))
     both.graph.initializer[0].external_data.add(key="location", value="c.bin")
     onnx.save(both, tmp_path / NETWORK)
-    assert external_files(tmp_path / NETWORK) == {"a.bin", "b.bin", "c.bin"}
+    assert external_files((tmp_path / NETWORK).read_bytes()) == {"a.bin", "b.bin", "c.bin"}
 
 
 @pytest.mark.parametrize(
@@ -207,18 +207,18 @@ def with_nan() -> np.ndarray:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (cosine(LEVELS).astype(np.float32), r"float64 \[T, 3\] with T in 1..1000000, got float32 \[20, 3\]"),
-        (cosine(LEVELS).astype(">f8"), r"got >f8 \[20, 3\]"),
-        (cosine(LEVELS)[:, :2], r"got float64 \[20, 2\]"),
-        (cosine(LEVELS)[0], r"got float64 \[3\]"),
-        (np.zeros((0, 3)), r"got float64 \[0, 3\]"),
+        (cosine(LEVELS).astype(np.float32), r"is float32 \[20, 3\], expected float64 \[20, 3\]"),
+        (cosine(LEVELS).astype(">f8"), r"is >f8 \[20, 3\], expected"),
+        (cosine(LEVELS)[:, :2], r"is float64 \[20, 2\], expected"),
+        (cosine(LEVELS)[0], r"is float64 \[3\], expected"),
+        (np.zeros((0, 3)), r"is float64 \[0, 3\], expected"),
         (with_nan(), "holds a value that is not finite"),
         (scaled(0, -1), r"alpha must lie in \[0, 1\]"),
         (scaled(0, 1.1), r"alpha must lie in \[0, 1\]"),
         (scaled(1, 0), "sigma above 0"),
         (cosine(LEVELS)[::-1], "from clean to noisy"),
-        (np.repeat(cosine(LEVELS), 2, axis=0), "from clean to noisy"),
-        (cosine(LEVELS + 1), r"has 21 levels, bundle\.json says 20"),
+        (np.repeat(cosine(LEVELS)[::2], 2, axis=0), "from clean to noisy"),
+        (cosine(LEVELS + 1), r"is float64 \[21, 3\], expected float64 \[20, 3\]"),
     ],
     ids=lambda value: "" if isinstance(value, np.ndarray) else None,
 )
@@ -311,7 +311,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def read_or_refuse(path: Path) -> Bundle | None:
-    """None where it is refused, on one line."""
+    """Read the bundle; None if it is refused, on one line."""
     try:
         return read_bundle(path)
     except BundleError as error:
@@ -341,7 +341,7 @@ def test_a_damaged_manifest_is_refused_or_read_as_it_stands(pristine: dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         read = read_or_refuse(in_folder({**pristine, MANIFEST: text}, folder))
     if read is not None:
-        assert read.manifest == json.loads(text)
+        assert read.manifest.to_json() == json.loads(text)
         assert read.sha256 == hashlib.sha256(text).hexdigest()
         assert np.array_equal(read.schedule.table, cosine(LEVELS))
 
@@ -363,11 +363,8 @@ def test_damage_with_the_right_hash_never_crashes(pristine: dict[str, bytes], da
     )
 )
 def test_no_bytes_crash_the_search_for_external_files(data: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / NETWORK
-        path.write_bytes(data)
-        try:
-            found = external_files(path)
-        except ValueError:
-            return
-        assert all(isinstance(location, str) for location in found)
+    try:
+        found = external_files(data)
+    except ValueError:
+        return
+    assert all(isinstance(location, str) for location in found)

@@ -16,7 +16,7 @@ from sdedit.runtime.bundle import SHIPPED
 
 
 def sdedit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`sdedit` in a process of its own."""
+    """Run `sdedit` in a process of its own."""
     command = [sys.executable, "-c", "from sdedit.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
@@ -249,26 +249,33 @@ def test_names_need_not_be_unicode(run: Run, guide: Path) -> None:
 
 
 def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
-    code, stdout, stderr = run("export", SHIPPED, "--cubins", "sm90", "--out", tmp_path / "with")
+    code, stdout, stderr = run("extend", SHIPPED, "--cubins", "sm90", "--out", tmp_path / "with")
     assert (code, stderr) == (0, "")
     assert stdout == f"{tmp_path / 'with'}: earth64, kernels as PTX, sm90\n"
-
-
-ONLY = "is a bundle: to it only --cubins, --tensorrt and --int8 can be added"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), ONLY),
-        (("--cubins", "all", "--size", 64), ONLY),
-        (("--cubins", "all", "--licence", "CC0"), ONLY),
+        ((), "nothing to add: give --cubins, --tensorrt or --int8"),
+        (("--cubins", "all", "--size", 64), "No such option"),
         (("--cubins", "sm70"), "cubin target 'sm70' is not one of sm80, sm86, sm89, sm90, sm100, sm120"),
     ],
 )
 def test_what_cannot_be_added_to_a_bundle(run: Run, tmp_path: Path, options: tuple[object, ...], message: str) -> None:
-    assert_mistake(run("export", SHIPPED, *options, "--out", tmp_path / "with"), message)
+    assert_mistake(run("extend", SHIPPED, *options, "--out", tmp_path / "with"), message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_of_a_bundle_names_the_command_that_adds_to_it(run: Run, tmp_path: Path) -> None:
+    for options in (["--out", tmp_path / "out", "--cubins", "all"], ["--dry-run"]):
+        assert_mistake(run("export", SHIPPED, *options), f"is a bundle already: `sdedit extend {SHIPPED}` adds parts")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_model_is_never_written_to(run: Run) -> None:
+    for command in (["extend", SHIPPED, "--cubins", "ptx"], ["export", "x.ckpt", "--out", SHIPPED]):
+        assert_mistake(run(*command), "is the installed model, which is not changed: give --out FOLDER")
 
 
 def test_without_the_extension_one_line_says_so_and_the_image_is_the_same(guide: Path, tmp_path: Path) -> None:

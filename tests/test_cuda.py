@@ -23,10 +23,11 @@ from stubs import run
 from sdedit.errors import CancelledError, EngineError
 from sdedit.runtime import Editor, Job
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle.manifest import ImageSpec
 from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cpu import CpuDevice
-from sdedit.runtime.devices.cuda import CudaDevice
+from sdedit.runtime.devices.cuda import CudaDevice, GraphKey
 from sdedit.runtime.loop import Loop
 
 
@@ -36,9 +37,9 @@ def bundle(bundle_with_kernels: Bundle) -> Bundle:
 
 
 def resized(bundle: Bundle, height: int, width: int) -> Bundle:
-    """As if its images were of that size; the kernels take any."""
-    image = {"channels": 3, "height": height, "width": width, "multiple_of": 1}
-    return dataclasses.replace(bundle, manifest={**bundle.manifest, "image": image})
+    """The bundle as if its images had that size; the kernels take any."""
+    image = ImageSpec(3, height, width, multiple_of=1)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
 
 # The same bits.
@@ -172,13 +173,11 @@ library = ctypes.CDLL({library!r}, mode=ctypes.RTLD_GLOBAL)
 from pathlib import Path
 from fake_driver import FakeDriver
 from sdedit.runtime.bundle import read_bundle
-from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.cuda.context import Gpu
-from sdedit.runtime.checks.gpu import EDIT, GpuCopy, digest, golden_edits, of_golden_shape
+from sdedit.runtime.checks import golden
+from sdedit.runtime.checks.gpu import copied_edits
 bundle = read_bundle({bundle!r})
 driver = FakeDriver(library, bundle.path / "kernels")
-gpu = Gpu()
-assert digest(golden_edits(CudaDevice(gpu, of_golden_shape(bundle), GpuCopy(gpu), 2))) == EDIT
+assert golden.digest(copied_edits(bundle, eager=False)) == golden.COPIED
 """
 
 
@@ -251,17 +250,6 @@ def test_an_engine_that_fails_while_it_is_captured_fails_the_job_alone(fake: Fak
     assert fake.counts() == NOTHING
 
 
-def test_graphs_of_other_addresses_are_dropped(fake: FakeDriver, bundle: Bundle) -> None:
-    device = make_device(fake, bundle)
-    tasks = [make_task(bundle, 0)]
-    run(Loop(device), tasks)
-    with device._gpu.calls("in a test"):
-        device._buffers["x"] = device._gpu.allocate(4 * 3 * 8 * 8)
-    assert same(run(Loop(device), tasks), run(Loop(on_cpu(bundle)), tasks))
-    assert device.captures == 2
-    assert fake.counts()["executables"] == 1
-
-
 def test_idle_slots_cost_no_evaluation(fake: FakeDriver, bundle: Bundle) -> None:
     device = make_device(fake, bundle, slots=4)
     assert isinstance(device.engine, StandInEngine)
@@ -276,6 +264,39 @@ def test_graphs_are_bounded(fake: FakeDriver, bundle: Bundle, monkeypatch: pytes
     assert same(run(Loop(device), tasks), run(Loop(on_cpu(bundle)), tasks))
     assert device.captures > 2
     assert fake.counts()["executables"] <= 2
+
+
+def test_the_graph_that_was_not_used_for_longest_makes_room(
+    fake: FakeDriver, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "MAX_GRAPHS", 2)
+    device = make_device(fake, bundle)
+    for key in (GraphKey((0,), "step"), GraphKey((0,), "step_begin_noise")):
+        with device._gpu.calls("in a test"):
+            device._run(key)
+    with device._gpu.calls("in a test"):
+        device._run(GraphKey((0,), "step"))
+        device._run(GraphKey((), "step"))
+    assert list(device._graphs) == [GraphKey((0,), "step"), GraphKey((), "step")]
+    device.close()
+
+
+def test_a_preview_is_copied_while_the_device_goes_on(fake: FakeDriver, bundle: Bundle) -> None:
+    """A preview shows the moment of the request, and the request does not wait."""
+    device, on_host = make_device(fake, bundle), on_cpu(bundle)
+    found = []
+    for loop in (Loop(device), Loop(on_host)):
+        task = make_task(bundle, 0, steps=4)
+        loop.admit(task)
+        loop.step()
+        loop.step()
+        fetch = loop.prediction(task)
+        loop.step()
+        found.append(fetch())
+        loop.clear()
+    assert same([found[0]], [found[1]])
+    device.close()
+    assert fake.counts() == NOTHING
 
 
 # Cancelling, failing, closing.

@@ -14,6 +14,8 @@ from stubs import run
 
 from sdedit.errors import EngineError
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle.kernels import Kernels
+from sdedit.runtime.bundle.records import Problems, read_record
 from sdedit.runtime.cuda import context as gpu
 from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cuda import CudaDevice
@@ -47,7 +49,9 @@ def outcome(fake: FakeDriver, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, s
 
 def capture_again(device: CudaDevice) -> None:
     with device._gpu.calls("in a test"):
-        device._close_graphs()
+        device._gpu.wait()
+        while device._graphs:
+            device._graphs.popitem()[1].close()
 
 
 def no_mistake(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +59,7 @@ def no_mistake(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyP
 
 
 def bakes_the_time(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that reads on the host what it is told, when it is enqueued."""
+    """An engine that reads the time on the host when it is enqueued."""
 
     def bind(inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         x, time = inputs["x"], inputs["time"]
@@ -72,7 +76,7 @@ def bakes_the_time(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.Mon
 
 
 def bakes_the_counter(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that has its row by value, as it was at capture."""
+    """A step that takes its row by value, so that it stays as it was at capture."""
     arguments = device._arguments
     frozen = device._gpu.allocate(4)
     real = device._launch
@@ -97,7 +101,7 @@ def swaps(one: str, other: str) -> Sabotage:
 
 
 def reallocates_after_capture(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nobody notices that the address is another one."""
+    """Reallocate a buffer after capture without a new graph."""
     (key,) = device._graphs
     monkeypatch.setattr(device, "_key", lambda busy: key)
     with device._gpu.calls("in a test"):
@@ -129,7 +133,7 @@ def overwrites_what_is_still_to_be_copied(
 
 
 def off_by_four_bytes(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With our own check of multiples out of the way, which `test_what_a_kernel_does_not_take_is_refused` is about."""
+    """Move a pointer by 4 bytes, with our own check off, which another test is about."""
     real = device._arguments
 
     class Shifted:
@@ -141,7 +145,7 @@ def off_by_four_bytes(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.
 
 
 def rows_one_short(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for 7 rows, where the plan has 8."""
+    """Allocate room for 7 rows although the plan has 8."""
     with device._gpu.calls("in a test"):
         device._buffers["rows"] = device._gpu.allocate(7 * 64)
 
@@ -196,10 +200,12 @@ def test_wrong_element_types_and_shapes_are_refused(fake: FakeDriver, bundle: Bu
     device.close()
 
 
-def change_parameters(bundle: Bundle, change: Callable[[list[dict[str, Any]]], None]) -> dict[str, Any]:
+def change_parameters(bundle: Bundle, change: Callable[[list[dict[str, Any]]], None]) -> Kernels:
     manifest = json.loads((bundle.path / "kernels" / "kernels.json").read_text())
     change(manifest["kernels"]["step"]["parameters"])
-    return manifest
+    kernels = read_record(Kernels, manifest, "", Problems())
+    assert kernels is not None
+    return kernels
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sdedit.export import bundle as export_module
 from sdedit.export import onnx_graph
 from sdedit.export.bundle import export_bundle, parity_levels
 from sdedit.runtime import Bundle, Editor, read_bundle
+from sdedit.runtime.bundle.manifest import ImageSpec, ScheduleSpec, Source
 from sdedit.runtime.engines import open_engine
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
 from sdedit_ref.sde import cosine
@@ -70,40 +71,40 @@ def test_the_engine_gives_what_torch_gives(safetensors: Path, float32: Bundle, t
 def test_half_weights_round_as_much_as_is_reported(safetensors: Path, half: Bundle) -> None:
     x = some_x(half.shape)
     expected = run_torch(load_checkpoint(safetensors).network, x, 12.0)
-    rounding = half.manifest["parity"]["weights_rounding"]
+    rounding = half.manifest.parity.weights_rounding
     assert 0 < rounding < 1e-2
     assert 0 < relative(run_engine(half, x, 12.0), expected) < 10 * rounding
 
 
 def test_float32_weights_are_not_rounded(float32: Bundle) -> None:
-    parity = float32.manifest["parity"]
-    assert (parity["weights"], parity["weights_rounding"]) == ("float32", 0.0)
-    assert 0 < parity["max_relative_error"] <= export_module.TOLERANCE
+    parity = float32.manifest.parity
+    assert (parity.weights, parity.weights_rounding) == ("float32", 0.0)
+    assert 0 < parity.max_relative_error <= export_module.TOLERANCE
 
 
 def test_each_engine_agrees_at_each_of_five_levels(half: Bundle) -> None:
-    parity = half.manifest["parity"]
-    assert parity["engines"].keys() == {"onnxruntime", "openvino"}
-    for errors in parity["engines"].values():
-        assert len(errors) == len(parity["levels"]) == 5
+    parity = half.manifest.parity
+    assert parity.engines.keys() == {"onnxruntime", "openvino"}
+    for errors in parity.engines.values():
+        assert len(errors) == len(parity.levels) == 5
         assert 0 < max(errors) <= export_module.TOLERANCE
-    assert parity["max_relative_error"] == max(map(max, parity["engines"].values()))
+    assert parity.max_relative_error == max(map(max, parity.engines.values()))
 
 
 def test_half_is_about_half_as_large(half: Bundle, float32: Bundle) -> None:
-    sizes = [bundle.manifest["files"]["network.onnx"]["bytes"] for bundle in (half, float32)]
+    sizes = [bundle.manifest.files["network.onnx"].bytes for bundle in (half, float32)]
     assert 0.45 < sizes[0] / sizes[1] < 0.6
 
 
 def test_the_manifest_says_what_the_checkpoint_said(safetensors: Path, half: Bundle) -> None:
     manifest = half.manifest
-    assert manifest["name"] == "tiny"
-    assert manifest["licence"] == "CC0"
-    assert manifest["prediction"] == "v"
-    assert manifest["image"] == {"channels": 3, "height": 16, "width": 16, "multiple_of": 16}
-    assert manifest["schedule"] == {"name": "cosine", "levels": 100}
-    assert manifest["source"] == {"name": "tiny.safetensors", "sha256": load_checkpoint(safetensors).sha256}
-    assert manifest["parity"]["levels"] == parity_levels(100)
+    assert manifest.name == "tiny"
+    assert manifest.licence == "CC0"
+    assert manifest.prediction == "v"
+    assert manifest.image == ImageSpec(3, 16, 16, multiple_of=16)
+    assert manifest.schedule == ScheduleSpec("cosine", 100)
+    assert manifest.source == Source("tiny.safetensors", load_checkpoint(safetensors).sha256)
+    assert manifest.parity.levels == tuple(parity_levels(100))
     assert np.array_equal(half.schedule.table, cosine(100))
 
 
@@ -135,12 +136,12 @@ def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
 def test_weights_too_large_for_one_file_go_beside_it(
     safetensors: Path, half: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a lowered limit; docs/checkpoints.md says how the real one was tried."""
+    """The limit is lowered here; docs/checkpoints.md says how the real limit was tried."""
     monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 1000)
     bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="")
-    files = bundle.manifest["files"]
+    files = bundle.manifest.files
     assert files["network.onnx.data"]["bytes"] > 5 * files["network.onnx"]["bytes"]
-    assert bundle.manifest["parity"]["engines"].keys() == {"onnxruntime", "openvino"}
+    assert bundle.manifest.parity.engines.keys() == {"onnxruntime", "openvino"}
     x = some_x(bundle.state_shape)
     assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(half, x, 3.0))
 
@@ -170,7 +171,7 @@ def test_the_command_line_exports_and_gives_the_same_bytes(safetensors: Path, ha
     assert kernels == f"{tmp_path / 'tiny'}: tiny, kernels as PTX, sm80"
     for name in ("network.onnx", "schedule.npy", "reference.npy"):
         assert (tmp_path / "tiny" / name).read_bytes() == (half.path / name).read_bytes(), name
-    files = read_bundle(tmp_path / "tiny").manifest["files"]
+    files = read_bundle(tmp_path / "tiny").manifest.files
     assert {"kernels/kernels.json", "kernels/step.ptx", "kernels/step.sm80.cubin"} <= files.keys()
 
 

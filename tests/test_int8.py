@@ -1,6 +1,7 @@
 """int8 variants: written where edits stay close to float32, read back as what was asked for, refused where they lie."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +14,22 @@ from tiny import rewrite, tiny_checkpoint, tiny_ddpm, write_bundle
 
 from sdedit.errors import BundleError, EngineError, SdeditError
 from sdedit.export import int8
+from sdedit.export.additions import extend_bundle
 from sdedit.export.bundle import export_bundle
 from sdedit.export.calibration import Recorder, make_requests, open_editor, paint, run_edits, sample_guides
 from sdedit.export.onnx_nodes import unstore_half
-from sdedit.runtime.bundle import Bundle, amended, read_bundle
-from sdedit.runtime.bundle.variants import read_variants, variant_network
+from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.bundle.variants import read_variant, read_variants
 from sdedit.runtime.checks.tune import candidates
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.engines import load_engine, open_engine
-from sdedit.runtime.images import to_image
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"
+
+
+def quietly(line: str) -> None:
+    """Take a line of output and drop it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,17 +50,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def quantised(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, int8.Report]:
+def quantised(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("out") / "tiny8"
-    report = int8.add_int8(bundle.path, out, min_psnr=10.0, say=lambda line: None)
-    return read_bundle(out), report
+    return extend_bundle(bundle.path, out, [int8.int8_addition(10.0, say=quietly)], quietly)
 
 
-def test_the_variant_keeps_what_the_export_promised(quantised: tuple[Bundle, int8.Report]) -> None:
-    """Its edits, made anew by the engine that reads it, are as close to float32 as variants.json says."""
-    bundle, report = quantised
-    said = read_variants(bundle)["int8"]
-    assert said["edit_psnr"] == report.psnr
+def test_the_variant_keeps_what_the_export_promised(quantised: Bundle) -> None:
+    """New edits by the engine that reads the variant are as close to float32 as variants.json says."""
+    bundle = quantised
+    said = read_variants(bundle)["int8"].facts
     assert said["edit_psnr"]["0.5"]["worst"] >= 10.0
     reference = load_engine(bundle, "openvino", "float32", 1)
     with open_editor(bundle, reference) as editor:
@@ -65,21 +69,21 @@ def test_the_variant_keeps_what_the_export_promised(quantised: tuple[Bundle, int
         assert again[t0]["worst"] == pytest.approx(values["worst"], abs=1.0)
 
 
-def test_int8_is_a_promise(quantised: tuple[Bundle, int8.Report], bundle: Bundle) -> None:
-    engine = open_engine(quantised[0], precision="int8", threads=1)
+def test_int8_is_a_promise(quantised: Bundle, bundle: Bundle) -> None:
+    engine = open_engine(quantised, precision="int8", threads=1)
     assert (engine.name, engine.precision) == ("openvino", "int8")
-    with pytest.raises(EngineError, match=r"precision 'int8': bundle .* has none: sdedit export .* --int8"):
+    with pytest.raises(EngineError, match=r"precision 'int8': bundle .* has none: sdedit extend .* --int8"):
         open_engine(bundle, precision="int8")
-    with pytest.raises(EngineError, match="is not one that engine onnxruntime runs: float32"):
-        open_engine(quantised[0], engine="onnxruntime", precision="int8")
+    with pytest.raises(EngineError, match="not one of auto, float32, which engine onnxruntime on device cpu has"):
+        open_engine(quantised, engine="onnxruntime", precision="int8")
 
 
-def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: tuple[Bundle, int8.Report], tmp_path: Path) -> None:
+def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: Bundle, tmp_path: Path) -> None:
     """What runs is read back: a variant that has no convolution in 8 bits is not int8."""
-    bundle, _ = quantised
+    bundle = quantised
     folder = tmp_path / "copy"
-    with amended(bundle, folder, int8.FOLDER) as new:
-        int8.write_variant(bundle, new, onnx.load(bundle.network), {})
+    shutil.copytree(bundle.path, folder)
+    int8.write_variant(read_bundle(folder), onnx.load(bundle.network), {})
     with pytest.raises(
         EngineError, match=r"openvino runs (float32|bfloat16) on 1 threads where int8 on 1 was asked for"
     ):
@@ -91,17 +95,15 @@ def test_what_no_variant_reaches_is_said_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr(int8, "rank", lambda model, quantised, states: ["node_conv2d", "node_conv2d_1"])
     with pytest.raises(BundleError, match=r"come within \d+\.\d dB of float32, not 500, with up to \d+ of \d+ conv"):
-        int8.add_int8(bundle.path, tmp_path / "out", min_psnr=500.0, say=lambda line: None)
+        extend_bundle(bundle.path, tmp_path / "out", [int8.int8_addition(500.0, say=quietly)], quietly)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_restoring_every_convolution_gives_the_network_back(
-    quantised: tuple[Bundle, int8.Report], bundle: Bundle
-) -> None:
-    """To the bit: the same nodes and weights, in the same order."""
+def test_restoring_every_convolution_gives_the_network_back(quantised: Bundle, bundle: Bundle) -> None:
+    """The nodes and weights are the same to the bit, in the same order."""
     model = onnx.load(bundle.network)
     unstore_half(model)
-    small = onnx.load(quantised[0].path / NETWORK)
+    small = onnx.load(quantised.path / NETWORK)
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     rng = np.random.default_rng(0)
     states = [{"x": rng.standard_normal((1, 3, 16, 16), np.float32), "time": np.float32([50])}]
@@ -150,7 +152,7 @@ def test_a_damaged_list_of_variants_is_refused(text: bytes, message: str, tmp_pa
     (folder / "variants").mkdir()
     rewrite(folder, VARIANTS, text)
     with pytest.raises(BundleError, match=message):
-        variant_network(read_bundle(folder), "int8")
+        read_variant(read_bundle(folder), "int8")
 
 
 def test_a_variant_stays_in_its_file(tmp_path: Path) -> None:
@@ -163,8 +165,8 @@ def test_a_variant_stays_in_its_file(tmp_path: Path) -> None:
     tensor.external_data.add(key="location", value="bundle.json")
     rewrite(folder, NETWORK, model.SerializeToString())
     rewrite(folder, VARIANTS, json.dumps({"int8": {"file": "int8.onnx"}}).encode())
-    with pytest.raises(BundleError, match=r"int8\.onnx asks for 'bundle\.json': a variant is one file"):
-        variant_network(read_bundle(folder), "int8")
+    with pytest.raises(BundleError, match=r"int8\.onnx asks for 'bundle\.json', which bundle\.json does not list"):
+        read_variant(read_bundle(folder), "int8")
 
 
 def test_tune_tries_low_precision_on_openvino_alone() -> None:
@@ -173,22 +175,19 @@ def test_tune_tries_low_precision_on_openvino_alone() -> None:
     assert {precision for engine, precision in kinds if engine == "openvino"} == {"float32", "bfloat16", "int8"}
 
 
-def test_without_nncf_it_says_what_to_install(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nncf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(SdeditError, match=r"--int8 needs the package nncf: pip install 'sdedit\[export\]'"):
-        int8.add_int8(bundle.path, tmp_path / "out")
+        int8.int8_addition()
 
 
 def test_the_command_adds_int8_to_a_bundle(
     bundle: Bundle, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "rank", lambda model, quantised, states: ["node_conv2d", "node_conv2d_1"])
-    code, _, err = run("export", bundle.path, "--out", tmp_path / "out", "--min-psnr", "20")
+    code, _, err = run("extend", bundle.path, "--out", tmp_path / "out", "--min-psnr", "20")
     assert (code, err) == (2, "sdedit: --min-psnr goes with --int8\n")
-    code, _, err = run("export", bundle.path, "--out", tmp_path / "out", "--int8", "--name", "other")
-    assert code == 2
-    assert "to it only --cubins, --tensorrt and --int8 can be added" in err
-    code, out, err = run("export", bundle.path, "--out", tmp_path / "out", "--int8", "--min-psnr", "10")
+    code, out, err = run("extend", bundle.path, "--out", tmp_path / "out", "--int8", "--min-psnr", "10")
     assert code == 0, err
     assert "convolutions left in float, edits from t0 = 0.5 within" in out
     assert "int8" in read_variants(read_bundle(tmp_path / "out"))

@@ -34,7 +34,7 @@ GUIDE = np.full((8, 8, 3), 128, np.uint8)
 
 
 class Labelled(nn.Module):
-    """One convolution, and a colour for each label, the last of which stands for no class."""
+    """A network of one convolution and a colour for each label; the last label stands for no class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,8 +107,8 @@ def edit_in_torch(label: int, guidance: float) -> np.ndarray:
 
 
 def test_the_bundle_says_its_labels(bundle: Bundle, no_null: Bundle) -> None:
-    assert (bundle.manifest["conditioning"], bundle.classes, bundle.null_label) == ("label", CLASSES, CLASSES)
-    assert (no_null.manifest["conditioning"], no_null.classes, no_null.null_label) == ("label", CLASSES, None)
+    assert (bundle.manifest.conditioning, bundle.classes, bundle.null_label) == ("label", CLASSES, CLASSES)
+    assert (no_null.manifest.conditioning, no_null.classes, no_null.null_label) == ("label", CLASSES, None)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

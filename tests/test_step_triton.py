@@ -13,7 +13,6 @@ from ptx import Kernel, launch, parse
 from states import ANY_SHAPES, State, copy_state, random_state, same_bits, seeds, step_state
 from triton_interpreter import Interpreter
 
-from sdedit.export import triton_kernels as aot
 from sdedit.kernels import twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
 from sdedit.runtime.bundle.kernels import MANIFEST
@@ -103,7 +102,7 @@ def test_interpreted_kernels_give_the_bits_of_numpy(
 
 
 class Gpu:
-    """The exported kernels on emulated memory, launched by what the manifest says of them."""
+    """The exported kernels on emulated memory, launched as their manifest says."""
 
     def __init__(self, folder: Path) -> None:
         self.manifest = json.loads((folder / MANIFEST).read_text())
@@ -146,25 +145,23 @@ class Gpu:
 
 
 @pytest.fixture(scope="module")
-def gpu(tmp_path_factory: pytest.TempPathFactory) -> Gpu:
-    folder = tmp_path_factory.mktemp("kernels")
-    aot.export_kernels(folder, targets=())
-    return Gpu(folder)
+def gpu(exported_kernels: Path) -> Gpu:
+    return Gpu(exported_kernels)
 
 
-def step_variant(state: State, guided: bool) -> str:
-    """The smallest kernel that serves these rows."""
+def step_variant(state: State) -> str:
+    """Name of the smallest kernel that serves these rows."""
     needs_begin_noise = any(
         state["rows"][b, state["counter"][b]]["keep_noise"] for b in busy_slots(state["counter"], state["row_count"])
     )
-    return "step" + "_guided" * guided + "_begin_noise" * needs_begin_noise
+    return "step" + "_begin_noise" * needs_begin_noise
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(state=states_of(GPU_SHAPES) | planned_states(), guided=st.booleans(), largest=st.booleans())
-def test_exported_step_gives_the_bits_of_numpy(gpu: Gpu, state: State, guided: bool, largest: bool) -> None:
-    name = "step" + "_guided" * guided + "_begin_noise" if largest else step_variant(state, guided)
-    assert_same(gpu.run(name, state), numpy_result("step", state, guided))
+@given(state=states_of(GPU_SHAPES) | planned_states(), largest=st.booleans())
+def test_exported_step_gives_the_bits_of_numpy(gpu: Gpu, state: State, largest: bool) -> None:
+    name = "step_begin_noise" if largest else step_variant(state)
+    assert_same(gpu.run(name, state), numpy_result("step", state, False))
 
 
 @settings(max_examples=40, deadline=None)
@@ -234,7 +231,7 @@ def test_memory_that_was_never_written_is_caught(gpu: Gpu) -> None:
 
 
 class CountingMemory(DeviceMemory):
-    """Counts what kernels ask for: bytes of the vector accesses, and which bytes of memory they cover."""
+    """Counts the memory that kernels access: bytes of the vector accesses, and the bytes of memory that they cover."""
 
     def __init__(self) -> None:
         super().__init__()

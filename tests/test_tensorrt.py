@@ -5,8 +5,10 @@ addresses, memory; its names and arguments are compared with the real package's.
 """
 
 import ctypes
+import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -21,14 +23,14 @@ from command_line import Run
 from fake_driver import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
 from stand_in_tensorrt import REAL_NAMES, SCRATCH, StandInTensorRt
-from tiny import model, write_bundle
+from tiny import model, rewrite, write_bundle
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import tensorrt as export
 from sdedit.export.half import to_half
 from sdedit.export.onnx_nodes import ancestors
 from sdedit.runtime import Editor
-from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.bundle import SHIPPED, Bundle, Network, read_bundle
 from sdedit.runtime.bundle.engines import read_engines
 from sdedit.runtime.engines import tensorrt
 from sdedit.runtime.engines.tensorrt_build import RTX, RTX_ARCHITECTURES, import_tensorrt, read_header
@@ -82,11 +84,11 @@ def test_what_half_cannot_hold_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Built by the command line in a process of its own: TensorRT would meet the fake driver of other tests here."""
+    """Engines built by the command line in a process of its own: here TensorRT would meet other tests' fake driver."""
     pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
     folder = tmp_path_factory.mktemp("engines")
     source = write_bundle(folder / "plain")
-    command = [sys.executable, "-c", "from sdedit.cli import main; main()", "export", str(source)]
+    command = [sys.executable, "-c", "from sdedit.cli import main; main()", "extend", str(source)]
     options = ["--out", str(folder / "bundle"), "--tensorrt", "sm89,sm75", "--cubins", "sm89", "--engine-batch", "2"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -95,17 +97,17 @@ def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_engines_are_for_what_they_say(with_engines: Bundle) -> None:
-    entries = {entry["precision"]: entry for entry in read_engines(with_engines)}
+    entries = {entry.precision: entry for entry in read_engines(with_engines)}
     assert set(entries) == {"float32", "float16"}
     for entry in entries.values():
-        architectures = ("sm89",) if entry["precision"] == "float32" else ("sm75", "sm89")
-        assert tuple(entry["architectures"]) == architectures
-        assert entry["batches"] == [1, 2]
-        data = (with_engines.path / "engines" / entry["file"]).read_bytes()
-        assert read_header(data) == (entry["version"], architectures)
-        assert entry["network_sha256"] == with_engines.manifest["files"][entry["network"]]["sha256"]
-    assert entries["float32"]["error"] == 0  # x / 2 is exact
-    assert 0 < entries["float16"]["error"] <= 2**-11  # one rounding of x, one of the result, which is exact
+        architectures = ("sm89",) if entry.precision == "float32" else ("sm75", "sm89")
+        assert tuple(entry.architectures) == architectures
+        assert entry.batches == (1, 2)
+        data = (with_engines.path / "engines" / entry.file).read_bytes()
+        assert read_header(data) == (entry.version, architectures)
+        assert entry.network_sha256 == with_engines.manifest.files[entry.network].sha256
+    assert entries["float32"].error == 0  # x / 2 is exact
+    assert 0 < entries["float16"].error <= 2**-11  # one rounding of x, one of the result, which is exact
 
 
 def test_the_key_changes_with_all_that_shapes_an_engine(with_engines: Bundle) -> None:
@@ -132,16 +134,16 @@ def test_the_key_changes_with_all_that_shapes_an_engine(with_engines: Bundle) ->
 def test_wrong_requests_are_one_line_and_nothing_is_written(
     run: Run, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    code, _, err = run("export", SHIPPED, "--out", tmp_path / "out", *options)
+    code, _, err = run("extend", SHIPPED, "--out", tmp_path / "out", *options)
     assert code == 2
     assert re.search(message, err)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "RTX", "tensorrt_of_nowhere")
     with pytest.raises(EngineError, match=r"need the package tensorrt-rtx: pip install 'sdedit\[cuda\]'"):
-        export.add_engines(SHIPPED, tmp_path / "out", ("sm89",))
+        export.engines_addition(("sm89",))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_damaged_manifest_of_engines_is_refused(with_engines: Bundle, tmp_path
 
 
 def test_engines_that_the_bundle_does_not_list_are_refused(with_engines: Bundle, tmp_path: Path) -> None:
-    assert "names 'engines/../x', which it does not have" in refusal(
+    assert "names 'engines/../x', which bundle.json does not list" in refusal(
         with_engines, tmp_path, lambda entries: entries[0].update(file="../x")
     )
 
@@ -166,10 +168,11 @@ def test_engines_that_the_bundle_does_not_list_are_refused(with_engines: Bundle,
 def refusal(bundle: Bundle, tmp_path: Path, change: Any) -> str:
     manifest = json.loads((bundle.path / "engines" / "engines.json").read_text())
     change(manifest["engines"])
-    (tmp_path / "engines").mkdir()
-    (tmp_path / "engines" / "engines.json").write_text(json.dumps(manifest))
+    folder = tmp_path / "changed"
+    shutil.copytree(bundle.path, folder)
+    rewrite(folder, "engines/engines.json", json.dumps(manifest).encode())
     with pytest.raises(BundleError) as caught:
-        read_engines(Bundle(tmp_path, bundle.sha256, bundle.manifest, bundle.schedule))
+        read_engines(read_bundle(folder))
     return str(caught.value)
 
 
@@ -210,18 +213,18 @@ def the_package(name: str = RTX, version: str = "1.0") -> Any:
 def test_an_engine_of_another_version_or_architecture_is_not_taken(
     with_engines: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = read_engines(with_engines)[0]["version"]
+    version = read_engines(with_engines)[0].version
     built: list[tuple[str, str, tuple[str, ...]]] = []
 
-    def build(trt: Any, network: Path, shape: Any, batches: Any, architectures: tuple[str, ...] = ()) -> bytes:
-        built.append((trt.__version__, network.name, architectures))
+    def build(trt: Any, network: Network, shape: Any, batches: Any, architectures: tuple[str, ...] = ()) -> bytes:
+        built.append((trt.__version__, network.path.name, architectures))
         return b"built here"
 
     monkeypatch.setattr(tensorrt, "build_engine", build)
     data, batches = tensorrt.find_engine(the_package(version=version), with_engines, "sm89", "float16", 2)
     assert (len(data) > 64, batches, built) == (True, (1, 2), [])
     for package, architecture in ((the_package(), "sm89"), (the_package(version=version), "sm86")):
-        with pytest.warns(RuntimeWarning, match="builds the float16 engine for sm8., once; it is kept in"):
+        with pytest.warns(RuntimeWarning, match="builds the float16 engine for sm8. and puts it into"):
             data, batches = tensorrt.find_engine(package, with_engines, architecture, "float16", 2)
         assert (data, batches) == (b"built here", (1, 1))
     with pytest.warns(RuntimeWarning, match="tensorrt builds the float32 engine for sm90"):
@@ -236,17 +239,17 @@ def test_an_engine_of_another_version_or_architecture_is_not_taken(
 
 
 def test_an_engine_that_is_not_what_the_manifest_says_is_refused(with_engines: Bundle) -> None:
-    entry = dict(read_engines(with_engines)[0])
-    data = (with_engines.path / "engines" / entry["file"]).read_bytes()
+    entry = read_engines(with_engines)[0]
+    data = (with_engines.path / "engines" / entry.file).read_bytes()
     with pytest.raises(EngineError, match=r"is for .* not"):
-        tensorrt.check_header(with_engines, {**entry, "architectures": ["sm80"]}, data)
+        tensorrt.check_header(with_engines, dataclasses.replace(entry, architectures=("sm80",)), data)
     with pytest.raises(EngineError, match="not a TensorRT-RTX engine"):
         tensorrt.check_header(with_engines, entry, data[:-1])
 
 
 def test_a_bundle_without_a_network_of_that_precision_says_how_to_add_one() -> None:
     bundle = read_bundle(SHIPPED)
-    with pytest.raises(EngineError, match=r"has no network of precision float16: sdedit export .* --tensorrt sm89"):
+    with pytest.raises(EngineError, match=r"has no network of precision float16: sdedit extend .* --tensorrt sm89"):
         tensorrt.find_engine(the_package(), bundle, "sm89", "float16", 1)
 
 
@@ -268,14 +271,14 @@ def fake(fake_library: ctypes.CDLL, with_engines: Bundle) -> Iterator[FakeDriver
 def stand_in(
     fake: FakeDriver, with_engines: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> StandInTensorRt:
-    stand_in = StandInTensorRt(fake, read_engines(with_engines)[0]["version"], halving)
+    stand_in = StandInTensorRt(fake, read_engines(with_engines)[0].version, halving)
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda architecture: stand_in)
     monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path))
     return stand_in
 
 
 def test_what_the_stand_in_offers_is_the_real_packages() -> None:
-    """In a process of its own, as above."""
+    """Run in a process of its own, as above."""
     pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
     script = "import json, sys, tensorrt_rtx as t; names = json.loads(sys.argv[1]); print([(c, n) for c in names "
     script += "for n in names[c] if not hasattr(getattr(t, c), n)])"
@@ -369,8 +372,8 @@ def test_doctor_measures_the_engine_on_the_gpu(
     ("request_", "message"),
     [
         ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, which device cuda has"),
-        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, of device cuda"),
-        ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, of"),
+        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, which device cuda has"),
+        ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, which"),
         ({"threads": 2}, "threads 2 goes with device cpu"),
         ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*sdedit\[cuda-ort\]"),
     ],

@@ -90,8 +90,7 @@ def command(
 
 def plan_outputs(guide: Path, out: Path, images: int, inputs: list[Path]) -> dict[Path, list[Path]]:
     """Which guide goes to which files, before anything is computed; raises ImageError where one cannot be written."""
-    from sdedit.runtime.images import check_output
-    from sdedit.runtime.images.decoding import SUFFIXES
+    from sdedit.runtime.images import SUFFIXES, check_output
 
     if not guide.is_dir():
         targets = numbered(out, images)

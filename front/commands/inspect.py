@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 def command(source: Path | None, as_json: bool) -> None:
     """Show what the bundle SOURCE is, verified (default: the shipped one), or what recipe the PNG SOURCE carries."""
     from sdedit.runtime.bundle import SHIPPED, read_bundle
-    from sdedit.runtime.replay import read_recipe
+    from sdedit.runtime.recipe import read_recipe
 
     if source is not None and source.is_file():
         recipe = read_recipe(source)
         click.echo(json.dumps(recipe, indent=2, sort_keys=True) if as_json else "\n".join(lines(recipe)))
         return
-    bundle = read_bundle(SHIPPED if source is None else source)
+    bundle = read_bundle(SHIPPED if source is None else source, verify_all=True)
     if as_json:
-        click.echo(json.dumps({**bundle.manifest, "sha256": bundle.sha256}, indent=2, sort_keys=True))
+        click.echo(json.dumps({**bundle.manifest.to_json(), "sha256": bundle.sha256}, indent=2, sort_keys=True))
         return
     click.echo(
         "\n".join(
-            [*lines({"path": bundle.path, "sha256": bundle.sha256, **bundle.manifest}), *accepted(), *card(bundle)]
+            [
+                *lines({"path": bundle.path, "sha256": bundle.sha256, **bundle.manifest.to_json()}),
+                *accepted(),
+                *card(bundle),
+            ]
         )
     )
 
@@ -56,4 +60,4 @@ def card(bundle: "Bundle") -> list[str]:
     """Where the text about the model is, if the bundle has one."""
     from sdedit.runtime.bundle import MODEL_CARD
 
-    return [printable(f"card: {bundle.path / MODEL_CARD}")] if MODEL_CARD in bundle.manifest["files"] else []
+    return [printable(f"card: {bundle.path / MODEL_CARD}")] if MODEL_CARD in bundle.manifest.files else []

@@ -30,14 +30,14 @@ ENGINE: tuple[Decorator, ...] = (
         default="auto",
         show_default=True,
         help="auto, onnxruntime, openvino, tensorrt.",
-        shell_complete=names_of("sdedit.runtime.engines", "ENGINES"),
+        shell_complete=names_of("sdedit.runtime.engines", "ENGINE_NAMES"),
     ),
     click.option(
         "--precision",
         default="auto",
         show_default=True,
         help="auto, float32, bfloat16, float16, int8.",
-        shell_complete=names_of("sdedit.runtime.engines", "PRECISIONS"),
+        shell_complete=names_of("sdedit.runtime.engines", "PRECISION_NAMES"),
     ),
     click.option("--threads", type=int, help="Of the engine.  [default: measured by tune, or all processors]"),
     click.option("--slots", default=1, show_default=True, help="Images in flight at once."),
@@ -87,6 +87,33 @@ PLAN: tuple[Decorator, ...] = (
     click.option("--label", type=int, help="What to make, of a model with classes.  [default: no class, where it can]"),
     click.option("--guidance", default=1.0, show_default=True, help="How much more like the label than like no class."),
 )
+
+
+class GroupedOption(click.Option):
+    """An option that help shows under the heading `group`."""
+
+    def __init__(self, *arguments: Any, group: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has a section for each group of options."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for name in sorted(groups, key=lambda name: name != "Options"):
+            with formatter.section(name):
+                formatter.write_dl(groups[name])
+
+
+def option(group: str, *names: str, **options: Any) -> Decorator:
+    """An option of that group of a GroupedCommand."""
+    return click.option(*names, cls=GroupedOption, group=group, **options)
 
 
 def together(*groups: tuple[Decorator, ...]) -> Decorator:

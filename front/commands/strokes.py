@@ -1,4 +1,4 @@
-"""sdedit strokes: a photo becomes a stroke painting, a guide to try things with."""
+"""The command sdedit strokes: turn a photo into a stroke painting, a guide to try things with."""
 
 from pathlib import Path
 
@@ -8,10 +8,21 @@ import click
 @click.command(epilog="Example: sdedit strokes photo.jpg --out guide.png && sdedit edit guide.png --out result.png")
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write.")
-@click.option("--median", default=23, show_default=True, help="Of the brush: odd, in pixels where PHOTO has 256.")
-@click.option("--colours", "--colors", default=6, show_default=True, help="2 to 256; 2 is crude, 16 is faithful.")
+@click.option(
+    "--median", default=23, show_default=True, help="Size of the brush: odd, 1 to 255 pixels for a shorter side of 256."
+)
+@click.option(
+    "--colours",
+    "--colors",
+    default=6,
+    show_default=True,
+    help="Number of flat colours, 2 to 256: 2 is crude, 16 is faithful.",
+)
 def command(photo: Path, out: Path, median: int, colours: int) -> None:
-    """Paint PHOTO in strokes, as the paper simulates a user's: a median filter, then a palette of few colours."""
+    """Turn PHOTO into a stroke painting.
+
+    The paper simulates users' paintings this way: a median filter, then a palette of few colours.
+    """
     from sdedit.runtime.images import check_output, open_picture, save_png
     from sdedit.runtime.images.strokes import stroke_painting
 

@@ -1,8 +1,9 @@
-"""A bundle: the folder that export writes and every target reads. Data only; all of it is verified before use."""
+"""A bundle: the folder that export writes and every target reads. Data only; every file is verified before use."""
 
-from .manifest import MANIFEST, MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, TensorSpec, network_inputs
-from .reading import SHIPPED, Bundle, file_sha256, read_bundle, read_kernels
-from .writing import amended, staged, write_manifest
+from .kernels import read_kernels
+from .manifest import MANIFEST, MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, Manifest, TensorSpec, network_inputs
+from .reading import SHIPPED, Bundle, Network, file_sha256, read_bundle
+from .writing import link_files, staged, write_manifest
 
 __all__ = [
     "MANIFEST",
@@ -13,9 +14,11 @@ __all__ = [
     "SCHEDULE",
     "SHIPPED",
     "Bundle",
+    "Manifest",
+    "Network",
     "TensorSpec",
-    "amended",
     "file_sha256",
+    "link_files",
     "network_inputs",
     "read_bundle",
     "read_kernels",

@@ -1,57 +1,61 @@
-"""The engines that a bundle carries: engines/engines.json says what each is for."""
+"""The part engines/: TensorRT engines, each for one precision and some architectures."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sdedit.errors import BundleError
-
 from .manifest import NETWORK
+from .parts import read_part, require_listed
 from .reading import Bundle
+from .records import Problems, read_record
 
 FOLDER = "engines"
 MANIFEST = "engines.json"
-
-KEYS = {
-    "file": str,
-    "precision": str,
-    "batches": list,
-    "network": str,
-    "network_sha256": str,
-    "package": str,
-    "version": str,
-    "architectures": list,
-    "error": float,
-}
-"""Of an entry. network: the ONNX in the bundle that it was built from. batches: fewest and most images at once. error:
-of that ONNX against the reference, on onnxruntime at export."""
+NAME = f"{FOLDER}/{MANIFEST}"
 
 
-def read_engines(bundle: Bundle) -> list[Mapping[str, Any]]:
-    """The entries of the bundle's engines, none where it has none; all files they name are verified ones of the bundle.
+@dataclass(frozen=True)
+class StoredEngine:
+    """An engine in the bundle. network: the ONNX in the bundle that it was built from, and its hash.
 
-    Raises BundleError where their manifest is damaged.
+    batches: fewest and most images at once. package, version: of TensorRT. error: of the ONNX against the reference,
+    measured on onnxruntime at export.
     """
-    listed = bundle.manifest["files"]
-    name = f"{FOLDER}/{MANIFEST}"
-    if name not in listed:
-        return []
-    try:
-        entries = json.loads((bundle.path / name).read_text(encoding="utf-8"))["engines"]
-        sound = all(set(e) == set(KEYS) and all(type(e[k]) is kind for k, kind in KEYS.items()) for e in entries)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        sound = False
-    if not sound:
-        raise BundleError(f"bundle {bundle.path}: {name} is damaged")
-    for entry in entries:
-        for file in (entry["network"], f"{FOLDER}/{entry['file']}"):
-            if file not in listed:
-                raise BundleError(f"bundle {bundle.path}: {name} names {file!r}, which it does not have")
-    return list(entries)
+
+    file: str
+    precision: str
+    batches: tuple[int, ...]
+    network: str
+    network_sha256: str
+    package: str
+    version: str
+    architectures: tuple[str, ...]
+    error: float
+
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        batches = fields.get("batches", (1, 1))
+        fits = len(batches) == 2 and 1 <= batches[0] <= batches[1]
+        problems.require(fits, f"{where}.batches {list(batches)} are not fewest and most")
 
 
-def network_of(bundle: Bundle, entries: list[Mapping[str, Any]], precision: str) -> str | None:
-    """The ONNX in the bundle that computes in that precision, by its name; None where there is none."""
+@dataclass(frozen=True)
+class Engines:
+    """engines.json."""
+
+    engines: tuple[StoredEngine, ...]
+
+
+def read_engines(bundle: Bundle) -> Sequence[StoredEngine]:
+    """The bundle's engines, () if it has none; raises BundleError if their manifest is damaged."""
+    part = read_part(bundle, NAME, lambda value, problems: read_record(Engines, value, "", problems))
+    engines = part.engines if part is not None else ()
+    require_listed(bundle, NAME, [file for engine in engines for file in (engine.network, f"{FOLDER}/{engine.file}")])
+    return engines
+
+
+def network_of(engines: Sequence[StoredEngine], precision: str) -> str | None:
+    """The name of the bundle's ONNX that computes in that precision; None if there is none."""
     if precision == "float32":
         return NETWORK
-    return next((entry["network"] for entry in entries if entry["precision"] == precision), None)
+    return next((engine.network for engine in engines if engine.precision == precision), None)

@@ -1,11 +1,9 @@
-"""Which external files an ONNX model asks for, read from the protobuf wire format: the runtime has no onnx package.
+"""The external files that an ONNX model asks for, read from the protobuf wire format: the runtime has no onnx package.
 
-Only what leads to tensors is walked, so a model of gigabytes costs a few page reads.
+Only the fields that lead to tensors are walked; their contents are skipped.
 """
 
-import mmap
 from collections.abc import Iterator
-from pathlib import Path
 
 # Message -> field number -> message, for every way from a model to a tensor (onnx.proto, IR version 13).
 CHILDREN = {
@@ -23,19 +21,17 @@ MAX_DEPTH = 100
 """Of nested messages; protobuf itself refuses more."""
 
 
-def external_files(model: Path) -> set[str]:
-    """The `location` of every tensor kept outside the model file.
+def external_files(data: bytes) -> set[str]:
+    """The `location` of every tensor that an ONNX file keeps outside itself.
 
-    Raises ValueError where the file is no well-formed protobuf message, OSError where it cannot be read.
+    Raises ValueError if the bytes are no well-formed protobuf message.
     """
-    with model.open("rb") as file:
-        if model.stat().st_size == 0:
-            raise ValueError("the ONNX file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return set(_locations(data, 0, len(data), "Model", 0))
+    if not data:
+        raise ValueError("the ONNX file is empty")
+    return set(_locations(data, 0, len(data), "Model", 0))
 
 
-def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+def _locations(data: bytes, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise ValueError("the ONNX file nests too deeply")
     for number, begin, stop in _fields(data, start, end):
@@ -48,7 +44,7 @@ def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) 
             yield from _locations(data, begin, stop, child, depth + 1)
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, begin and end of each length-delimited field of the message in data[at:end]."""
     while at < end:
         tag, at = _varint(data, at, end)
@@ -69,7 +65,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
         _truncated()
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:

@@ -1,9 +1,9 @@
-"""bundle.json: its revisions, keys and values."""
+"""bundle.json: its keys, their types and their history."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from sdedit.errors import BundleError
 from sdedit.kernels.layout import MAX_ELEMENTS
 
-from ..schedule import PREDICTIONS
+from ..schedule import MAX_LEVELS, PREDICTIONS
+from .records import Problems, read_record, to_json
 
 REVISION = 2
 """Bump when a reader of the old revision would misread or reject the new files, never otherwise."""
@@ -19,42 +20,14 @@ REVISION = 2
 READABLE = (1, REVISION)
 
 MANIFEST = "bundle.json"
-
 NETWORK = "network.onnx"
-
 SCHEDULE = "schedule.npy"
-
 REFERENCE = "reference.npy"
-
 MODEL_CARD = "MODEL_CARD.md"
-
 MAX_MANIFEST_BYTES = 1 << 20
 
 CONDITIONINGS = ("none", "label")
-
 MAX_CLASSES = 1_000_000
-
-SCHEMA = {
-    "revision": int,
-    "name": str,
-    "licence": str,
-    "source": {"name": str, "sha256": str},
-    "image": {"channels": int, "height": int, "width": int, "multiple_of": int},
-    "prediction": str,
-    "conditioning": str,
-    "classes": int,
-    "null_label": (int, NoneType),
-    "schedule": {"name": str, "levels": int},
-    "files": dict,
-    "exported_with": dict,
-    "parity": {"levels": list, "max_relative_error": float, "engines": dict, "weights": str, "weights_rounding": float},
-}
-"""The manifest's keys and types; docs/design.md says what they mean."""
-
-SINCE_REVISION_1: dict[str, Any] = {"classes": 0, "null_label": None}
-
-PARITY_SINCE_REVISION_1: dict[str, Any] = {"engines": {}}
-"""Keys that revision 1 did not have, and what it meant."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +38,126 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that was exported."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Size of the network's images. multiple_of: height and width must be multiples of it."""
+
+    channels: int
+    height: int
+    width: int
+    multiple_of: int
+
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        if len(fields) < 4:
+            return
+        channels, height, width, multiple_of = (fields[name] for name in ("channels", "height", "width", "multiple_of"))
+        if min(fields.values()) < 1 or channels * height * width > MAX_ELEMENTS:
+            problems.append(f"{where} {fields} is not a size")
+        elif height % multiple_of or width % multiple_of:
+            problems.append(f"{where} {fields} is not a multiple of multiple_of")
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """Name of the schedule's family, and number of its levels."""
+
+    name: str
+    levels: int
+
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        levels = fields.get("levels", 1)
+        problems.require(1 <= levels <= MAX_LEVELS, f"{where}.levels {levels} is not in 1..{MAX_LEVELS}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: hexadecimal hash and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Errors measured at export, relative to the largest output at a level.
+
+    levels: the levels k of the reference's outputs. max_relative_error: the largest error of any engine. engines: by
+    name, the error at each level. weights: how weights are stored. weights_rounding: error of that rounding alone.
+    """
+
+    levels: tuple[int, ...]
+    max_relative_error: float
+    engines: Mapping[str, tuple[float, ...]]
+    weights: str
+    weights_rounding: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a bundle. classes: number of labels, 0 without conditioning. null_label: the label of no class.
+
+    prediction: eps, v, x0 or flow. conditioning: none or label. files: every file but the manifest, by its path.
+    """
+
+    revision: int
+    name: str
+    licence: str
+    source: Source
+    image: ImageSpec
+    prediction: str
+    conditioning: str
+    classes: int
+    null_label: int | None
+    schedule: ScheduleSpec
+    files: Mapping[str, FileEntry]
+    exported_with: Mapping[str, str]
+    parity: Parity
+
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        del where
+        name = fields.get("name", "")
+        problems.require(name.isprintable(), f"name {name!r} is not printable")
+        for key, accepted in (("prediction", PREDICTIONS), ("conditioning", CONDITIONINGS)):
+            if key in fields:
+                problems.require(fields[key] in accepted, f"{key} {fields[key]!r} is not one of {', '.join(accepted)}")
+        if "files" in fields:
+            check_files(fields["files"], problems)
+        if {"conditioning", "classes", "null_label"} <= fields.keys():
+            check_labels(fields["conditioning"], fields["classes"], fields["null_label"], problems)
+        if {"parity", "schedule"} <= fields.keys():
+            check_parity(fields["parity"], fields["schedule"].levels, problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its keys and values as bundle.json has them."""
+        fields: dict[str, Any] = to_json(self)
+        return fields
+
+
 def network_inputs(state_shape: tuple[int, int, int], classes: int = 0) -> dict[str, TensorSpec]:
-    """The inputs of a network of states [C, H, W]: x and time, and a label where it takes that many classes."""
+    """The inputs of a network of states [C, H, W]: x and time, and a label if it takes that many classes."""
     inputs = {"x": TensorSpec(np.dtype(np.float32), state_shape), "time": TensorSpec(np.dtype(np.float32), ())}
     return {**inputs, "label": TensorSpec(np.dtype(np.int64), ())} if classes else inputs
 
 
-def _read_manifest(path: Path) -> bytes:
+def read_manifest_bytes(path: Path) -> bytes:
+    """The bytes of the manifest in folder `path`; raises BundleError."""
+    file = path / MANIFEST
     try:
-        with (path / MANIFEST).open("rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+        if file.exists() and not file.is_file():
+            raise BundleError(f"bundle {path}: {MANIFEST} is not a regular file")
+        with file.open("rb") as opened:
+            text = opened.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise BundleError(f"bundle {path}: {MANIFEST} cannot be read: {error.strerror}") from None
     if len(text) > MAX_MANIFEST_BYTES:
@@ -82,84 +165,69 @@ def _read_manifest(path: Path) -> bytes:
     return text
 
 
-def _parse_manifest(path: Path, text: bytes) -> dict[str, Any]:
+def parse_manifest(path: Path, text: bytes) -> Manifest:
+    """The manifest, with old revisions in today's terms; raises one BundleError that names every problem."""
     try:
-        manifest = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError):
         raise BundleError(f"bundle {path}: {MANIFEST} is not valid JSON") from None
-    revision = manifest.get("revision") if isinstance(manifest, dict) else None
+    revision = fields.get("revision") if isinstance(fields, dict) else None
     if type(revision) is not int:
         raise BundleError(f"bundle {path}: {MANIFEST} states no revision")
     if revision not in READABLE:
         hint = "a newer sdedit is needed" if revision > REVISION else "export it again"
         raise BundleError(f"bundle {path}: revision {revision} is not in {READABLE}, which this version reads: {hint}")
-    if revision == 1:
-        manifest = _from_revision_1(manifest)
-    try:
-        _check_schema(manifest, SCHEMA, "")
-        _check_values(manifest)
-    except ValueError as error:
-        raise BundleError(f"bundle {path}: {MANIFEST}: {error}") from None
+    problems = Problems()
+    manifest = read_record(Manifest, upgraded(fields), "", problems)
+    if manifest is None:
+        raise BundleError(f"bundle {path}: {MANIFEST}: {problems}")
     return manifest
 
 
-def _from_revision_1(manifest: dict[str, Any]) -> dict[str, Any]:
-    """As revision 2 says it; raises BundleError by way of the schema where it is no manifest of revision 1."""
-    new = {**SINCE_REVISION_1, **manifest}
-    if isinstance(new.get("parity"), dict):
-        new["parity"] = {**PARITY_SINCE_REVISION_1, **new["parity"]}
-    return new
+def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields in terms of the newest revision. The history of the revisions:
+
+    1: no classes, null_label and parity.engines; a network had no labels.
+    2: labels, and the errors of each engine.
+    """
+    if fields["revision"] == 1:
+        fields = {"classes": 0, "null_label": None, **fields}
+        if isinstance(fields.get("parity"), dict):
+            fields["parity"] = {"engines": {}, **fields["parity"]}
+    return fields
 
 
-def _check_schema(value: Any, schema: Any, where: str) -> None:
-    if not isinstance(schema, dict):
-        accepted = schema if isinstance(schema, tuple) else (schema,)
-        if type(value) not in accepted:
-            raise ValueError(f"{where} is not of type {' or '.join(kind.__name__ for kind in accepted)}")
-        return
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is not an object")
-    missing, unknown = sorted(schema.keys() - value.keys()), sorted(value.keys() - schema.keys())
-    if missing or unknown:
-        raise ValueError(f"{where or 'it'} lacks {missing} and has unknown {unknown}")
-    for key, part in schema.items():
-        _check_schema(value[key], part, f"{where}.{key}".lstrip("."))
-
-
-def _check_values(manifest: dict[str, Any]) -> None:
-    if not manifest["name"].isprintable():
-        raise ValueError(f"name {manifest['name']!r} is not printable")
-    for name, accepted in (("prediction", PREDICTIONS), ("conditioning", CONDITIONINGS)):
-        if manifest[name] not in accepted:
-            raise ValueError(f"{name} {manifest[name]!r} is not one of {', '.join(accepted)}")
-    image = manifest["image"]
-    if min(image.values()) < 1 or image["channels"] * image["height"] * image["width"] > MAX_ELEMENTS:
-        raise ValueError(f"image {image} is not a size")
-    if image["height"] % image["multiple_of"] or image["width"] % image["multiple_of"]:
-        raise ValueError(f"image {image} is not a multiple of multiple_of")
-    for name, entry in manifest["files"].items():
-        _check_schema(entry, {"sha256": str, "bytes": int}, f"files[{name!r}]")
-        if not _stays_inside(name):
-            raise ValueError(f"files: path {name!r} does not stay in the bundle")
-    _check_labels(manifest)
-    levels = manifest["parity"]["levels"]
-    if not all(type(k) is int and 1 <= k <= manifest["schedule"]["levels"] for k in levels):
-        raise ValueError(f"parity.levels {levels} are not levels of the schedule")
+def check_files(files: Mapping[str, FileEntry], problems: Problems) -> None:
+    """Note paths that leave the bundle, sizes below 0, and files that every bundle has and this one does not list."""
+    for name, entry in files.items():
+        problems.require(stays_inside(name), f"files: path {name!r} does not stay in the bundle")
+        problems.require(entry.bytes >= 0, f"files[{name!r}].bytes {entry.bytes} is below 0")
     for name in (NETWORK, SCHEDULE, REFERENCE):
-        if name not in manifest["files"]:
-            raise ValueError(f"files lack {name}")
+        problems.require(name in files, f"files lack {name}")
 
 
-def _check_labels(manifest: dict[str, Any]) -> None:
-    conditioning, classes, null = (manifest[name] for name in ("conditioning", "classes", "null_label"))
+def check_parity(parity: Parity, last: int, problems: Problems) -> None:
+    """Note levels that are none of 1 .. last, and engines with more or fewer errors than levels."""
+    levels = parity.levels
+    known = bool(levels) and all(1 <= k <= last for k in levels)
+    problems.require(known, f"parity.levels {list(levels)} are not levels of the schedule")
+    for name, errors in parity.engines.items():
+        fits = len(errors) == len(levels)
+        problems.require(fits, f"parity.engines[{name!r}] has {len(errors)} errors for {len(levels)} levels")
+
+
+def check_labels(conditioning: str, classes: int, null: int | None, problems: Problems) -> None:
+    """Note a number of classes or a null label that does not fit the conditioning."""
     accepted = range(1, MAX_CLASSES + 1) if conditioning == "label" else range(1)
-    if classes not in accepted:
-        raise ValueError(f"classes {classes} is not in {accepted[0]}..{accepted[-1]}, with conditioning {conditioning}")
-    if null is not None and not (classes and 0 <= null <= classes):
-        raise ValueError(f"null_label {null} is not in 0..classes")
+    problems.require(
+        classes in accepted,
+        f"classes {classes} is not in {accepted[0]}..{accepted[-1]}, with conditioning {conditioning}",
+    )
+    fits = null is None or (classes > 0 and 0 <= null <= classes)
+    problems.require(fits, f"null_label {null} is not in 0..classes")
 
 
-def _stays_inside(name: str) -> bool:
+def stays_inside(name: str) -> bool:
     """Whether it is a plain relative path. With a `*` onnxruntime marks data at an address in memory, not in a file."""
     pure = PurePosixPath(name)
     plain = name.isprintable() and not set(name) & set("\\:*") and str(pure) == name != "."

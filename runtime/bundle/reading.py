@@ -1,67 +1,88 @@
-"""Reading a bundle: everything in it is verified before it is used."""
+"""Reading a bundle: every file is verified against the manifest before anything uses it.
+
+Small files are verified when the bundle is opened. A large one is read once, just before its engine needs it; the bytes
+that were hashed are the bytes that the engine gets.
+"""
 
 import hashlib
-import json
-from collections.abc import Mapping
+import io
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sdedit.errors import BundleError, EngineError, reason
+from sdedit.errors import BundleError, reason
 
 from ..schedule import Schedule
 from .external_data import external_files
-from .kernels import FOLDER as KERNELS
-from .kernels import MANIFEST as KERNELS_MANIFEST
 from .manifest import (
     MANIFEST,
     NETWORK,
     REFERENCE,
     SCHEDULE,
+    FileEntry,
+    Manifest,
     TensorSpec,
-    _parse_manifest,
-    _read_manifest,
     network_inputs,
+    parse_manifest,
+    read_manifest_bytes,
 )
 
 SHIPPED = Path(__file__).parent.parent / "models" / "earth64"
 """The model that comes with the package."""
 
+SMALL_BYTES = 1 << 20
+"""Files up to this size are verified when the bundle is opened."""
+
+NPY_HEADER_BYTES = 1 << 16
+"""Largest accepted header of an .npy file."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A verified network. path: for messages. data: the ONNX file, or None if its weights lie in files beside it.
+
+    Weights beside the network are verified too, but the engine reads them from disk again: see docs/design.md.
+    """
+
+    path: Path
+    data: bytes | None
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. sha256 is that of its manifest, which holds the hashes of all other files."""
+    """An opened bundle. sha256: hash of its manifest, which holds the hashes of all other files."""
 
     path: Path
     sha256: str
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     schedule: Schedule
 
     @property
     def name(self) -> str:
-        return self.manifest["name"]
+        return self.manifest.name
 
     @property
     def prediction(self) -> str:
-        return self.manifest["prediction"]
+        return self.manifest.prediction
 
     @property
     def classes(self) -> int:
-        """How many labels the network takes, 0 .. classes - 1; 0: it takes none."""
-        return self.manifest["classes"]
+        """Number of labels of the network, 0 .. classes - 1; 0: it takes none."""
+        return self.manifest.classes
 
     @property
     def null_label(self) -> int | None:
-        """The label that stands for no class, which guidance needs; it may be `classes`. None where there is none."""
-        return self.manifest["null_label"]
+        """The label of no class, which guidance needs; it may be `classes`. None if there is none."""
+        return self.manifest.null_label
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
         """C, H, W of the network's state; for pixels that of the picture too."""
-        image = self.manifest["image"]
-        return image["channels"], image["height"], image["width"]
+        image = self.manifest.image
+        return image.channels, image.height, image.width
 
     @property
     def inputs(self) -> dict[str, TensorSpec]:
@@ -74,59 +95,56 @@ class Bundle:
 
     @property
     def reference_levels(self) -> list[int]:
-        """The levels k at which the reference's outputs are."""
-        return self.manifest["parity"]["levels"]
+        """The levels k of the reference's outputs."""
+        return list(self.manifest.parity.levels)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one of the bundle's files, verified; raises BundleError."""
+        return read_verified(self.path, name, self.manifest.files[name])
+
+    def read_network(self, name: str = NETWORK) -> Network:
+        """A network of the bundle, verified, with all files that it asks for; raises BundleError."""
+        data = self.read(name)
+        others = find_external(self.path, name, data, self.manifest)
+        for other in others:
+            verify(self.path, other, self.manifest.files[other])
+        return Network(self.path / name, None if others else data)
 
     def reference(self) -> tuple[list[int], np.ndarray]:
         """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
 
         The input for output l is sigma_k z with z = normal(seed 0, image l, repeat 0, step 0, begin), and the label
-        l mod classes where there are classes.
+        l mod classes if there are classes.
         """
         levels = self.reference_levels
-        outputs = _read_array(self.path / REFERENCE, self.path)
-        if outputs.dtype != np.float32 or outputs.shape != (len(levels), *self.state_shape):
-            raise BundleError(
-                f"bundle {self.path}: {REFERENCE} is {outputs.dtype} {list(outputs.shape)}, "
-                f"expected float32 {[len(levels), *self.state_shape]}"
-            )
-        return levels, outputs
+        expected = (len(levels), *self.state_shape)
+        return levels, read_array(self.path, REFERENCE, self.read(REFERENCE), np.dtype(np.float32), expected)
 
 
-def read_kernels(bundle: Bundle) -> dict[str, Any]:
-    """The manifest of the bundle's GPU kernels (export/triton_kernels.py); the bundle has all files that it names.
+def read_bundle(path: str | Path, *, verify_all: bool = False) -> Bundle:
+    """Open a bundle: check revision, schema and sizes, and that no path leaves the folder; verify small files.
 
-    Raises EngineError where there are no kernels, BundleError where their manifest is damaged.
-    """
-    listed = bundle.manifest["files"]
-    name = f"{KERNELS}/{KERNELS_MANIFEST}"
-    if name not in listed:
-        path = bundle.path
-        raise EngineError(f"bundle {path} has no GPU kernels: sdedit export {path} --cubins all --out {path}")
-    try:
-        kernels = json.loads((bundle.path / name).read_text(encoding="utf-8"))
-        files = [file["file"] for k in kernels["kernels"].values() for file in (k["ptx"], *k["cubins"].values())]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise BundleError(f"bundle {bundle.path}: {name} is damaged") from None
-    strangers = [file for file in files if f"{KERNELS}/{file}" not in listed]
-    if strangers:
-        raise BundleError(f"bundle {bundle.path}: {name} names {strangers[0]!r}, which {MANIFEST} does not list")
-    return kernels
-
-
-def read_bundle(path: str | Path) -> Bundle:
-    """Read and verify a bundle: revision, schema, sizes, hashes, and that no path leaves the folder.
-
-    Raises BundleError, on one line, for anything that is wrong with it.
+    verify_all: hash every file now; otherwise a file of more than SMALL_BYTES is hashed when it is read. Raises
+    BundleError, on one line, for anything that is wrong.
     """
     path = Path(path)
-    _check_folder(path)
-    text = _read_manifest(path)
-    manifest = _parse_manifest(path, text)
-    for name, entry in manifest["files"].items():
-        _verify_file(path, name, entry)
-    _verify_network(path, manifest)
-    schedule = _read_schedule(path, manifest)
+    check_folder(path)
+    text = read_manifest_bytes(path)
+    manifest = parse_manifest(path, text)
+    small: dict[str, bytes] = {}
+    for name, entry in manifest.files.items():
+        check_file(path, name, entry)
+    check_array_sizes(path, manifest)
+    for name, entry in manifest.files.items():
+        if entry.bytes <= SMALL_BYTES:
+            small[name] = read_verified(path, name, entry)
+        elif verify_all:
+            verify(path, name, entry)
+    if NETWORK in small:
+        find_external(path, NETWORK, small[NETWORK], manifest)
+    elif verify_all:
+        find_external(path, NETWORK, read_verified(path, NETWORK, manifest.files[NETWORK]), manifest)
+    schedule = read_schedule(path, small.get(SCHEDULE), manifest)
     return Bundle(path, hashlib.sha256(text).hexdigest(), manifest, schedule)
 
 
@@ -135,7 +153,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
     try:
         if not path.exists():
             raise BundleError(f"bundle {path}: no such folder")
@@ -145,7 +163,8 @@ def _check_folder(path: Path) -> None:
         raise BundleError(f"bundle {path} cannot be read: {reason(error)}") from None
 
 
-def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
+def check_file(path: Path, name: str, entry: FileEntry) -> None:
+    """Raise BundleError unless the file is a regular one inside the bundle, of the listed size."""
     file = path / name
     try:
         if not file.resolve().is_relative_to(path.resolve()):
@@ -153,40 +172,84 @@ def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
         if not file.is_file():
             raise BundleError(f"bundle {path}: {name} is missing")
         size = file.stat().st_size
-        if size != entry["bytes"]:
-            raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry['bytes']}: it was altered")
-        if file_sha256(file) != entry["sha256"]:
-            raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
     except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
+        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
+    if size != entry.bytes:
+        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}: it was altered")
+
+
+def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
+    """The file's bytes, whose hash is the listed one; raises BundleError."""
+    with open_regular(path, name) as file:
+        data = file.read(entry.bytes + 1)
+    if len(data) != entry.bytes:
+        raise BundleError(f"bundle {path}: {name} has {len(data)} bytes, expected {entry.bytes}: it was altered")
+    check_hash(path, name, entry, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def verify(path: Path, name: str, entry: FileEntry) -> None:
+    """Hash a file without holding it in memory; raises BundleError."""
+    with open_regular(path, name) as file:
+        check_hash(path, name, entry, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def check_hash(path: Path, name: str, entry: FileEntry, found: str) -> None:
+    if found != entry.sha256:
+        raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
+
+
+def open_regular(path: Path, name: str) -> io.BufferedReader:
+    """The file, opened for reading; a pipe or device is refused without waiting. Raises BundleError."""
+    try:
+        descriptor = os.open(path / name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BundleError(f"bundle {path}: {name} is not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except OSError as error:
         raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
 
 
-def _verify_network(path: Path, manifest: dict[str, Any]) -> None:
+def find_external(path: Path, name: str, data: bytes, manifest: Manifest) -> list[str]:
+    """The files that an ONNX network asks for; raises BundleError if one of them is not listed."""
     try:
-        asked = external_files(path / NETWORK)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"bundle {path}: {NETWORK}: {reason(error)}") from None
-    strangers = sorted(asked - manifest["files"].keys())
+        asked = external_files(data)
+    except ValueError as error:
+        raise BundleError(f"bundle {path}: {name}: {reason(error)}") from None
+    strangers = sorted(asked - manifest.files.keys())
     if strangers:
-        raise BundleError(f"bundle {path}: {NETWORK} asks for {strangers[0]!r}, which {MANIFEST} does not list")
+        raise BundleError(f"bundle {path}: {name} asks for {strangers[0]!r}, which {MANIFEST} does not list")
+    return sorted(asked)
 
 
-def _read_schedule(path: Path, manifest: dict[str, Any]) -> Schedule:
-    table = _read_array(path / SCHEDULE, path)
+def read_schedule(path: Path, data: bytes | None, manifest: Manifest) -> Schedule:
+    """The schedule; data: its file's bytes if they were read. Raises BundleError."""
+    levels = manifest.schedule.levels
+    data = read_verified(path, SCHEDULE, manifest.files[SCHEDULE]) if data is None else data
+    table = read_array(path, SCHEDULE, data, np.dtype(np.float64), (levels, 3))
     try:
-        schedule = Schedule(table)
+        return Schedule(table)
     except ValueError as error:
         raise BundleError(f"bundle {path}: {SCHEDULE}: {error}") from None
-    if len(schedule) != manifest["schedule"]["levels"]:
-        raise BundleError(
-            f"bundle {path}: {SCHEDULE} has {len(schedule)} levels, {MANIFEST} says {manifest['schedule']['levels']}"
-        )
-    return schedule
 
 
-def _read_array(file: Path, path: Path) -> np.ndarray:
+def read_array(path: Path, name: str, data: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of an .npy file's bytes; raises BundleError unless it has this dtype and shape."""
     try:
-        with file.open("rb") as opened:
-            return np.lib.format.read_array(opened, allow_pickle=False)
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy raises half a dozen types for damaged headers
-        raise BundleError(f"bundle {path}: {file.name} is not a readable array: {reason(error)}") from None
+        raise BundleError(f"bundle {path}: {name} is not a readable array: {reason(error)}") from None
+    if array.dtype != dtype or array.shape != shape:
+        raise BundleError(f"bundle {path}: {name} is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}")
+    return array
+
+
+def check_array_sizes(path: Path, manifest: Manifest) -> None:
+    """Raise BundleError if an array's file is larger than the array can be, before any of it is read."""
+    image, levels = manifest.image, manifest.schedule.levels
+    values = len(manifest.parity.levels) * image.channels * image.height * image.width
+    for name, largest in ((SCHEDULE, 8 * 3 * levels), (REFERENCE, 4 * values)):
+        size = manifest.files[name].bytes
+        if size > largest + NPY_HEADER_BYTES:
+            raise BundleError(f"bundle {path}: {name} has {size} bytes, more than the {largest} of its array")

@@ -1,46 +1,58 @@
-"""Other forms of a bundle's network, in its folder variants/: int8, which export writes where edits stay close."""
+"""The part variants/: other forms of the network, such as int8, which export writes if edits stay close to float32."""
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sdedit.errors import BundleError, EngineError, reason
+from sdedit.errors import BundleError, EngineError
 
-from .external_data import external_files
-from .manifest import MANIFEST
-from .reading import Bundle
+from .parts import extend_command, read_part, require_listed
+from .reading import Bundle, Network
+from .records import Problems
 
 FOLDER = "variants"
 VARIANTS = "variants.json"
-"""Precision -> {file, and what was measured at export}."""
+NAME = f"{FOLDER}/{VARIANTS}"
 
 
-def read_variants(bundle: Bundle) -> dict[str, Any]:
-    """What variants.json says, {} where there is none; raises BundleError where it is damaged."""
-    name = f"{FOLDER}/{VARIANTS}"
-    if name not in bundle.manifest["files"]:
-        return {}
-    try:
-        variants: dict[str, Any] = json.loads((bundle.path / name).read_text(encoding="utf-8"))
-        strangers = [v["file"] for v in variants.values() if f"{FOLDER}/{v['file']}" not in bundle.manifest["files"]]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise BundleError(f"bundle {bundle.path}: {name} is damaged") from None
-    if strangers:
-        raise BundleError(f"bundle {bundle.path}: {name} names {strangers[0]!r}, which {MANIFEST} does not list")
+@dataclass(frozen=True)
+class Variant:
+    """A network of another precision. file: in the folder. facts: measured at export."""
+
+    file: str
+    facts: Mapping[str, Any]
+
+
+def read_variants(bundle: Bundle) -> Mapping[str, Variant]:
+    """The bundle's variants by precision, {} if there are none; raises BundleError if their manifest is damaged."""
+    variants = read_part(bundle, NAME, parse_variants) or {}
+    require_listed(bundle, NAME, [f"{FOLDER}/{variant.file}" for variant in variants.values()])
     return variants
 
 
-def variant_network(bundle: Bundle, precision: str) -> Path:
-    """The graph of that precision, all in one verified file; raises EngineError where the bundle has none."""
+def parse_variants(value: Any, problems: Problems) -> dict[str, Variant] | None:
+    """{precision: {file, facts of any kind}} as variants."""
+    if not isinstance(value, dict):
+        problems.append("it is not an object")
+        return None
+    variants = {}
+    for precision, entry in value.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+            problems.append(f"{precision}.file is not of type str")
+            continue
+        variants[precision] = Variant(entry["file"], {key: fact for key, fact in entry.items() if key != "file"})
+    return variants
+
+
+def read_variant(bundle: Bundle, precision: str) -> Network:
+    """The network of that precision, all in one verified file; raises EngineError if the bundle has none."""
     variants = read_variants(bundle)
     if precision not in variants:
-        path = bundle.path
-        raise EngineError(f"precision {precision!r}: bundle {path} has none: sdedit export {path} --int8 --out {path}")
-    network = bundle.path / FOLDER / str(variants[precision]["file"])
-    try:
-        asked = external_files(network)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"bundle {bundle.path}: {network.name}: {reason(error)}") from None
-    if asked:
-        raise BundleError(f"bundle {bundle.path}: {network.name} asks for {min(asked)!r}: a variant is one file")
+        cure = extend_command(bundle, "--int8")
+        raise EngineError(f"precision {precision!r}: bundle {bundle.path} has none: {cure}")
+    network = bundle.read_network(f"{FOLDER}/{variants[precision].file}")
+    if network.data is None:
+        raise BundleError(
+            f"bundle {bundle.path}: {network.path.name} has weights in other files: a variant is one file"
+        )
     return network

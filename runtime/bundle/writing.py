@@ -1,28 +1,36 @@
-"""Writing a bundle: complete and verified, or not at all."""
+"""Writing a bundle: complete and verified, or not at all. A bundle's files are replaced, never written in place."""
 
+import ctypes
 import json
+import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sdedit.errors import BundleError, reason
 
-from .manifest import MANIFEST, REVISION, _read_manifest
+from .manifest import MANIFEST, REVISION, FileEntry, Manifest, read_manifest_bytes
 from .reading import Bundle, file_sha256
+from .records import to_json
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+"""Arguments of Linux's renameat2."""
 
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes if it does not.
 
-    An existing bundle is replaced only then; raises BundleError, at once, where `out` holds anything else.
+    An existing bundle is replaced only then. Raises BundleError, at once and again before it is replaced, if `out`
+    holds anything but a bundle.
     """
     try:
-        if not out.name or not _is_replaceable(out):
-            raise BundleError(f"{out} exists and is not a bundle alone: it is not replaced")
+        check_replaceable(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".sdedit-", dir=out.parent))
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -31,7 +39,9 @@ def staged(out: Path) -> Iterator[Path]:
         new = temporary / "new"
         new.mkdir()
         yield new
-        _replace(out, new, temporary / "old")
+        flush(new)
+        check_replaceable(out)
+        replace(out, new, temporary / "old")
     except OSError as error:
         raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
     finally:
@@ -39,50 +49,78 @@ def staged(out: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def amended(bundle: Bundle, out: Path, part: str) -> Iterator[Path]:
-    """`staged`, with all of the bundle's files in it but those of its folder `part`, which is there and empty.
+def link_files(bundle: Bundle, folder: Path, without: Collection[str] = ()) -> dict[str, FileEntry]:
+    """Put the bundle's files into `folder`, as links if the file system has them; returns their entries.
 
-    The block fills that folder and writes the manifest. `out` may be the bundle's own folder.
+    without: folders of the bundle, such as "variants", whose files are left out.
     """
-    with staged(out) as folder:
-        for name in bundle.manifest["files"]:
-            if not name.startswith(f"{part}/"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(bundle.path / name, folder / name)
-        (folder / part).mkdir()
-        yield folder
+    entries = {name: entry for name, entry in bundle.manifest.files.items() if name.split("/")[0] not in without}
+    for name in entries:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(bundle.path / name, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(bundle.path / name, target)
+    return entries
 
 
-def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
-    """Complete the manifest of the bundle in folder `path`: revision, and size and hash of every file there."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
-    entries = {
-        file.relative_to(path).as_posix(): {"sha256": file_sha256(file), "bytes": file.stat().st_size} for file in files
-    }
-    manifest = {**fields, "revision": REVISION, "files": entries}
+def write_manifest(
+    folder: Path, fields: Manifest | Mapping[str, Any], known: Mapping[str, FileEntry] | None = None
+) -> dict[str, FileEntry]:
+    """Complete the manifest of the bundle in `folder`: revision, and size and hash of every file there.
+
+    known: entries of files that did not change since they were hashed. Returns the entries of all files.
+    """
+    entries = dict(known or {})
+    for file in sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST):
+        name = file.relative_to(folder).as_posix()
+        if name not in entries:
+            entries[name] = FileEntry(file_sha256(file), file.stat().st_size)
+    manifest = {**to_json(fields), "revision": REVISION, "files": to_json(entries)}
     text = json.dumps(manifest, sort_keys=True, indent=2, allow_nan=False) + "\n"
-    (path / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    (folder / MANIFEST).unlink(missing_ok=True)  # it may be a link to another bundle's
+    (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    return entries
 
 
-def _is_replaceable(out: Path) -> bool:
-    """Nothing is lost with it: it does not exist, or it is a folder of files that its own manifest lists."""
-    if not out.exists():
-        return True
-    listed = _listed_files(out)
-    return out.is_dir() and all(file.is_dir() or file.relative_to(out).as_posix() in listed for file in out.rglob("*"))
+def flush(folder: Path) -> None:
+    """Wait until everything in the folder is on the disk: after a power cut a rename must not name empty files."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or hasattr(os, "O_DIRECTORY"):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
-def _listed_files(path: Path) -> set[str]:
-    """What the manifest says is in the bundle, itself included; empty where there is none."""
+def check_replaceable(out: Path) -> None:
+    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its manifest lists."""
+    if not out.name or not (not out.exists() or (out.is_dir() and holds_only(out, listed_files(out)))):
+        raise BundleError(f"{out} exists and is not a bundle alone: it is not replaced")
+
+
+def holds_only(folder: Path, names: Collection[str]) -> bool:
+    return all(file.is_dir() or file.relative_to(folder).as_posix() in names for file in folder.rglob("*"))
+
+
+def listed_files(path: Path) -> set[str]:
+    """The files of the bundle by its manifest, which is one of them; empty if there is none."""
     try:
-        return {MANIFEST, *json.loads(_read_manifest(path))["files"]}
+        return {MANIFEST, *json.loads(read_manifest_bytes(path))["files"]}
     except (BundleError, ValueError, TypeError, KeyError, RecursionError):
         return set()
 
 
-def _replace(out: Path, new: Path, old: Path) -> None:
-    """Move `out` to `old` and `new` to `out`, or nothing at all."""
+def replace(out: Path, new: Path, old: Path) -> None:
+    """Move `out` to `old` and `new` to `out`, or nothing at all.
+
+    Where the system can exchange two folders in one call there is a bundle at `out` at every moment, even if the
+    process is killed. Elsewhere a kill between the two renames leaves the old bundle in the temporary folder beside it.
+    """
+    if out.exists() and exchange(out, new):
+        return  # the old one is in `new` now
     if out.exists():
         out.rename(old)
     try:
@@ -91,3 +129,13 @@ def _replace(out: Path, new: Path, old: Path) -> None:
         if old.exists():
             old.rename(out)
         raise
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one call of the system; False if it has none."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE) == 0)

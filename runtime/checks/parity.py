@@ -58,7 +58,7 @@ def judged(bundle: Bundle, precision: str) -> list[int]:
     An edit's states have the size of images at every level. An even grey has not: where sigma is small, so is the
     input, which lower precisions round away. They are judged where sigma is at least FULL_SIZE, and at the last level.
     """
-    levels = bundle.manifest["parity"]["levels"]
+    levels = bundle.reference_levels
     last = len(levels) - 1
     return [
         i

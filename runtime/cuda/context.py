@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,42 +18,71 @@ SCRATCH = ("global_scratch", "profile_scratch")
 """Pointers that the compiler appends to a kernel's parameters; export sees to it that they are not used."""
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
-"""In cuda.core's message of that one error which a device survives."""
-
+"""Words in cuda.core's message of the one error that a device survives."""
 
 CLOSED = "it was closed"
 
 
-class OutOfMemory(EngineError):  # noqa: N818 - what happened
-    """An allocation failed. free: bytes that the device has left."""
+class OutOfMemory(EngineError):  # noqa: N818 - named after the event
+    """An allocation on the device failed. free: bytes that the device has left."""
 
     def __init__(self, name: str, asked: int, free: int) -> None:
         super().__init__(f"{name} is out of memory: {asked / 1e6:.1f} MB asked for, {free / 1e6:.1f} MB are free")
         self.free = free
 
 
+class Parameter(Protocol):
+    """A kernel's parameter: see bundle.kernels.Parameter."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def divisible(self) -> bool: ...
+
+
+class CompiledKernel(Protocol):
+    """A kernel as its bundle describes it: see bundle.kernels.Kernel."""
+
+    @property
+    def entry(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def parameters(self) -> Sequence[Parameter]: ...
+
+
 @dataclass(frozen=True)
 class GpuKernel:
-    """A loaded kernel, what its manifest says of it, and the file it came from."""
+    """A loaded kernel, its description in the bundle, and the file that it came from."""
 
     function: Any
-    parameters: Sequence[Mapping[str, Any]]
+    parameters: Sequence[Parameter]
     divisible_by: int
     threads: int
     file: str
 
 
 class Gpu:
-    """Calls may come from any thread, one at a time. After a failure of the device every further one is refused."""
+    """One GPU. Calls may come from any thread, one at a time. After a failure of the device, every call is refused.
+
+    It owns the memory that it allocates, and frees it when it is closed.
+    """
 
     def __init__(self, index: int = 0) -> None:
-        """Raises EngineError where there is no usable driver, or no GPU of that number."""
+        """Raises EngineError if there is no usable driver, or no GPU of that number."""
         self.driver = probe()
         import cuda.core
 
         self._core = cuda.core
         self._index = index
         self._builder: Any = None
+        self._owned: list[Any] = []
         self.lost: str | None = None
         self.name = f"GPU {index}"
         with self.calls("to start"):
@@ -66,7 +95,7 @@ class Gpu:
 
     @contextmanager
     def calls(self, doing: str) -> Iterator[None]:
-        """Around whatever calls cuda.core: the GPU becomes this thread's, and what goes wrong an EngineError."""
+        """Wrap all calls of cuda.core: make the GPU current for this thread, and turn errors into EngineErrors."""
         if self.lost is not None:
             raise EngineError(f"{self.name} is lost, {self.lost}: open another editor")
         try:
@@ -88,12 +117,21 @@ class Gpu:
             if OUT_OF_MEMORY in str(error):
                 raise OutOfMemory(self.name, nbytes, self.free_memory()) from None
             raise
+        self._owned.append(buffer)
         buffer.fill(0, stream=self._stream)
         return buffer
 
     def allocate_pinned(self, nbytes: int) -> tuple[Any, np.ndarray]:
-        """Memory of the host that the device copies from and to, as a buffer and as bytes."""
-        buffer = self._pinned.allocate(nbytes)
+        """Page-locked memory of the host that the device copies from and to, as a buffer and as bytes.
+
+        Raises EngineError; the device survives.
+        """
+        try:
+            buffer = self._pinned.allocate(nbytes)
+        except Exception as error:  # cuda.core raises CUDAError and MemoryError
+            size = f"{nbytes / 1e6:.1f} MB of page-locked memory"
+            raise EngineError(f"the host cannot give {self.name} {size}: {reason(error)}") from None
+        self._owned.append(buffer)
         return buffer, np.from_dlpack(buffer).view(np.uint8)
 
     def free_memory(self) -> int:
@@ -103,16 +141,16 @@ class Gpu:
         return int(free)
 
     def copy(self, to: Any, to_offset: int, source: Any, source_offset: int, nbytes: int) -> None:
-        """Between two buffers, whichever is on the device."""
+        """Enqueue a copy of bytes between two buffers, on the device or on the host."""
         self.copy_addresses(int(to.handle) + to_offset, int(source.handle) + source_offset, nbytes)
 
     def copy_addresses(self, to: int, source: int, nbytes: int) -> None:
-        """As `copy`; it may be captured."""
+        """Enqueue, or capture, a copy of bytes between two addresses."""
         part = self._core.Buffer.from_handle
         part(to, nbytes).copy_from(part(source, nbytes), stream=self._builder or self._stream)
 
     def record(self, event: Any = None) -> Any:
-        """An event after all that was enqueued; reuses the given one."""
+        """Record an event after all work that was enqueued; reuses the given one."""
         return self._stream.record(event)
 
     def wait(self) -> None:
@@ -120,37 +158,37 @@ class Gpu:
 
     # Kernels.
 
-    def load(self, name: str, entry: Mapping[str, Any], file: str, data: bytes, divisible_by: int) -> GpuKernel:
+    def load(self, name: str, entry: CompiledKernel, file: str, data: bytes, divisible_by: int) -> GpuKernel:
         """A kernel from its cubin or PTX. Raises EngineError unless it takes the parameters that its manifest lists."""
         code = self._core.ObjectCode
         module = (code.from_ptx if file.endswith(".ptx") else code.from_cubin)(data, name=name)
-        function = module.get_kernel(entry["entry"])
+        function = module.get_kernel(entry.entry)
         found = [(p.offset, p.size) for p in function.arguments_info]
-        listed = [(p["offset"], p["size"]) for p in entry["parameters"]]
+        listed = [(p.offset, p.size) for p in entry.parameters]
         if found != listed:
             raise EngineError(f"GPU kernel {file} takes parameters at {found}, its manifest says {listed}")
-        return GpuKernel(function, entry["parameters"], divisible_by, entry["threads"], file)
+        return GpuKernel(function, entry.parameters, divisible_by, entry.threads, file)
 
     def launch(self, kernel: GpuKernel, grid: tuple[int, int, int], arguments: Mapping[str, Any]) -> None:
         """Enqueue, or capture, a kernel. arguments: buffers and integers by the parameters' names, none left over."""
         known = {**dict.fromkeys(SCRATCH), **arguments}
-        names = [p["name"] for p in kernel.parameters]
+        names = [p.name for p in kernel.parameters]
         if set(names) != set(known):
             raise EngineError(f"GPU kernel {kernel.file} takes {', '.join(names)}, not {', '.join(known)}")
-        values = [typed(kernel, p, known[p["name"]]) for p in kernel.parameters]
+        values = [typed(kernel, p, known[p.name]) for p in kernel.parameters]
         config = self._core.LaunchConfig(grid=grid, block=kernel.threads)
         self._core.launch(self._builder or self._stream, config, kernel.function, *values)
 
     # Graphs.
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """What `enqueue` would run, as a graph that is ready on the device; nothing runs."""
+        """Record the work that `enqueue` enqueues as a graph, ready on the device; nothing runs."""
         builder = self._stream.create_graph_builder().begin_building("thread_local")
         self._builder = builder
         try:
             enqueue()
         except BaseException:
-            with suppress(Exception):  # what went wrong is worth more than that the capture is of no use
+            with suppress(Exception):  # the first error tells more than the failure of the capture
                 builder.end_building()
             raise
         finally:
@@ -163,25 +201,26 @@ class Gpu:
     def replay(self, graph: Any) -> None:
         graph.launch(self._stream)
 
-    def close(self, *resources: Any) -> None:
-        """Wait, then let go of graphs and buffers and of the stream; a device that is lost keeps nothing anyway."""
+    def close(self, *graphs: Any) -> None:
+        """Wait, then free graphs, all memory and the stream; a device that is lost keeps nothing anyway."""
         if self.lost == CLOSED:
             return
         with suppress(Exception):
             self._core.Device(self._index).set_current()
             self._stream.sync()
-        for resource in resources:
+        for resource in (*graphs, *self._owned):
             with suppress(Exception):
                 resource.close()
+        self._owned = []
         with suppress(Exception):
             self._stream.sync()
         self._stream.close()
         self.lost = CLOSED
 
 
-def typed(kernel: GpuKernel, parameter: Mapping[str, Any], value: Any) -> Any:
-    """A value as the parameter's type says. Raises EngineError for what the kernel was not compiled for."""
-    kind, name = parameter["type"], parameter["name"]
+def typed(kernel: GpuKernel, parameter: Parameter, value: Any) -> Any:
+    """A value in the parameter's type. Raises EngineError unless the kernel was compiled for the type and the value."""
+    kind, name = parameter.type, parameter.name
     packed: Any
     if kind.startswith("*"):
         packed = np.uint64(0 if value is None else int(value.handle))
@@ -189,6 +228,6 @@ def typed(kernel: GpuKernel, parameter: Mapping[str, Any], value: Any) -> Any:
         packed = SCALARS[kind](value)
     else:
         raise EngineError(f"GPU kernel {kernel.file} takes a {kind}, {name}; this version passes {', '.join(SCALARS)}")
-    if parameter["divisible"] and int(packed) % kernel.divisible_by:
+    if parameter.divisible and int(packed) % kernel.divisible_by:
         raise EngineError(f"GPU kernel {kernel.file}: {name} is {int(packed)}, no multiple of {kernel.divisible_by}")
     return packed

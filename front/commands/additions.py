@@ -1,0 +1,67 @@
+"""The parts that `sdedit extend` and `sdedit export` add to a bundle."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import Decorator, option
+
+if TYPE_CHECKING:
+    from sdedit.export.additions import Addition
+
+GROUP = "Parts to add"
+
+ADDITIONS: tuple[Decorator, ...] = (
+    option(GROUP, "--cubins", help="GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120."),
+    option(GROUP, "--tensorrt", help="TensorRT engines: all, or some of sm75,sm80,sm86,sm89,sm120,sm121."),
+    option(GROUP, "--engine-precision", help="Precision of those engines: float32, float16.  [default: one of each]"),
+    option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
+    option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
+    option(GROUP, "--min-psnr", type=float, help="Least PSNR of int8's edits against float32, in dB.  [default: 30]"),
+)
+"""The options of both commands."""
+
+
+def parse_additions(
+    cubins: str | None,
+    tensorrt: str | None,
+    engine_precision: str | None,
+    engine_batch: int | None,
+    int8: bool,
+    min_psnr: float | None,
+) -> "list[Addition]":
+    """The parts, in the order in which they are added; every mistake is found before anything is computed."""
+    if tensorrt is None and (engine_precision is not None or engine_batch is not None):
+        raise click.UsageError("--engine-precision and --engine-batch go with --tensorrt")
+    if min_psnr is not None and not int8:
+        raise click.UsageError("--min-psnr goes with --int8")
+    additions = []
+    if int8:
+        additions.append(int8_addition(min_psnr))
+    if cubins is not None:
+        from sdedit.export.triton_kernels import kernels_addition, parse_targets
+
+        additions.append(kernels_addition(parse_targets(cubins)))
+    if tensorrt is not None:
+        additions.append(engines_addition(tensorrt, engine_precision, 1 if engine_batch is None else engine_batch))
+    return additions
+
+
+def engines_addition(tensorrt: str, precisions: str | None, batch: int) -> "Addition":
+    from sdedit.export.tensorrt import PRECISIONS, engines_addition, parse_architectures
+
+    names = PRECISIONS if precisions is None else tuple(name.strip() for name in precisions.split(","))
+    return engines_addition(parse_architectures(tensorrt), names, batch)
+
+
+def int8_addition(min_psnr: float | None) -> "Addition":
+    try:
+        from sdedit.export.int8 import MIN_PSNR, int8_addition
+    except ImportError as error:
+        raise needs(error) from None
+    return int8_addition(MIN_PSNR if min_psnr is None else min_psnr, say=lambda line: click.echo(line, err=True))
+
+
+def needs(error: ImportError) -> click.ClickException:
+    """The error for a package of the extra `export` that is missing."""
+    return click.ClickException(f"export needs the package {error.name}: pip install 'sdedit[export]'")

@@ -1,0 +1,39 @@
+"""sdedit extend: a bundle gets parts that some targets need."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .additions import ADDITIONS, parse_additions
+from .options import GroupedCommand, together
+
+EXAMPLE = "Example: sdedit extend church --cubins all --int8"
+
+
+@click.command(cls=GroupedCommand, epilog=EXAMPLE)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: BUNDLE itself]")
+@together(ADDITIONS)
+def command(bundle: Path, out: Path | None, **parts: Any) -> None:
+    """Add GPU kernels, TensorRT engines or the network in int8 to BUNDLE, in place of older ones.
+
+    The result is verified before anything is replaced. Files that do not change are linked, not copied.
+    """
+    additions = parse_additions(**parts)
+    if not additions:
+        raise click.UsageError("nothing to add: give --cubins, --tensorrt or --int8")
+    out = check_target(bundle, out)
+    from sdedit.export.additions import extend_bundle
+
+    extend_bundle(bundle, out, additions, lambda line: click.echo(f"{click.format_filename(out)}: {line}"))
+
+
+def check_target(bundle: Path, out: Path | None) -> Path:
+    """The folder to write; the model that is part of the installation is never changed."""
+    from sdedit.runtime.bundle import SHIPPED
+
+    target = bundle if out is None else out
+    if target.resolve() == SHIPPED.resolve():
+        raise click.UsageError(f"{target} is the installed model, which is not changed: give --out FOLDER")
+    return target
