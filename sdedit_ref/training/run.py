@@ -77,7 +77,10 @@ def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
     try:
         torch.save(state, temporary)
         temporary.replace(folder / STATE)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would let nobody else read
         save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
+        temporary.chmod(mode)
         temporary.replace(folder / WEIGHTS)
     except Exception as error:  # torch and safetensors raise their own types for a full disk
         temporary.unlink(missing_ok=True)
