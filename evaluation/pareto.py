@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdedit.console import run_command
 from sdedit.runtime import Editor
 from sdedit.runtime.images.strokes import stroke_painting
 from sdedit.runtime.plan import KEEPS, SAMPLERS
@@ -66,7 +67,7 @@ class Views:
 @click.option("--threads", type=int)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all points.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write the page, docs/few-steps.md.")
-def main(
+def command(
     picture: Path,
     hold_out: str,
     bundle: Path | None,
@@ -218,4 +219,4 @@ def cell(point: Point, yardstick: Yardstick) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(command, "pareto")

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdedit.console import run_command
 from sdedit.errors import CheckpointError
 from sdedit.runtime.images.strokes import stroke_painting
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
-from sdedit_ref.command import run_command
 from sdedit_ref.training.crops import HELD_OUT, Crops, find_pictures, parse_scales, split
 from sdedit_ref.training.quality import edit, held_out_loss, sample, sheet
 

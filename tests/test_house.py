@@ -12,7 +12,10 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
-# Room -> rooms it may import; sdedit.errors is open to all.
+OPEN_TO_ALL = {"sdedit", "sdedit.errors", "sdedit.console", "sdedit.__version__"}
+"""What any room may import of `front`."""
+
+# Room -> rooms it may import, besides what is open to all.
 MAY_IMPORT = {
     "kernels": set(),
     "runtime": {"kernels"},
@@ -67,6 +70,10 @@ def package_of(path: Path, room: str) -> str:
     return ".".join([PACKAGE_OF[room], *inner])
 
 
+def is_open(module: str) -> bool:
+    return any(module == name or (name.count(".") and module.startswith(name + ".")) for name in OPEN_TO_ALL)
+
+
 def room_of(module: str) -> str | None:
     return next((room for name, room in ROOM_OF.items() if module == name or module.startswith(name + ".")), None)
 
@@ -78,6 +85,8 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for module in imports(tree, package_of(path, room)):
             assert room_of(module) in (None, room, *MAY_IMPORT[room]), f"{path.name} imports {module}"
+            if room != "front" and room_of(module) is None and module.split(".")[0] == "sdedit":
+                assert is_open(module), f"{path.name} imports {module}, which is not open to all"
         for module in imports(tree):
             assert room_of(module) != room, f"{path.name} imports {module}; inside a room imports are relative"
             assert module.split(".")[0] not in BARE_NAMES, f"{path.name} imports {module} by its folder's name"

@@ -13,7 +13,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 @click.command(epilog="Example: sdedit doctor --json")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]")
 @click.option("--json", "as_json", is_flag=True, help="A list of verdict, what, detail.")
-def command(bundle: Path | None, as_json: bool) -> None:
+def doctor_command(bundle: Path | None, as_json: bool) -> None:
     """Check versions, the kernels' bits, the bundle, and each engine against the bundle's reference.
 
     Exit code 2 if anything is wrong; a warning says what is missing and optional.

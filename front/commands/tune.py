@@ -12,7 +12,7 @@ import click
 @click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]")
 @click.option("--threads", type=int, help="Measure only that many.  [default: half of the processors, and all]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-def command(bundle: Path | None, threads: int | None, as_json: bool) -> None:
+def tune_command(bundle: Path | None, threads: int | None, as_json: bool) -> None:
     """Measure every engine, precision and thread count that makes sense here, each after its parity check.
 
     What is fastest in float32 is remembered for this bundle, processor and versions; `--engine auto` takes it.

@@ -9,9 +9,9 @@ import click
 import torch
 from torch import Tensor
 
+from sdedit.console import run_command
 from sdedit.errors import CheckpointError, ImageError
 
-from ..command import run_command
 from ..networks.ddpm import DDPMConfig
 from ..sde import SCHEDULES
 from .crops import HELD_OUT, find_pictures, parse_numbers, parse_scales, split
