@@ -1,7 +1,7 @@
-"""What one evaluation of the network costs, by engine and precision: `python -m sdedit.benchmarks.network`.
+"""Time one evaluation of the network, by engine and precision: `python -m sdedit.benchmarks.network`.
 
-The shipped model, and the official SDEdit architecture (256x256) with random weights, there beside torch in float32.
-Every engine passes its parity check before it is timed; all take turns, run by run.
+It measures the shipped model, then the official SDEdit architecture (256x256) with random weights beside torch in
+float32. Every engine passes its parity check before it is timed. All take turns, run by run.
 """
 
 import os
@@ -24,7 +24,7 @@ from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
 SECONDS = 20.0
-"""Time given to each engine, about."""
+"""Time for each engine, roughly."""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def export_official(folder: Path, network: DDPM) -> Bundle:
 
 
 def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
-    """Print one table: every engine and precision that passes its parity check here, and torch where `network` is."""
+    """Print a table of every engine and precision that passes its parity check, and of torch if `network` is given."""
     passed = []
     for engine, precision, count in candidates(threads):
         try:
@@ -79,11 +79,11 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
 
 
 def torch_evaluation(bundle: Bundle, network: DDPM) -> Evaluate:
-    x, told = torch.zeros(1, *bundle.state_shape), torch.zeros(1)
+    x, time = torch.zeros(1, *bundle.state_shape), torch.zeros(1)
 
     def run() -> None:
         with torch.inference_mode():
-            network(x, told)
+            network(x, time)
 
     return run
 

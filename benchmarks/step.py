@@ -1,7 +1,7 @@
-"""What one step costs: `python -m sdedit.benchmarks.step`.
+"""Time one step: `python -m sdedit.benchmarks.step`.
 
-First the twins are compared by bits; then the fused step is timed on one thread at 3x256x256, and one step of the
-shipped model split into the network and everything else, both in the same run.
+First the C and numpy twins are compared bit by bit. Then the fused step is timed on one thread at 3x256x256, and one
+step of the shipped model is split into the network and everything else.
 """
 
 import os
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def check_parity(plan: Plan) -> None:
-    """Raise RuntimeError unless the twins agree by bits: what is wrong is not timed."""
+    """Raise RuntimeError unless the twins give the same bits: a wrong twin is not timed."""
     results = []
     for name in ("c", "numpy"):
         state = random_state(plan)
@@ -83,7 +83,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of the network and of everything else, for every step of some edits after a first one."""
+    """Milliseconds of the network and of everything else, for every step of `edits` edits after an untimed one."""
     loop, device = Loop(editor.device), editor.device
     inner: list[float] = []
 

@@ -1,9 +1,9 @@
 """Quality against network evaluations: `python -m sdedit.evaluation.pareto PICTURE --hold-out L,T,R,B`.
 
-Views of the held-out region become strokes as `sdedit strokes` paints them; each preset brings them back. Realism is
-the sliced Wasserstein distance to other held-out views, faithfulness the root mean square difference to the strokes.
-The yardstick is 500 ancestral steps, by several seeds: what is at most as much worse in both than its mean as those
-seeds are apart is of equal quality.
+`sdedit strokes` paints views of the held-out region, and every preset edits these paintings. Realism is the sliced
+Wasserstein distance from the results to other held-out views; faithfulness is the root mean square difference between
+the results and the paintings. The yardstick is 500 ancestral steps with several seeds. A preset is of equal quality if
+both numbers exceed the yardstick's mean by no more than the spread of its seeds.
 """
 
 import json
@@ -15,16 +15,15 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
-from PIL import Image
 
 from sdedit.console import run_command
+from sdedit.errors import ImageError, SdeditError, reason
 from sdedit.runtime import Editor
-from sdedit.runtime.images.strokes import stroke_painting
 from sdedit.runtime.plan import KEEPS, SAMPLERS
-from sdedit_ref.training.crops import Crops, parse_numbers, parse_scales
+from sdedit_ref.training.crops import Crops, find_pictures, parse_numbers, parse_scales
 
-from .metrics import sliced_wasserstein
+from .metrics import root_mean_square, sliced_wasserstein
+from .views import cut, edit, middle_mask, paint
 
 T0 = 0.5
 YARDSTICK_STEPS = 500
@@ -33,10 +32,18 @@ MASKED_STEPS = (9, 18, 25, 50)
 MASKED_SAMPLERS = ("ancestral", "dpmpp_2m")
 SCALES = "1:0.4,1.5:0.25,2:0.25,3:0.1"
 
+EXPLANATION = """\
+`python -m sdedit.evaluation.pareto` wrote this page: the quality of each preset by its number of network evaluations.
+Each cell is **distance** / **difference**: the sliced Wasserstein distance on a Laplacian pyramid to held-out views,
+and the root mean square difference to the strokes, for pixels in [-1, 1]. The yardstick is 500 ancestral steps with
+several seeds. Bold cells are of equal quality: both numbers exceed the yardstick's mean by no more than the spread of
+its seeds."""
+"""The page's text before its tables."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """distance: to held-out views, mean over the pyramid's levels. difference: to the guide, RMS in [-1, 1]."""
+    """One measurement. distance: to held-out views, mean over the pyramid's levels. difference: to the guides."""
 
     masked: bool
     sampler: str
@@ -49,7 +56,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Views:
-    """uint8 [N, H, W, 3] each: strokes and, where they are painted over a view, that view; views to compare with."""
+    """Images, float32 [N, 3, H, W], to measure on.
+
+    strokes: painted views. composites: views with strokes in the middle alone. others: views to compare results with.
+    mask: uint8 [H, W], the middle.
+    """
 
     strokes: np.ndarray
     composites: np.ndarray
@@ -57,16 +68,16 @@ class Views:
     mask: np.ndarray
 
 
-@click.command()
-@click.argument("picture", type=click.Path(path_type=Path, exists=True))
-@click.option("--hold-out", required=True, help="LEFT,TOP,RIGHT,BOTTOM: what the network was not trained on.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Of the network.  [default: the shipped one]")
-@click.option("--views", default=24, show_default=True)
-@click.option("--seeds", default=3, show_default=True, help="Of the yardstick.")
-@click.option("--precision", default="auto", show_default=True)
-@click.option("--threads", type=int)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all points.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Write the page, docs/few-steps.md.")
+@click.command(epilog="Example: python -m sdedit.evaluation.pareto earth.png --hold-out 4350,1323,5025,1878")
+@click.argument("picture", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--hold-out", required=True, help="Region that the network was not trained on: LEFT,TOP,RIGHT,BOTTOM.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle to measure.  [default: the shipped one]")
+@click.option("--views", type=click.IntRange(min=2), default=24, show_default=True, help="Number of edits per preset.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds of the yardstick.")
+@click.option("--precision", default="auto", show_default=True, help="Precision of the engine.")
+@click.option("--threads", type=int, help="Number of CPU threads of the engine.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all measurements to this file.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write the page docs/few-steps.md to this file.")
 def command(
     picture: Path,
     hold_out: str,
@@ -79,11 +90,12 @@ def command(
     markdown: Path | None,
 ) -> None:
     """Measure every preset and keep rule on PICTURE's held-out region."""
-    torch.set_num_threads(threads or 1)
+    for path in filter(None, (json_file, markdown)):  # now, not after ten minutes
+        if not path.parent.is_dir():
+            raise SdeditError(f"{path} cannot be written: {path.parent} is not a folder")
     start = time.perf_counter()
     with Editor.open(bundle, precision=precision, threads=threads) as editor:
-        size = editor.bundle.state_shape[1]
-        data = make_views(picture, hold_out, size, views)
+        data = make_views(picture, hold_out, editor.bundle.state_shape, views)
         points = []
         for point in measure(editor, data, seeds):
             points.append(point)
@@ -100,58 +112,61 @@ def command(
     text = page(points, about)
     click.echo(text)
     if json_file is not None:
-        json_file.write_text(json.dumps([asdict(point) for point in points], indent=2) + "\n", encoding="utf-8")
+        write(json_file, json.dumps([asdict(point) for point in points], indent=2) + "\n")
     if markdown is not None:
-        markdown.write_text(text, encoding="utf-8")
+        write(markdown, text)
 
 
-def make_views(picture: Path, hold_out: str, size: int, count: int) -> Views:
-    left, top, right, bottom = parse_numbers(hold_out)
-    crops = Crops([picture], size, seed=1, scales=parse_scales(SCALES), within=(left, top, right, bottom), turns=True)
-    images = torch.stack([crops[index] for index in range(2 * count)])
-    pixels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    sources, others = pixels[:count], pixels[count:]
-    strokes = np.stack([np.asarray(stroke_painting(Image.fromarray(source))) for source in sources])
-    mask = np.zeros((size, size), np.uint8)
-    mask[size // 4 : size - size // 4, size // 4 : size - size // 4] = 255
-    composites = np.where(mask[None, :, :, None] > 0, strokes, sources)
-    return Views(strokes, composites, others, mask)
+def write(path: Path, text: str) -> None:
+    """Write a text file; raises SdeditError if that fails."""
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise SdeditError(f"{path} cannot be written: {reason(error)}") from None
+
+
+def make_views(picture: Path, hold_out: str, shape: tuple[int, int, int], count: int) -> Views:
+    """`count` views to paint and as many others of the region `hold_out`; raises ImageError."""
+    channels, height, size = shape
+    box = parse_numbers(hold_out)
+    if channels != 3 or height != size:
+        raise ImageError(f"the bundle edits {channels}x{height}x{size} images; square RGB images are accepted")
+    if len(box) != 4:
+        raise ImageError(f"hold-out {hold_out!r} is not LEFT,TOP,RIGHT,BOTTOM")
+    left, top, right, bottom = box
+    paths = find_pictures(picture, size)
+    crops = Crops(paths, size, seed=1, scales=parse_scales(SCALES), within=(left, top, right, bottom), turns=True)
+    sources, others = cut(crops, 0, count), cut(crops, count, count)
+    strokes, mask = paint(sources), middle_mask(size)
+    return Views(strokes, np.where(mask > 0, strokes, sources), others, mask)
 
 
 def measure(editor: Editor, views: Views, seeds: int) -> Iterator[Point]:
-    """The yardsticks first."""
+    """Every measurement of the page, the yardsticks first."""
     for masked in (False, True):
         for seed in range(seeds):
-            yield edit_all(editor, views, masked, "ancestral", "fresh", YARDSTICK_STEPS, seed)
+            yield measure_one(editor, views, masked, "ancestral", "fresh", YARDSTICK_STEPS, seed)
     for sampler in SAMPLERS:
         for steps in STEPS:
-            yield edit_all(editor, views, False, sampler, "fresh", steps, 0)
+            yield measure_one(editor, views, False, sampler, "fresh", steps, 0)
     for sampler in MASKED_SAMPLERS:
         for keep in KEEPS:
             for steps in MASKED_STEPS:
-                yield edit_all(editor, views, True, sampler, keep, steps, 0)
+                yield measure_one(editor, views, True, sampler, keep, steps, 0)
 
 
-def edit_all(editor: Editor, views: Views, masked: bool, sampler: str, keep: str, steps: int, seed: int) -> Point:
-    guides = views.composites if masked else views.strokes
-    mask = views.mask if masked else None
-    results = []
-    for index, guide in enumerate(guides):
-        edit = editor.edit(guide, mask, t0=T0, steps=steps, sampler=sampler, keep=keep, seed=1000 * seed + index)
-        results.append(np.asarray(edit.images[0].pil))
-    made = to_tensor(np.stack(results))
-    distance = float(np.mean(sliced_wasserstein(made, to_tensor(views.others))))
-    difference = float((made - to_tensor(guides)).square().mean().sqrt())
-    return Point(masked, sampler, keep, steps, seed, distance, difference)
-
-
-def to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+def measure_one(editor: Editor, views: Views, masked: bool, sampler: str, keep: str, steps: int, seed: int) -> Point:
+    """Edit all views with one preset and measure the results."""
+    guides, mask = (views.composites, views.mask) if masked else (views.strokes, None)
+    seeds = range(1000 * seed, 1000 * seed + len(guides))
+    results = edit(editor, guides, seeds, mask, t0=T0, steps=steps, sampler=sampler, keep=keep)
+    distance = float(np.mean(sliced_wasserstein(results, views.others)))
+    return Point(masked, sampler, keep, steps, seed, distance, root_mean_square(results, guides))
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Mean of the seeds and how far apart they are, largest to smallest."""
+    """Means over the yardstick's seeds, and spreads: the largest value less the smallest."""
 
     distance: float
     distance_spread: float
@@ -169,19 +184,17 @@ class Yardstick:
         )
 
     def equals(self, point: Point) -> bool:
-        """Whether the point is at most a spread worse in both."""
+        """Whether both numbers of the point exceed the means by no more than the spreads."""
         near = point.distance <= self.distance + self.distance_spread
         return near and point.difference <= self.difference + self.difference_spread
 
 
 def page(points: list[Point], about: str) -> str:
+    """The page docs/few-steps.md, in Markdown."""
     lines = [
         "# Few steps",
         "",
-        "Written by `python -m sdedit.evaluation.pareto`, not by hand: the quality of each preset by its network",
-        "evaluations. **Distance** / **difference**: sliced Wasserstein on a Laplacian pyramid to held-out views, and",
-        "root mean square to the strokes, data in [-1, 1]. Bold: of equal quality, at most as much worse in both than",
-        "the mean of 500 ancestral steps as that yardstick's own seeds are apart.",
+        EXPLANATION,
         "",
         f"{about}; load average {os.getloadavg()[0]:.1f}." if hasattr(os, "getloadavg") else f"{about}.",
         "",
@@ -192,7 +205,7 @@ def page(points: list[Point], about: str) -> str:
 
 
 def table(points: list[Point], masked: bool) -> list[str]:
-    """Distance / difference by steps; the best of all is the smallest number of steps in bold."""
+    """Distance / difference by number of steps, and the fewest steps of equal quality."""
     yardstick = Yardstick.of([point for point in points if point.steps == YARDSTICK_STEPS])
     rest = [point for point in points if point.steps != YARDSTICK_STEPS]
     steps = sorted({point.steps for point in rest})

@@ -1,34 +1,60 @@
-"""How good weights are, on views they were not trained on: `python -m sdedit.evaluation.weights --help`."""
+"""Quality of weights on views that they were not trained on: `python -m sdedit.evaluation.weights --help`.
+
+Each checkpoint is exported to a temporary bundle, and its samples and edits are made by the Editor. Only the held-out
+loss is computed in torch.
+"""
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
-from torch import Tensor
 
 from sdedit.console import run_command
 from sdedit.errors import CheckpointError
-from sdedit.runtime.images.strokes import stroke_painting
+from sdedit.runtime import Editor
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
-from sdedit_ref.training.crops import HELD_OUT, Crops, find_pictures, parse_scales, split
-from sdedit_ref.training.quality import edit, held_out_loss, sample, sheet
+from sdedit_ref.training.crops import HELD_OUT, find_pictures, parse_scales, split
 
-from .metrics import NEIGHBOURHOOD, grid, sliced_wasserstein
+from .metrics import NEIGHBOURHOOD, grid, l2, sliced_wasserstein
+from .views import cut, edit, paint, sample
+
+T0, STEPS = 0.5, 25
+"""t0 and steps of the edits."""
+
+SAMPLER = "ddim"
+
+
+@dataclass(frozen=True)
+class Views:
+    """Images, float32 [N, 3, H, W]: `strokes` are edited; the results are compared with `real` and `trained` views.
+
+    known: held-out views for the loss.
+    """
+
+    strokes: np.ndarray
+    real: np.ndarray
+    trained: np.ndarray
+    known: np.ndarray
 
 
 @click.command(epilog="Example: python -m sdedit.evaluation.weights run/ema.safetensors photos/ --hold-out 50")
 @click.argument("weights", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("pictures", type=click.Path(path_type=Path))
-@click.option("--hold-out", required=True, help="As in training.")
-@click.option("--scales", default="1", show_default=True, help="As in training.")
-@click.option("--turns", is_flag=True, help="As in training.")
-@click.option("--flat", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="As in training.")
-@click.option("--seed", default=0, show_default=True, help="As in training.")
-@click.option("--count", type=click.IntRange(min=2), default=128, show_default=True, help="Samples, and views.")
-@click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Of a sample, by DDIM.")
+@click.option("--hold-out", required=True, help="The same as in training.")
+@click.option("--scales", default="1", show_default=True, help="The same as in training.")
+@click.option("--turns", is_flag=True, help="The same as in training.")
+@click.option("--flat", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="The same as in training.")
+@click.option("--seed", default=0, show_default=True, help="The same as in training.")
+@click.option(
+    "--count", type=click.IntRange(min=2), default=128, show_default=True, help="Number of samples, and of edits."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True, help="DDIM steps of a sample.")
 def command(
     weights: tuple[Path, ...],
     pictures: Path,
@@ -40,13 +66,13 @@ def command(
     count: int,
     steps: int,
 ) -> None:
-    """Measure WEIGHTS, one file or several of networks of one size, on what PICTURES hold out; a line of JSON each.
+    """Measure WEIGHTS, one or several checkpoints of one image size, on what PICTURES hold out.
 
-    held_out_loss: mean squared error of the prediction over ten noise levels. samples: sliced Wasserstein distance of
-    samples from pure noise to held-out views, by octave, finest first; as_trained: to crops as they were trained on,
-    from which held-out views may differ. edits: distance to held-out views of stroke paintings of others, edited from
-    t0 = 0.5 in 25 steps; l2: how far they are from their strokes, pixels in [0, 1]; grid: how strong a pattern of 2x2
-    pixels they have, of 255. The first line has the real views' own.
+    Prints one line of JSON for each. held_out_loss: mean squared error of the prediction over ten noise levels.
+    samples: sliced Wasserstein distance from samples of pure noise to held-out views, by octave, finest first.
+    as_trained: the same to crops as in training, which may differ from held-out views. edits: distance from edits of
+    stroke paintings (t0 = 0.5, 25 steps) to held-out views. l2: distance from edits to their strokes, pixels in [0, 1].
+    grid: strength of a pattern of 2x2 pixels in the edits, in units of 1/255. The first line measures real views.
     """
     checkpoints = [load_checkpoint(path) for path in weights]
     shape = checkpoints[0].shape
@@ -54,63 +80,79 @@ def command(
         check(checkpoint, shape)
     size = shape[1]
     kept, held_out = split(find_pictures(pictures, size), hold_out, size, seed, parse_scales(scales), flat, turns)
-    real, others, trained = views(held_out, count, 0), views(held_out, count, count), views(kept, count, 0)
-    click.echo(json.dumps({"weights": None, **distances(others, others, real, trained)}))
-    guides = torch.stack([strokes(view) for view in others])
-    known = views(held_out, HELD_OUT, 0)
+    others = cut(held_out, count, count)
+    views = Views(paint(others), cut(held_out, 0, count), cut(kept, 0, count), cut(held_out, 0, HELD_OUT))
+    click.echo(json.dumps({"weights": None, **distances(others, others, views)}))
     for checkpoint in checkpoints:
-        line = {"weights": str(checkpoint.path), **measure(checkpoint, known, guides, real, trained, steps)}
-        click.echo(json.dumps(line))
+        click.echo(json.dumps({"weights": str(checkpoint.path), **measure(checkpoint, views, steps)}))
 
 
-def measure(
-    checkpoint: Checkpoint, known: Tensor, guides: Tensor, real: Tensor, trained: Tensor, steps: int
-) -> dict[str, Any]:
-    schedule = torch.from_numpy(checkpoint.schedule).float()
-    network, prediction = checkpoint.network, checkpoint.prediction
-    samples = sample(network, prediction, schedule, tuple(real.shape), steps)
-    edits = edit(network, prediction, schedule, guides)
+def measure(checkpoint: Checkpoint, views: Views, steps: int) -> dict[str, Any]:
+    """The measurements of one checkpoint, by name."""
+    loss = loss_of(checkpoint, views.known)
+    with opened(checkpoint) as editor:
+        schedule = editor.bundle.schedule
+        levels, edited = (schedule.visit(t0, 1)[0] for t0 in (1.0, T0))
+        samples = sample(editor, len(views.real), sampler=SAMPLER, steps=min(steps, levels))
+        seeds = range(len(views.strokes))
+        edits = edit(editor, views.strokes, seeds, t0=T0, sampler=SAMPLER, steps=min(STEPS, edited))
     return {
-        "held_out_loss": round(held_out_loss(network, prediction, schedule, known), 6),
-        **distances(samples, edits, real, trained),
-        "l2": round(float((edits - guides).flatten(1).norm(dim=1).mean()) / 2, 3),
+        "held_out_loss": round(loss, 6),
+        **distances(samples, edits, views),
+        "l2": round(l2(edits, views.strokes), 3),
     }
 
 
-def distances(samples: Tensor, edits: Tensor, real: Tensor, trained: Tensor) -> dict[str, Any]:
+def loss_of(checkpoint: Checkpoint, known: np.ndarray) -> float:
+    """The held-out loss, computed in torch."""
+    import torch
+
+    from sdedit_ref.training.quality import held_out_loss
+
+    schedule = torch.from_numpy(checkpoint.schedule).float()
+    return held_out_loss(checkpoint.network, checkpoint.prediction, schedule, torch.from_numpy(known))
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint) -> Iterator[Editor]:
+    """An editor on a temporary bundle of the checkpoint, with its weights in float32."""
+    from sdedit.export.bundle import export_bundle
+
+    with tempfile.TemporaryDirectory(prefix="sdedit-") as folder:
+        path = Path(folder) / "bundle"
+        export_bundle(checkpoint, path, name=checkpoint.path.stem, licence="unknown", weights="float32")
+        with Editor.open(path) as editor:
+            yield editor
+
+
+def distances(samples: np.ndarray, edits: np.ndarray, views: Views) -> dict[str, Any]:
+    """The measurements that real views have as well, by name."""
     return {
-        "samples": rounded(sliced_wasserstein(samples, real)),
-        "as_trained": rounded(sliced_wasserstein(samples, trained)),
-        "edits": rounded(sliced_wasserstein(edits, real)),
+        "samples": rounded(sliced_wasserstein(samples, views.real)),
+        "as_trained": rounded(sliced_wasserstein(samples, views.trained)),
+        "edits": rounded(sliced_wasserstein(edits, views.real)),
         "grid": round(grid(edits), 3),
     }
 
 
-def strokes(view: Tensor) -> Tensor:
-    """A view [3, H, W] in [-1, 1] as `sdedit strokes` paints it."""
-    painting = np.asarray(stroke_painting(sheet(view[None], 1)), np.float32)
-    return torch.from_numpy(painting.transpose(2, 0, 1) / 127.5 - 1)
-
-
 def check(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
-    """Raises CheckpointError for a network that cannot be measured here, or not together with one of that shape."""
+    """Raise CheckpointError if the network cannot be measured here, or not together with one of that shape."""
     channels, height, width = checkpoint.shape
     if channels != 3 or height != width or checkpoint.prediction not in ("eps", "v"):
         raise CheckpointError(
-            f"{checkpoint.path}: a network of {channels}x{height}x{width} that predicts {checkpoint.prediction}; "
-            "accepted are square RGB images, eps and v"
+            f"{checkpoint.path}: its network has {channels}x{height}x{width} images and predicts "
+            f"{checkpoint.prediction}; square RGB images and eps or v are accepted"
         )
+    if checkpoint.classes:
+        raise CheckpointError(f"{checkpoint.path}: its network has classes; networks without are accepted")
     if height < NEIGHBOURHOOD:
         raise CheckpointError(
-            f"{checkpoint.path}: images of {height} pixels are less than the {NEIGHBOURHOOD} measured"
+            f"{checkpoint.path}: its images have {height} pixels a side; at least {NEIGHBOURHOOD} are needed"
         )
     if checkpoint.shape != shape:
-        raise CheckpointError(f"{checkpoint.path}: its images have {height} pixels, those of the first {shape[1]}")
-
-
-def views(held_out: Crops, count: int, first: int) -> Tensor:
-    """float32 [count, 3, size, size]"""
-    return torch.stack([held_out[index] for index in range(first, first + count)])
+        raise CheckpointError(
+            f"{checkpoint.path}: its images have {height} pixels a side, those of the first file {shape[1]}"
+        )
 
 
 def rounded(distances: list[float]) -> list[float]:
@@ -118,4 +160,4 @@ def rounded(distances: list[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    run_command(command, "evaluate")
+    run_command(command, "weights")

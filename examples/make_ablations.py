@@ -1,54 +1,42 @@
-"""Make the figures of docs/gallery.md, the paper's ablations: python examples/make_ablations.py bmng.jpg [FOLDER].
+"""Make the figures of docs/gallery.md, which repeat the paper's ablations.
 
-Guides are simulated strokes of held-out views. Realism is the sliced Wasserstein distance of the results to other
-held-out views (its floor is the distance of two sets of those), faithfulness the L2 distance to the guide.
+The guides are stroke paintings of held-out views. Realism is the sliced Wasserstein distance from the results to other
+held-out views (its floor is the distance between two sets of those); faithfulness is the L2 distance to the guide.
 """
 
 import json
-import sys
 from pathlib import Path
 
+import click
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
-from sdedit.evaluation.metrics import sliced_wasserstein
+from sdedit.console import run_command
+from sdedit.evaluation.metrics import l2, sliced_wasserstein
+from sdedit.evaluation.views import cut, edit, paint
 from sdedit.runtime import Editor
-from sdedit.runtime.images import to_image
-from sdedit.runtime.images.strokes import stroke_painting
-from sdedit_ref.training.crops import Crops
+from sdedit_ref.training.crops import Crops, find_pictures
 
 T0S = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COLOURS = (2, 6, 16)
 COUNT, STEPS, SEED = 48, 25, 1
-HELD_OUT = (4350, 1485, 5025, 2040)  # in bmng.jpg
+HELD_OUT = (4350, 1485, 5025, 2040)  # a box in bmng.jpg
 SCALES = ((1.0, 0.4), (1.5, 0.25), (2.0, 0.25), (3.0, 0.1))  # as in training
 
 
-def held_out_views(picture: Path, seed: int) -> Tensor:
+def held_out_views(picture: Path, seed: int) -> np.ndarray:
     """float32 [COUNT, 3, 64, 64] in [-1, 1]"""
-    crops = Crops([picture], 64, seed, SCALES, within=HELD_OUT, turns=True)
-    return torch.stack([crops[index] for index in range(COUNT)])
+    return cut(Crops(find_pictures(picture, 64), 64, seed, SCALES, within=HELD_OUT, turns=True), 0, COUNT)
 
 
-def as_state(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1)
-
-
-def measure(editor: Editor, guides: list[Image.Image], t0: float, real: Tensor) -> dict[str, float]:
-    """Mean distance over the pyramid; mean Euclidean distance to the guide, of pixels in [0, 1]. t0 = 0: the guides."""
-    painted = torch.stack(list(map(as_state, guides)))
-    results = painted
-    if t0 > 0:
-        jobs = [editor.submit(guide, t0=t0, steps=STEPS, seed=SEED + index) for index, guide in enumerate(guides)]
-        results = torch.stack([as_state(job.result().images[0].pil) for job in jobs])
-    l2 = (results - painted).flatten(1).norm(dim=1) / 2
-    return {"realism": float(np.mean(sliced_wasserstein(results, real))), "l2": float(l2.mean())}
+def measure(editor: Editor, guides: np.ndarray, t0: float, real: np.ndarray) -> dict[str, float]:
+    """Mean distance over the pyramid's levels, and mean L2 distance to the guides; t0 = 0 measures the guides."""
+    seeds = range(SEED, SEED + len(guides))
+    results = edit(editor, guides, seeds, t0=t0, steps=STEPS) if t0 > 0 else guides
+    return {"realism": float(np.mean(sliced_wasserstein(results, real))), "l2": l2(results, guides)}
 
 
 def draw(found: dict[str, dict[str, list[float]]], floor: float, path: Path, shown: list[str]) -> None:
-    """Both distances against t0, a line for each kind of guide."""
+    """Plot both distances against t0, one line for each number of colours."""
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
@@ -63,22 +51,25 @@ def draw(found: dict[str, dict[str, list[float]]], floor: float, path: Path, sho
     plt.close(figure)
 
 
-def main() -> None:
-    picture = Path(sys.argv[1])
-    folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent.parent / "docs"
+@click.command()
+@click.argument("picture", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
+def command(picture: Path, folder: Path | None) -> None:
+    """Make the figures of docs/gallery.md. PICTURE is bmng.jpg; FOLDER is where to write  [default: docs]."""
+    folder = folder or Path(__file__).parent.parent / "docs"
     painted, real, others = (held_out_views(picture, seed) for seed in (1, 2, 3))
     floor = float(np.mean(sliced_wasserstein(others, real)))
     found: dict[str, dict[str, list[float]]] = {}
     with Editor.open(slots=4) as editor:
         for colours in COLOURS:
-            guides = [stroke_painting(to_image(view.numpy()), colours=colours) for view in painted]
+            guides = paint(painted, colours)
             measured = [measure(editor, guides, t0, real) for t0 in T0S]
             found[str(colours)] = {key: [values[key] for values in measured] for key in ("realism", "l2")}
-            print(colours, json.dumps(found[str(colours)]), flush=True)
+            click.echo(f"{colours} {json.dumps(found[str(colours)])}")
     (folder / "ablation.json").write_text(json.dumps({"t0": T0S, "floor": floor, **found}, indent=2) + "\n")
     draw(found, floor, folder / "ablation-t0.png", ["6"])
     draw(found, floor, folder / "ablation-guides.png", [str(colours) for colours in COLOURS])
 
 
 if __name__ == "__main__":
-    main()
+    run_command(command, "make_ablations")

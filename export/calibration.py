@@ -1,84 +1,97 @@
-"""Edits to calibrate and to judge a quantised network on: strokes of the network's own pictures, masked or not.
+"""Edits to calibrate and to judge a quantised network on: stroke paintings of its own samples, with masks and without.
 
-A bundle has no pictures, so the network paints them: what it samples from noise is what it was trained on.
+A bundle holds no pictures, so the network makes them: its samples from noise look like its training data.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from sdedit.kernels import twin
+from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Engine, Evaluate
-from sdedit.runtime.images import to_image, to_state
-from sdedit.runtime.loop import Loop, Task
-from sdedit.runtime.plan import make_plan
+from sdedit.runtime.images.strokes import stroke_painting
 
+SAMPLER = "ancestral"
 SAMPLE_STEPS = 20
-COLOURS = 6
 T0S = (0.3, 0.5, 0.8, 1.0)
-"""Of the edits that are calibrated on: together they visit every noise level."""
+"""t0 of the edits for calibration; together they visit every noise level."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
-    """One edit. mask: float32 [H, W]; guide: float32 [C, H, W]."""
+    """One edit. guide: an image of the network's size. mask: bool [H, W], or None to edit the whole image."""
 
-    guide: np.ndarray
-    mask: np.ndarray
+    guide: Image.Image
+    mask: np.ndarray | None
     t0: float
     seed: int
 
 
-def sample_guides(bundle: Bundle, engine: Engine, count: int, seed: int) -> list[np.ndarray]:
-    """Strokes of `count` pictures that the network samples from noise; float32 [C, H, W]."""
-    everywhere = np.ones(bundle.state_shape[1:], np.float32)
-    nothing = np.zeros(bundle.state_shape, np.float32)
-    requests = [Request(nothing, everywhere, 1.0, seed + image) for image in range(count)]
-    return [to_state(paint(to_image(x))) for x in run_edits(bundle, engine, requests, SAMPLE_STEPS)]
+def open_editor(bundle: Bundle, engine: Engine) -> Editor:
+    """An editor on the CPU whose network is `engine`."""
+    return Editor(bundle, CpuDevice(engine, bundle.inputs, 1, twin()))
+
+
+def sample_guides(editor: Editor, count: int, seed: int) -> list[Image.Image]:
+    """Stroke paintings of `count` samples from pure noise."""
+    grey = to_image(np.zeros(editor.bundle.state_shape, np.float32))
+    steps = fewer_steps(editor, 1.0, SAMPLE_STEPS)
+    edit = editor.edit(grey, t0=1.0, steps=steps, sampler=SAMPLER, seed=seed, images=count)
+    return [paint(image.pil) for image in edit.images]
 
 
 def paint(picture: Image.Image) -> Image.Image:
-    """Strokes: a median filter and six colours, as the SDEdit paper's simulation (appendix D.2) is read."""
-    size = max(3, round(picture.height * 23 / 256) // 2 * 2 + 1)
-    smooth = picture.filter(ImageFilter.MedianFilter(size)).convert("RGB")
-    return smooth.quantize(COLOURS, Image.Quantize.MEDIANCUT).convert(picture.mode)
+    """A stroke painting, grey for a grey picture."""
+    return stroke_painting(picture.convert("RGB")).convert(picture.mode)
 
 
-def requests_of(guides: Sequence[np.ndarray], t0s: Sequence[float], seed: int) -> list[Request]:
-    """Every guide at every t0, by turns everywhere and in the middle alone."""
-    requests = []
+def make_requests(guides: Sequence[Image.Image], t0s: Sequence[float], seed: int) -> list[Request]:
+    """Every guide at every t0, in turns as a whole and in the middle alone; the seeds are `seed`, `seed` + 1, ..."""
+    requests: list[Request] = []
     for index, guide in enumerate(guides):
-        _, height, width = guide.shape
         for number, t0 in enumerate(t0s):
-            mask = np.ones((height, width), np.float32)
-            if (index + number) % 2:
-                mask[:] = 0
-                mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
-            requests.append(Request(guide, mask, t0, seed + index))
+            mask = middle_mask(guide) if (index + number) % 2 else None
+            requests.append(Request(guide, mask, t0, seed + len(requests)))
     return requests
 
 
-def run_edits(bundle: Bundle, engine: Engine, requests: Sequence[Request], steps: int) -> list[np.ndarray]:
-    """Results, float32 [C, H, W], of ancestral edits in `steps` network evaluations, or as many levels as there are."""
-    loop = Loop(CpuDevice(engine, bundle.inputs, 1, twin()))
+def middle_mask(guide: Image.Image) -> np.ndarray:
+    """Half of each side, in the middle: bool [H, W]."""
+    mask = np.zeros((guide.height, guide.width), bool)
+    top, left = guide.height // 4, guide.width // 4
+    mask[top : guide.height - top, left : guide.width - left] = True
+    return mask
+
+
+def run_edits(editor: Editor, requests: Sequence[Request], steps: int) -> list[np.ndarray]:
+    """The results, uint8 [H, W] or [H, W, 3], of edits in `steps` network evaluations, or one per level if fewer."""
     results = []
-    for number, request in enumerate(requests):
-        levels = bundle.schedule.visit(request.t0, 1)[0]
-        plan = make_plan(
-            bundle.schedule, bundle.prediction, t0=request.t0, steps=min(steps, levels), sampler="ancestral"
+    for request in requests:
+        edit = editor.edit(
+            request.guide,
+            request.mask,
+            t0=request.t0,
+            steps=fewer_steps(editor, request.t0, steps),
+            sampler=SAMPLER,
+            seed=request.seed,
         )
-        loop.admit(Task(plan, request.guide, request.mask, request.seed, number))
-        while loop.busy:
-            results += [x for _, x in loop.step()]
+        results.append(np.asarray(edit.images[0].pil))
     return results
 
 
+def fewer_steps(editor: Editor, t0: float, steps: int) -> int:
+    """`steps`, or the number of levels up to t0 if that is smaller."""
+    return min(steps, int(editor.bundle.schedule.visit(t0, 1)[0]))
+
+
 class Recorder:
-    """An engine that keeps a copy of all that its network is given, by the inputs' names."""
+    """An engine that keeps a copy of its inputs, by name, at every evaluation of another engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -87,6 +100,7 @@ class Recorder:
         self.visited: list[dict[str, np.ndarray]] = []
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        """See engines.Engine."""
         evaluate = self._engine.bind(inputs, out)
 
         def record() -> None:

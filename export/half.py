@@ -1,12 +1,14 @@
-"""An ONNX network that computes in half precision inside and has float32 borders.
+"""An ONNX network that computes in half precision inside and has float32 inputs and outputs.
 
-For engines that compute what the network says (TensorRT does, whatever the GPU). What loses much in half stays in
-float32: sums over many values, exponentials, and the time embedding, whose angles are large.
+It is for engines that compute as the network says (TensorRT does, on every GPU). Operations that lose much in half stay
+in float32: sums over many values, exponentials, and the time embedding, whose angles are large.
 """
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
+
+from .onnx_nodes import CONSTANT_MAKERS, VALUE_MOVERS, ancestors, is_flat, prune, replace_nodes, unstore_half
 
 KEPT = {
     "Cos",
@@ -25,13 +27,10 @@ KEPT = {
 """Operations that stay in float32."""
 
 ANGLES = {"Cos", "Sin"}
-"""What leads to their inputs stays in float32 too: half has steps of 0.5 at a time of 999."""
+"""The computation of their inputs stays in float32 too: half has steps of 0.5 at a time of 999."""
 
 FLOAT32_INPUTS = {"Resize": (1, 2)}
-"""Inputs that ONNX wants in float32 whatever the rest is: regions and scales."""
-
-PLUMBING = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Shape"}
-"""They move values and compute none."""
+"""Inputs that ONNX wants in float32 always: regions and scales."""
 
 SUFFIX: dict[int, str] = {TensorProto.FLOAT16: "half", TensorProto.FLOAT: "float"}
 
@@ -41,38 +40,19 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises ValueError for networks with subgraphs or local functions.
     """
-    if model.functions or any(a.type == onnx.AttributeProto.GRAPH for n in model.graph.node for a in n.attribute):
+    if not is_flat(model):
         raise ValueError("networks with subgraphs or functions are not converted to half")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     unstore_half(result)
     _Conversion(result).run()
+    prune(result)
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-def unstore_half(model: onnx.ModelProto) -> None:
-    """Initializers that are stored in half and cast to float32 become plain float32 ones; see store_in_half."""
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored and target(node) == TensorProto.FLOAT:
-            tensor = stored[node.input[0]]
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), node.output[0]))
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def target(cast: NodeProto) -> int:
-    """The type that a Cast gives."""
-    return next(int(attribute.i) for attribute in cast.attribute if attribute.name == "to")
-
-
 class _Conversion:
-    """One pass over the nodes, which are in order: each float value is in half or float32, casts go in between."""
+    """One pass over the nodes: each float value gets a type, half or float32, and casts go in between."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -86,19 +66,15 @@ class _Conversion:
         self.now: dict[str, int] = {
             name: TensorProto.FLOAT for name, kind in self.types.items() if kind == TensorProto.FLOAT
         }
-        """What each float value is in so far."""
+        """The present type of each float value."""
         self.nodes: list[NodeProto] = []
         self.made: dict[tuple[str, int], str] = {}
 
     def run(self) -> None:
         for node in self.graph.node:
             self._convert(node)
-        del self.graph.node[:], self.graph.value_info[:]
-        self.graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        weights = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(weights)
+        del self.graph.value_info[:]
+        replace_nodes(self.graph, self.nodes)
 
     def _convert(self, node: NodeProto) -> None:
         wanted = self._type_for(node)
@@ -118,19 +94,15 @@ class _Conversion:
             self.now[inner], self.now[name] = TensorProto.FLOAT16, TensorProto.FLOAT
 
     def _type_for(self, node: NodeProto) -> int:
-        """What the node computes in; what only moves values stays in what they are in."""
-        if (
-            self.precise.intersection(node.output)
-            or node.op_type in KEPT
-            or node.op_type in ("Constant", "ConstantOfShape", "RandomNormal", "Cast")
-        ):
+        """The type that the node computes in. Operations that only move values keep their input's type."""
+        if self.precise.intersection(node.output) or node.op_type in KEPT | CONSTANT_MAKERS | {"Cast"}:
             return int(TensorProto.FLOAT)
-        if node.op_type in PLUMBING and node.input[0] in self.now and node.input[0] not in self.weights:
+        if node.op_type in VALUE_MOVERS and node.input[0] in self.now and node.input[0] not in self.weights:
             return int(self.now[node.input[0]])
         return int(TensorProto.FLOAT16)
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name of that value in that type, by a cast, or by converting a weight."""
+        """The name of that value in that type: a cast of it, or a converted weight."""
         if self.now[name] == wanted:
             return name
         if (name, wanted) not in self.made:
@@ -152,20 +124,11 @@ class _Conversion:
         self.graph.initializer.append(numpy_helper.from_array(half, converted))
 
 
-def ancestors(graph: onnx.GraphProto, operations: set[str]) -> set[str]:
-    """The values that inputs of such operations are computed from, and these inputs."""
-    found: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type in operations or found.intersection(node.output):
-            found.update(node.input)
-    return found
-
-
 def with_every_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network for measuring on onnxruntime's CPU provider with its optimisations off.
+    """The same network, to be measured on onnxruntime's CPU provider with its optimisations off.
 
     That provider computes in float32 between casts of its own, and drops pairs of casts to half and back. An Identity
-    after each value in half stands between them, so that the value is rounded.
+    after each value in half keeps such a pair apart, so that the value is rounded.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -178,7 +141,6 @@ def with_every_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
             if name in half:
                 node.output[index] = f"{name}.unrounded"
                 nodes.append(helper.make_node("Identity", [node.output[index]], [name], f"{name}.rounded"))
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del result.graph.node[:], result.graph.value_info[:]
-    result.graph.node.extend(kept)
+    del result.graph.value_info[:]
+    replace_nodes(result.graph, nodes)
     return result

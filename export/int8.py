@@ -1,8 +1,8 @@
-"""An int8 form of a bundle's network, written only where edits stay close to float32: NNCF, QDQ, by measurement.
+"""An int8 variant of a bundle's network, by NNCF as QDQ nodes; it is written only if its edits stay close to float32.
 
-Convolutions alone are quantised: they are the arithmetic, while a quantised time embedding ruins the output. They are
-calibrated on states that edits visit. Then each is quantised alone, to see what that costs, and the most sensitive are
-left in float, as few as it takes for edits with the same noise to reach the asked-for PSNR.
+Only convolutions are quantised: they are most of the arithmetic, while a quantised time embedding ruins the output.
+They are calibrated on states that edits visit. Then each is quantised alone to measure its sensitivity. The most
+sensitive ones stay in float: as few as edits need to reach the wanted PSNR with the same noise.
 """
 
 import copy
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from sdedit.errors import BundleError, SdeditError
 from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
@@ -25,30 +24,34 @@ from sdedit.runtime.engines import load_engine
 from sdedit.runtime.machine import available_processors
 
 from .additions import Addition
-from .calibration import T0S, Recorder, Request, requests_of, run_edits, sample_guides
+from .calibration import T0S, Recorder, Request, make_requests, open_editor, run_edits, sample_guides
+from .onnx_nodes import constants, names_of, prune, unstore_half
 
 NETWORK = "int8.onnx"
 GUIDES = 4
 STEPS = 8
-"""Of the edits that are calibrated on."""
+"""Steps of each edit for calibration."""
 
 JUDGED_STEPS = 25
 JUDGED_T0S = (0.3, 0.5, 0.8)
 PROMISED_T0 = 0.5
-"""Of the edits whose worst PSNR is promised; the others are reported."""
+"""t0 of the edits whose worst PSNR is promised; the PSNR of the others is reported."""
 
 MIN_PSNR = 30.0
+NO_ERROR = 1e-6
+"""Mean squared error of equal pictures, in squares of 1/255: a PSNR of 108 dB."""
+
 SENSITIVITY_STATES = 8
 MOST_LEFT = 0.5
-"""Share of the convolutions that may stay in float: with more, there is nothing to gain."""
+"""Largest share of convolutions in float: with more, int8 gains nothing."""
 
 States = Sequence[dict[str, np.ndarray]]
-"""What the network is given: x [1, C, H, W] and time [1]."""
+"""Inputs of the network: x [1, C, H, W] and time [1], by name."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """psnr: t0 -> worst and mean dB of edits against float32. left: convolutions in float, of how many."""
+    """psnr: t0 -> worst and mean dB of edits against float32. left: the convolutions in float. convolutions: all."""
 
     psnr: dict[str, dict[str, float]]
     left: list[str]
@@ -80,15 +83,17 @@ def write_int8(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: Callable[
         raise BundleError(f"{bundle.name} has a network with classes, which is not quantised")
     reference = load_engine(bundle, "openvino", "float32", available_processors())
     recorder = Recorder(reference)
-    guides = sample_guides(bundle, reference, GUIDES, seed=1000)
-    run_edits(bundle, recorder, requests_of(guides, T0S, seed=2000), STEPS)
-    model = with_float_weights(onnx.load(bundle.network))
+    with open_editor(bundle, reference) as editor, open_editor(bundle, recorder) as recording:
+        guides = sample_guides(editor, GUIDES, seed=1000)
+        run_edits(recording, make_requests(guides, T0S, seed=2000), STEPS)
+        requests = make_requests(sample_guides(editor, GUIDES, seed=3000), JUDGED_T0S, seed=4000)
+        expected = run_edits(editor, requests, JUDGED_STEPS)
+    model = onnx.load(bundle.network)
+    unstore_half(model)  # NNCF quantises constants alone, not what a Cast makes of them
     say(f"calibrating on {len(recorder.visited)} states of {GUIDES * len(T0S)} edits")
     quantised = quantise(nncf, model, recorder.visited)
     ranking = rank(model, quantised, spread_out(recorder.visited, SENSITIVITY_STATES))
     say(f"most sensitive of {len(ranking)} convolutions: {', '.join(ranking[:4])}")
-    requests = requests_of(sample_guides(bundle, reference, GUIDES, seed=3000), JUDGED_T0S, seed=4000)
-    expected = run_edits(bundle, reference, requests, JUDGED_STEPS)
     return fewest_left(bundle, model, quantised, ranking, (requests, expected), min_psnr, say)
 
 
@@ -101,7 +106,7 @@ def fewest_left(
     min_psnr: float,
     say: Callable[[str], None],
 ) -> Report:
-    """Write the variant with the fewest convolutions in float that reaches min_psnr; BundleError where none does."""
+    """Write the variant with the fewest convolutions in float that reaches min_psnr; BundleError if none does."""
     best = -np.inf
     for count in counts(len(ranking)):
         left = ranking[:count]
@@ -129,7 +134,7 @@ def counts(convolutions: int) -> Iterator[int]:
 
 
 def import_nncf() -> ModuleType:
-    """Without its telemetry. Raises SdeditError where it is not installed."""
+    """Import NNCF without its telemetry; raises SdeditError if it is not installed."""
     name = "openvino_telemetry"
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment] # "cannot be imported": it has a stub then
@@ -146,7 +151,7 @@ def import_nncf() -> ModuleType:
 
 
 def quantise(nncf: ModuleType, model: onnx.ModelProto, states: States) -> onnx.ModelProto:
-    """All convolutions, weights per channel, all ranges symmetric: TensorRT needs that, and OpenVINO is faster."""
+    """Quantise all convolutions: weights per channel, symmetric ranges, as TensorRT needs and OpenVINO runs faster."""
     others = sorted({node.op_type for node in model.graph.node} - {"Conv"})
     quantised: onnx.ModelProto = nncf.quantize(
         model,
@@ -159,58 +164,27 @@ def quantise(nncf: ModuleType, model: onnx.ModelProto, states: States) -> onnx.M
     return quantised
 
 
-def with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights that are stored in half as what they are cast to: NNCF quantises constants alone."""
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            tensor = stored[node.input[0]]
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), node.output[0]))
-        else:
-            kept.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    return model
-
-
 def restore(quantised: onnx.ModelProto, model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """A copy of `quantised` in which the nodes of these names read what they read in `model`."""
+    """A copy of `quantised` in which the nodes of these names have the inputs that they have in `model`."""
     result = copy.deepcopy(quantised)
     before = {node.name: node for node in model.graph.node}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = constants(model.graph)
     for node in result.graph.node:
         if node.name not in names:
             continue
         for index, name in enumerate(before[node.name].input):
-            if name in constants:
+            if name in weights:
                 tensor = result.graph.initializer.add()
-                tensor.CopyFrom(constants[name])
+                tensor.CopyFrom(weights[name])
                 name = tensor.name = f"{name}.{node.name}"
             node.input[index] = name
     prune(result)
     return result
 
 
-def prune(model: onnx.ModelProto) -> None:
-    """Drop what the outputs do not need, in place."""
-    graph = model.graph
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-
-
 def rank(model: onnx.ModelProto, quantised: onnx.ModelProto, states: States) -> list[str]:
-    """The convolutions by what quantising each alone changes in the output, the worst first."""
-    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    """The convolutions in the order of the output's error if one alone is quantised, the worst first."""
+    names = names_of(model.graph, "Conv")
     expected = outputs(model, states)
     errors = {}
     for name in names:
@@ -234,15 +208,18 @@ def spread_out(states: States, count: int) -> States:
 
 
 def judge(bundle: Bundle, requests: list[Request], expected: list[np.ndarray]) -> dict[str, dict[str, float]]:
-    """t0 -> PSNR in dB of the bundle's int8 edits against those in float32 with the same noise; the range is 2."""
+    """PSNR in dB, by t0, of the bundle's int8 edits against float32 edits with the same noise, where they may change.
+
+    expected: the float32 results, 8 bits a channel.
+    """
     engine = load_engine(bundle, "openvino", "int8", available_processors())
+    with open_editor(bundle, engine) as editor:
+        results = run_edits(editor, requests, JUDGED_STEPS)
     found: dict[str, list[float]] = {}
-    for request, result, wanted in zip(
-        requests, run_edits(bundle, engine, requests, JUDGED_STEPS), expected, strict=True
-    ):
-        inside = np.broadcast_to(request.mask > 0, wanted.shape)
-        error = float(np.square(result - wanted, dtype=np.float64)[inside].mean())
-        found.setdefault(f"{request.t0:g}", []).append(10 * np.log10(4 / max(error, 1e-20)))
+    for request, result, wanted in zip(requests, results, expected, strict=True):
+        error = np.square(result.astype(np.float64) - wanted)
+        mean = float((error if request.mask is None else error[request.mask]).mean())
+        found.setdefault(f"{request.t0:g}", []).append(10 * np.log10(255**2 / max(mean, NO_ERROR)))
     return {t0: {"worst": float(min(values)), "mean": float(np.mean(values))} for t0, values in found.items()}
 
 

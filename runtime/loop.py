@@ -1,6 +1,6 @@
 """The loop: tasks enter free slots at step boundaries, all busy slots step together, finished ones leave."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,12 +12,14 @@ from .plan import Plan
 class Device(Protocol):
     """Static buffers for the arrays of kernels.layout, and the two launches that an edit is made of.
 
-    kernels: which ones, for the recipe. After a failure of the device itself, calls raise EngineError.
+    kernels: their name, for the recipe. runs_ahead: whether work can still be in flight when a call returns; then only
+    `read` and a snapshot's function wait. After a failure of the device itself, calls raise EngineError.
     """
 
     name: str
     kernels: str
     slots: int
+    runs_ahead: bool
 
     @property
     def engine(self) -> Any:
@@ -28,6 +30,12 @@ class Device(Protocol):
 
     def read(self, slot: int, name: str) -> np.ndarray:
         """A copy of one slot's part of an array."""
+
+    def snapshot(self, slot: int, name: str) -> Callable[[], np.ndarray]:
+        """Begin to copy one slot's part of an array as it is now; the function returned waits for the copy.
+
+        It must be called once. The device may be told to go on before.
+        """
 
     def release(self, slot: int) -> None:
         """Make the slot idle; no error where the device is lost."""
@@ -115,9 +123,17 @@ class Loop:
                 self._forget(task)
         return finished
 
-    def prediction(self, task: Task) -> np.ndarray:
-        """The last prediction of x0 for a task that is in a slot, float32 [C, H, W]."""
-        return self._device.read(self._slots[task], "h")
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the device may still be working on a step when `step` returns."""
+        return self._device.runs_ahead
+
+    def prediction(self, task: Task) -> Callable[[], np.ndarray]:
+        """Begin to copy the newest prediction of x0 of a task that is in a slot; the function returned gives the copy.
+
+        The copy is float32 [C, H, W], of the prediction at this moment, whatever is stepped before it is fetched.
+        """
+        return self._device.snapshot(self._slots[task], "h")
 
     def drop(self, task: Task) -> None:
         """Take a task out of its slot, which is idle from now on; nothing happens where it is in none."""

@@ -1,6 +1,6 @@
-"""From an edit's arguments to the rows of coefficients that every kernel reads: all samplers are one formula here.
+"""The plan of an edit: one row of coefficients per network evaluation. All samplers are one formula here.
 
-Notation of docs/design.md: the level now is (a, s), the next cleaner one (a', s'); r = a / a'.
+The notation is that of docs/design.md: the level now is (a, s), the next cleaner one (a', s'); r = a / a'.
 """
 
 import itertools
@@ -16,16 +16,16 @@ from sdedit.kernels.layout import ROW
 from .schedule import CLEAN, Level, Schedule
 
 MAX_ROWS = 4096
-"""Network evaluations of one edit at most: what the static buffers hold."""
+"""Largest number of network evaluations of one edit: the rows that fit the static buffers."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A preset of the one formula: how much noise, how many predictions, whose variance."""
+    """A preset of the one formula: amount of noise, predictions used, and the noise's variance."""
 
     eta: float  # 0: deterministic, 1: the posterior's variance
-    order: int = 1  # 2: extrapolates from the last prediction
-    wide: bool = False  # the paper's variance s^2 - r^2 s'^2
+    order: int = 1  # 2: extrapolate from the last prediction
+    wide: bool = False  # True: the paper's larger variance, s^2 - r^2 s'^2
 
 
 SAMPLERS = {
@@ -42,10 +42,10 @@ KEEPS = ("fresh", "fixed", "paper", "official")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a slot runs.
+    """The rows that one slot runs.
 
     rows: ROW [n], one per network evaluation. alpha0, sigma0: the level at which each repeat begins. keeps_exactly:
-    the last row leaves the kept pixels clean, so they are the guide's.
+    whether the last row leaves the kept pixels clean, so that they equal the guide's.
     """
 
     rows: np.ndarray
@@ -55,10 +55,11 @@ class Plan:
 
 
 def fill_rows(levels: Sequence[Level], eta: float, order: int, wide: bool) -> list[tuple[float, float, float, float]]:
-    """c_x, c_0, c_h, c_z for going from each level to the next one of `levels`, the last of which is clean.
+    """The coefficients c_x, c_0, c_h, c_z of each step from one of `levels` to the next; the last level is clean.
 
-    eta in [0, 1] scales the noise of DDIM's family (Song et al. 2021, eq. 16); order 2 is DPM-Solver++ (2M) (Lu et al.
-    2022, Algorithm 2) and, with eta = 1, its SDE form; wide takes Algorithms 2 to 5 of SDEdit, whose noise is larger.
+    eta in [0, 1] scales the noise of DDIM's family (Song et al. 2021, eq. 16). order 2 is DPM-Solver++ (2M) (Lu et al.
+    2022, Algorithm 2) and, with eta = 1, its SDE form. wide takes the noise of SDEdit's Algorithms 2 to 5, which is
+    larger.
     """
     rows = []
     previous_gap = None
@@ -83,11 +84,14 @@ def fill_rows(levels: Sequence[Level], eta: float, order: int, wide: bool) -> li
 
 
 def predict_x0(prediction: str, level: Level) -> tuple[float, float]:
-    """a_x, a_o such that x0 = a_x x + a_o o for a network that predicts `prediction` at `level`."""
+    """The factors a_x, a_o in x0 = a_x x + a_o o, for a network whose output o is `prediction` at `level`.
+
+    prediction: one of schedule.PREDICTIONS. Raises PlanError for eps at alpha = 0.
+    """
     a, s, _ = level
     if prediction == "eps":
         if a == 0:
-            raise PlanError("an eps network says nothing of x0 where alpha = 0: choose a smaller t0")
+            raise PlanError("an eps network does not determine x0 where alpha = 0: choose a smaller t0")
         return 1 / a, -s / a
     if prediction == "v":
         return a, -s
@@ -97,10 +101,11 @@ def predict_x0(prediction: str, level: Level) -> tuple[float, float]:
 
 
 def keep_coefficients(keep: str, now: Level, then: Level) -> tuple[float, float, int]:
-    """k_g, k_z, keep_noise of the row that goes from `now` to `then`.
+    """The columns k_g, k_z, keep_noise of the row that goes from `now` to `then`, by keep rule.
 
-    fresh: level after the step, this row's noise. fixed: likewise, the begin noise (diffusers). paper: level before the
-    step (Algorithms 3 and 5 as printed). official: likewise, the begin noise (the official code).
+    fresh: the level after the step and this row's noise. fixed: the level after the step and the repeat's begin noise,
+    as diffusers. paper: the level before the step and this row's noise, as Algorithms 3 and 5 are printed. official:
+    the level before the step and the begin noise, as the official code.
     """
     level = then if keep in ("fresh", "fixed") else now
     return level.alpha, level.sigma, int(keep in ("fixed", "official"))
@@ -119,10 +124,11 @@ def make_plan(
     clip: float = 1.0,
     guidance: float = 1.0,
 ) -> Plan:
-    """The plan of one edit; raises PlanError naming the argument, its value and what is accepted.
+    """Make the plan of one edit. Raises PlanError, which names the argument, its value and the accepted ones.
 
-    t0 in (0, 1]: how much is noised. steps >= 1: network evaluations a repeat. sampler, keep: see SAMPLERS, KEEPS. eta
-    in [0, 1], for ddim alone. repeats: the paper's K. clip > 0 bounds predictions of x0; inf: none. guidance: finite.
+    t0 in (0, 1]: how far the guide is noised. steps >= 1: network evaluations per repeat. sampler: a key of SAMPLERS.
+    keep: one of KEEPS. eta in [0, 1]: ddim only. repeats >= 1: the paper's K. clip > 0: bound on predictions of x0; inf
+    for none. guidance: any finite number.
     """
     preset = _preset(sampler, eta)
     _check(keep, repeats, steps, clip, guidance)

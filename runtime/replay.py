@@ -1,8 +1,6 @@
 """From a PNG's recipe to the same image again. A recipe is data from outside: everything in it is checked."""
 
-import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,10 @@ from PIL import Image
 
 from sdedit.errors import ImageError, PlanError
 
-from .editor import RECIPE_KEY, EditedImage, Editor
+from .editor import EditedImage, Editor
 from .images import file_sha256, load_result
+from .recipe import parse_recipe
 from .settings import Settings
-
-MAX_RECIPE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,6 @@ class Replay:
     pixels: int
     differences: list[str]
     inputs: list[Path]
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe that a PNG carries; raises ImageError where there is none."""
-    return _parse(path, load_result(path))
 
 
 def replay(
@@ -49,7 +41,7 @@ def replay(
     missing or another than the recipe's, PlanError for a recipe that is unusable, BundleError and EngineError.
     """
     shown = load_result(path)
-    recipe = _parse(path, shown)
+    recipe = parse_recipe(path, shown)
     given = {"guide": guide, "mask": mask, "base": base}
     sources = {what: _find(path, what, recipe, given[what]) for what in given}
     if sources["guide"] is None:
@@ -76,23 +68,10 @@ def replay(
         if editor.bundle.sha256 != wanted:
             raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")
         inputs = (sources["guide"], sources["mask"], sources["base"])
-        job = editor._submit(*inputs, settings, range(index, index + 1), time.perf_counter())
+        job = editor.submit(inputs[0], inputs[1], base=inputs[2], image_numbers=[index], **settings.options())
         (again,) = job.result().images
     used = [source for source in inputs if source is not None]
     return Replay(again, _count_differences(shown, again.pil), _compare(recipe, again.recipe), used)
-
-
-def _parse(path: Path, image: Image.Image) -> dict[str, Any]:
-    text = image.info.get(RECIPE_KEY)
-    if not isinstance(text, str):
-        raise ImageError(f"{path} carries no recipe: only PNGs that sdedit wrote do")
-    try:
-        recipe = json.loads(text) if len(text) <= MAX_RECIPE_BYTES else None
-    except (ValueError, RecursionError):
-        recipe = None
-    if not isinstance(recipe, dict):
-        raise ImageError(f"{path}: its recipe is damaged")
-    return recipe
 
 
 def _find(path: Path, what: str, recipe: Mapping[str, Any], given: Path | None) -> Path | None:

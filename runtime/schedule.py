@@ -1,4 +1,4 @@
-"""The schedule: a table of noise levels. The runtime knows nothing else of VP, VE or flow."""
+"""The schedule: a table of noise levels. The rest of the runtime does not know whether it is VP, VE or flow."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from sdedit.errors import PlanError
 
 PREDICTIONS = ("eps", "v", "x0", "flow")
-"""What a network may predict at a level: the noise z, v = alpha z - sigma x0, the clean x0, or u = z - x0."""
+"""Names of a network's output: the noise z, v = alpha z - sigma x0, the clean x0, or the flow u = z - x0."""
 
 
 MAX_LEVELS = 1_000_000
@@ -16,7 +16,7 @@ MAX_LEVELS = 1_000_000
 
 
 class Level(NamedTuple):
-    """x = alpha x0 + sigma z, and what the network is told of it."""
+    """A noise level: x = alpha x0 + sigma z. time: the network's input at this level."""
 
     alpha: float
     sigma: float
@@ -24,14 +24,15 @@ class Level(NamedTuple):
 
 
 CLEAN = Level(1.0, 0.0, 0.0)
-"""Level 0, which is never stored; its time is never told to a network."""
+"""Level 0. It is never stored, and no network is evaluated there."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """float64 [T, 3]: alpha, sigma, time of levels 1 (cleanest) to T (noisiest); T is 1 to 1,000,000.
+    """A schedule of T levels, T in 1..1,000,000.
 
-    Raises ValueError for a table that is none: alpha in [0, 1], sigma > 0, all finite, alpha / sigma strictly falling.
+    table: float64 [T, 3], alpha, sigma and time of levels 1 (cleanest) to T (noisiest). All values are finite, alpha is
+    in [0, 1], sigma > 0, and alpha / sigma falls strictly; other tables raise ValueError.
     """
 
     table: np.ndarray
@@ -54,13 +55,14 @@ class Schedule:
         return len(self.table)
 
     def level(self, k: int) -> Level:
-        """Level k in 0..T."""
+        """Alpha, sigma and time of level k in 0..T."""
         return Level(*map(float, self.table[k - 1])) if k > 0 else CLEAN
 
     def visit(self, t0: float, steps: int) -> list[int]:
-        """The levels k_N > ... > k_1 of an edit from t0 in (0, 1] in N = steps network evaluations, evenly spread.
+        """The levels k_N > ... > k_1 that an edit from t0 in (0, 1] visits in N = `steps` evaluations, evenly spread.
 
-        k_N = floor(t0 T + 1/2) and k_n = (2 n k_N + N) // (2 N). Raises PlanError where there are none.
+        k_N = floor(t0 T + 1/2) and k_n = (2 n k_N + N) // (2 N). Raises PlanError if t0 is below the first level, or
+        if there are fewer than N levels.
         """
         if not 0 < t0 <= 1:
             raise PlanError(f"t0 {t0} is not in (0, 1]")

@@ -5,7 +5,7 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from sdedit.errors import ImageError, PlanError
 
@@ -118,6 +118,10 @@ class Settings:
             taken = f"takes 0..{classes - 1}" if classes else "takes none"
             raise PlanError(f"label {self.label}: {bundle} {taken}")
         return self.label
+
+    def options(self) -> EditOptions:
+        """Itself as keyword arguments of Editor.edit."""
+        return cast(EditOptions, dataclasses.asdict(self))
 
     def recipe(self) -> dict[str, Any]:
         """The options as JSON has them: eta as the sampler uses it, an infinite clip as "inf"."""

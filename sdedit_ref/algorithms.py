@@ -4,12 +4,12 @@ Every function works in the dtype and on the device of the guide, with any calla
 
     s(x, n)   the score at t = t0 n / N for the state x [B, C, H, W], of x's shape; `score` makes one of a network
     z(k, n)   standard normals of the guide's shape: n = N..1 for the draw of step n in repeat k = 0..K-1, and n = 0 for
-              the draw at the beginning of the repeat; `noise` gives the runtime's
+              the draw at the beginning of the repeat; `noise` makes the runtime's
     levels    alpha(t), sigma(t) at t = t0 n / N for n = 0..N, clean first; `levels` takes them from a schedule's table
 
-M is 1 where the image may change, [H, W] or of the guide's shape. Two things in which print and table differ: the
-printed sigma(0) of VE is sigma_min, here level 0 is clean; and the last printed line adds noise to the result, sigma of
-the first level large, which `last_noise` leaves out unless it is asked for.
+M is 1 where the image may change; its shape is [H, W] or the guide's. Print and code differ in two things. The printed
+sigma(0) of VE is sigma_min; here level 0 is clean. The last printed line adds noise of the first level's sigma to the
+result; the functions add it only with last_noise=True.
 """
 
 import math
@@ -42,7 +42,7 @@ def algorithm_2(s: Score, g: Tensor, levels: Sequence[Level], z: Noise, last_noi
 def algorithm_3(
     s: Score, g: Tensor, M: Tensor, levels: Sequence[Level], z: Noise, K: int = 1, last_noise: bool = False
 ) -> Tensor:
-    """The same with a mask, K times over; what is kept comes back at the first level, not clean."""
+    """The same with a mask, K times. The kept region of the result has the first level's noise."""
     sigma = [sigma for _, sigma in levels]
     N = len(levels) - 1
     x = g
@@ -56,7 +56,7 @@ def algorithm_3(
 
 
 def algorithm_4(s: Score, g: Tensor, levels: Sequence[Level], z: Noise, last_noise: bool = False) -> Tensor:
-    """Guided image synthesis and editing with a VP SDE; alpha(t)^2 = prod(1 - beta dt), so `levels` tell beta(t) dt."""
+    """Guided image synthesis and editing with a VP SDE; alpha(t)^2 = prod(1 - beta dt), which gives beta(t) dt."""
     alpha = [alpha for alpha, _ in levels]
     N = len(levels) - 1
     x = alpha[N] * g + levels[N][1] * z(0, 0)
@@ -70,7 +70,7 @@ def algorithm_4(s: Score, g: Tensor, levels: Sequence[Level], z: Noise, last_noi
 def algorithm_5(
     s: Score, g: Tensor, M: Tensor, levels: Sequence[Level], z: Noise, K: int = 1, last_noise: bool = False
 ) -> Tensor:
-    """The same with a mask, K times over; what is kept comes back at the first level, not clean."""
+    """The same with a mask, K times. The kept region of the result has the first level's noise."""
     N = len(levels) - 1
     alpha, sigma = zip(*levels, strict=True)
     x = g
@@ -85,10 +85,10 @@ def algorithm_5(
 
 
 def official(eps: Score, g: Tensor, M: Tensor, betas: Sequence[float], z: Noise, K: int = 1) -> Tensor:
-    """What the official code does: every level of `betas` [N = t0 T] is visited, n - 1 is its `t`.
+    """The official code. It visits every level of `betas` [N = t0 T]; its `t` is n - 1.
 
-    Against Algorithm 5: the smaller variance of the posterior (Ho et al. 2020, "fixed small"), none of it in the last
-    step; eps(x, n) is the network's own output; the kept region has one draw a repeat, that of the beginning.
+    It differs from Algorithm 5: it has the smaller variance of the posterior (Ho et al. 2020, "fixed small") and no
+    noise in the last step; eps(x, n) is the network's output; the kept region has one draw per repeat, the first.
     """
     N = len(betas)
     alphas_cumprod = [1.0, *np.cumprod(1 - np.asarray(betas, np.float64)).tolist()]
@@ -107,7 +107,10 @@ def official(eps: Score, g: Tensor, M: Tensor, betas: Sequence[float], z: Noise,
 
 
 def levels(schedule: np.ndarray, ks: Sequence[int]) -> list[Level]:
-    """The levels `ks`, noisiest first as `Schedule.visit` gives them, of a table [T, 3]; the clean one goes first."""
+    """alpha and sigma of the clean level and of the levels `ks` (noisiest first, as of `Schedule.visit`), clean first.
+
+    schedule: [T, 3].
+    """
     visited = [(float(alpha), float(sigma)) for alpha, sigma, _ in schedule[np.asarray(ks) - 1]]
     return [(1.0, 0.0), *reversed(visited)]
 
@@ -117,7 +120,7 @@ def score(
 ) -> Score:
     """The score (alpha x0 - x) / sigma^2 that a network(x, time [B]) implies by predicting eps, v, x0 or flow (z - x0).
 
-    ks: the levels visited, noisiest first; n counts them from the end.
+    ks: the visited levels, noisiest first; n counts them from the end.
     """
 
     def s(x: Tensor, n: int) -> Tensor:
@@ -139,7 +142,7 @@ def score(
 
 
 def noise(like: Tensor, seed: int, steps: int, image: int = 0) -> Noise:
-    """The runtime's noise (docs/design.md, contract 3) for a guide like this [B, C, H, W], images `image`, ..."""
+    """The runtime's noise (docs/design.md, contract 3) for a guide like `like` [B, C, H, W], from image `image` on."""
 
     def z(k: int, n: int) -> Tensor:
         kind, step = (KIND_STEP, steps - n) if n else (KIND_BEGIN, 0)

@@ -1,4 +1,4 @@
-"""Noise schedules as tables: row i is level k = i + 1 of T, clean to noisy: alpha, sigma, what the network is told.
+"""Noise schedules as tables: row i is level k = i + 1 of T, clean to noisy, with alpha, sigma and the network's time.
 
 x_k = alpha x0 + sigma z. float64 [T, 3] throughout.
 """
@@ -45,7 +45,7 @@ def cosine(levels: int = LEVELS) -> np.ndarray:
 def variance_preserving_sde(levels: int = LEVELS, beta_min: float = 0.1, beta_max: float = 20.0) -> np.ndarray:
     """Song et al. 2021, eq. 33: log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2 at t = k / T.
 
-    time = 999 t, as its networks are told.
+    The network's time is 999 t.
     """
     t = np.arange(1, levels + 1) / levels
     logarithm = -(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2
@@ -65,15 +65,15 @@ def geometric(levels: int, sigma_min: float, sigma_max: float) -> np.ndarray:
 
 
 def exploding(own: np.ndarray, scale: float, time: np.ndarray) -> np.ndarray:
-    """alpha = 1. own: sigma [T] in units of the network's data, of which canonical ones are `scale` times as wide."""
+    """alpha = 1. own: sigma [T] in units of the network's data; data in [-1, 1] are `scale` times as wide."""
     return np.stack([np.ones(len(own)), scale * own, time], axis=1)
 
 
 def variance_exploding(levels: int = LEVELS, sigma_min: float = 0.01, sigma_max: float = 348.0) -> np.ndarray:
-    """Song et al. 2021: alpha = 1, sigma geometric; for networks of data in [0, 1], whose sigma canonical data double.
+    """Song et al. 2021: alpha = 1, sigma geometric, for networks of data in [0, 1]. In [-1, 1] sigma is twice as large.
 
-    Time is the network's own sigma. The paper has t = k / T and sigma(0) = sigma_min; here the table's first level is
-    sigma_min, and level 0 before it is clean.
+    The network's time is its own sigma. The paper has t = k / T and sigma(0) = sigma_min; here the table's first level
+    is sigma_min, and level 0 before it is clean.
     """
     own = geometric(levels, sigma_min, sigma_max)
     return exploding(own, 2.0, own)
@@ -90,4 +90,4 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "scaled_linear": scaled_linear,
     "cosine": cosine,
 }
-"""The schedules that a DDPM checkpoint may have been trained with, by name."""
+"""Schedules of DDPM checkpoints, by name."""

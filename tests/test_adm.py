@@ -162,20 +162,20 @@ def assert_refused(path: Path, message: str, **said: str) -> None:
 
 def test_all_that_shapes_do_not_tell_is_asked_for_at_once(file: Path) -> None:
     expected = (
-        r"do not tell attention_order, heads, schedule, steps, rescale_timesteps, size: say "
+        r"does not state attention_order, heads, schedule, steps, rescale_timesteps, size: add "
         r"--attention-order legacy\|new --heads NUMBER --schedule linear\|cosine --steps NUMBER "
         r"--rescale-timesteps yes\|no --size PIXELS\|HEIGHTxWIDTH \(or --head-channels NUMBER for --heads\)$"
     )
     assert_refused(file, expected)
-    assert_refused(file, "do not tell size: say --size", **{name: SAID[name] for name in SAID if name != "size"})
-    assert_refused(file, "do not tell rescale_timesteps: say", **{**SAID, "steps": "4000"})
+    assert_refused(file, "does not state size: add --size", **{name: SAID[name] for name in SAID if name != "size"})
+    assert_refused(file, "does not state rescale_timesteps: add", **{**SAID, "steps": "4000"})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_answers_for_a_released_file(on_paper: Callable[[str], Contents], preset: str) -> None:
     contents = on_paper(preset)
     with pytest.raises(
-        CheckpointError, match=rf"do not tell .*, where it is that released file, --preset .*\b{preset}\b"
+        CheckpointError, match=rf"does not state .*, if it is that released file, --preset .*\b{preset}\b"
     ):
         adm.load(contents, {})
     checkpoint = adm.load(contents, {"preset": preset})
@@ -218,7 +218,7 @@ def test_the_null_label_is_one_of_the_labels(file: Path) -> None:
     [
         (
             {"preset": "256x256_diffusion"},
-            "preset '256x256_diffusion' does not have these shapes: none has$",
+            "preset '256x256_diffusion' does not have the shapes of this file; accepted: none$",
         ),
         ({"heads": "3"}, "heads 3 does not divide 64 channels of an attention"),
         ({"heads": "0"}, r"heads '0' is not a number in 1\.\.64"),
@@ -227,7 +227,7 @@ def test_the_null_label_is_one_of_the_labels(file: Path) -> None:
         ({"schedule": "sqrt"}, "schedule 'sqrt' is not one of linear, cosine"),
         ({"prediction": "v"}, "prediction 'v' is not one of eps, x0"),
         ({"steps": "20", "rescale_timesteps": "no"}, "steps 20 are too few for the schedule linear"),
-        ({"steps": "1000000000000"}, "do not tell rescale_timesteps"),
+        ({"steps": "1000000000000"}, "does not state rescale_timesteps"),
         ({"steps": "1000000000000", "rescale_timesteps": "no"}, "steps '1000000000000' is not a number in"),
         ({"size": "9"}, "size 9 is not a multiple of 2"),
         ({"sigma_max": "50"}, "--sigma-max does not apply to a guided-diffusion or improved-diffusion network"),
@@ -250,7 +250,7 @@ def test_the_command_line_says_what_was_recognised(file: Path, run: Run) -> None
         "the learned variance is left out",
     ):
         assert fact in stdout
-    assert_mistake(run("export", file, "--dry-run"), "its keys do not tell attention_order, heads, ")
+    assert_mistake(run("export", file, "--dry-run"), "the file does not state attention_order, heads, ")
 
 
 # Edits

@@ -1,4 +1,4 @@
-"""sdedit-bench with stubs: turns, refusals, rows for what is missing, Ctrl-C, reports. No time is asserted."""
+"""sdedit-bench with stubs: turns, refusals, rows of missing contenders, Ctrl-C, reports. No time is asserted."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ Log = list[str]
 
 
 class Stub:
-    """A right contender of the tiny bundle, whose network halves; it logs its steps. `late`: runs at each step."""
+    """A correct contender for the tiny bundle, whose network halves its input. It logs its steps and calls `late`."""
 
     version = "stub 1"
 
@@ -209,7 +209,7 @@ def test_a_run_survives_its_file(bundle: Path, tmp_path: Path) -> None:
     assert report.read_run(tmp_path / "run.json") == run
     for text in ("{}", "[]", "nothing", json.dumps({**run, "revision": 0})):
         (tmp_path / "other.json").write_text(text, encoding="utf-8")
-        with pytest.raises(SdeditError, match=r"other\.json is "):
+        with pytest.raises(SdeditError, match=r"other\.json (is not a|has) r"):
             report.read_run(tmp_path / "other.json")
 
 
@@ -229,11 +229,11 @@ def test_compare_says_what_changed(bundle: Path) -> None:
     new["scenarios"][0]["rows"][0]["step_ms"] = {"median": 1.0, "p5": 0.9, "p95": 1.1, "count": 9}
     new["scenarios"][0]["rows"][1] = {"name": "other", "status": "measured", "step_ms": new["scenarios"][0]["rows"][1]}
     lines = list(report.compare(new, old))
-    assert f"tiny-masked, {OFFICIAL}: 2.00 -> 1.00 ms a step, -50.0 %" in lines
-    assert "tiny-masked, fast: measured before alone" in lines
-    assert "tiny-masked, other: measured now alone" in lines
+    assert f"tiny-masked, {OFFICIAL}: 2.00 -> 1.00 ms per step, -50.0 %" in lines
+    assert "tiny-masked, fast: measured only before" in lines
+    assert "tiny-masked, other: measured only now" in lines
     assert lines[1:] != list(report.compare(old, old))[1:]
-    assert "+0.0 % (their p5 to p95 overlap)" in list(report.compare(old, old))[1]
+    assert "+0.0 % (p5 to p95 overlap)" in list(report.compare(old, old))[1]
 
 
 def test_plots_without_matplotlib_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def test_plots_are_written(bundle: Path, tmp_path: Path) -> None:
     run = a_run(bundle)
     twice = copy.deepcopy(run["scenarios"][0])
     run["scenarios"].append({**twice, "name": "tiny-batch4", "batch": 4})
-    run["scenarios"].append({**twice, "name": "official256-masked"})  # of another model: it is in no way of the others
+    run["scenarios"].append({**twice, "name": "official256-masked"})  # of another model: the others are still drawn
     run["scenarios"][0]["rows"][1]["edit_psnr"] = 90.0
     written = plot(run, tmp_path / "plots")
     assert [file.name for file in written] == ["benchmark-batch.png", "benchmark-step.png", "benchmark-error.png"]
@@ -256,7 +256,7 @@ def test_plots_are_written(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: Path) -> None:
-    """The same formulas in another order: float32's rounding alone is between them, 2^-24 a step and term: 100 dB."""
+    """Same formulas, other order: only float32's rounding differs: 2^-24 per step and term, 100 dB."""
     case = Case(str(bundle), masked=masked, batch=2)
     ours, peer = (
         CONTENDERS[name].build(case) for name in ("sdedit, onnxruntime, float32", "onnxruntime and a numpy loop")
@@ -267,7 +267,7 @@ def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: 
 
 
 def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None:
-    """Read back from the graph, with norms that no two have alike: all outputs as the reference's, and whole edits."""
+    """Weights that were read back from the graph, each norm different, give the reference's outputs and whole edits."""
     weights = pytest.importorskip("sdedit.benchmarks.weights")
     network = tiny_ddpm()
     with torch.no_grad():

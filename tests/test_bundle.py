@@ -13,6 +13,7 @@ import pytest
 from refusals import assert_refused
 from tiny import FIELDS, LEVELS, PARITY_LEVELS, SHAPE, halving_network, write_bundle
 
+from sdedit.errors import BundleError
 from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, SHIPPED, read_bundle
 from sdedit.runtime.engines import open_engine
 from sdedit_ref.sde import cosine
@@ -174,6 +175,26 @@ def test_all_missing_and_unknown_keys_are_named_at_once(bundle: Path) -> None:
     assert_refused(bundle, r"it lacks \['licence', 'name'\] and has unknown \['author', 'colour\\n'\]")
 
 
+def test_wrong_types_and_wrong_values_are_named_at_once(bundle: Path) -> None:
+    set_field(bundle, "licence", 3)
+    set_field(bundle, "prediction", "score")
+    set_field(bundle, "image.multiple_of", 3)
+    set_field(bundle, "parity.levels", [21])
+    assert_refused(
+        bundle,
+        r"licence is not of type str; image .* is not a multiple of multiple_of; prediction 'score' is not one "
+        r"of eps, v, x0, flow; parity.levels \[21\] are not levels of the schedule; parity.engines.* has 3 errors "
+        r"for 1 levels$",
+    )
+
+
+def test_a_manifest_of_many_mistakes_is_refused_in_a_short_line(bundle: Path) -> None:
+    set_field(bundle, "files", {f"../{number}": {"sha256": "", "bytes": 0} for number in range(5000)})
+    with pytest.raises(BundleError, match=r"; and 4983 more$") as caught:
+        read_bundle(bundle)
+    assert len(str(caught.value)) < 4000
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -203,6 +224,11 @@ def test_all_missing_and_unknown_keys_are_named_at_once(bundle: Path) -> None:
         ("schedule.levels", 20.5, "schedule.levels is not of type int"),
         ("exported_with", [], "exported_with is not an object"),
         ("parity.levels", 3, "parity.levels is not of type list"),
+        ("parity.levels", [], r"parity.levels \[\] are not levels of the schedule"),
+        ("parity.engines", {"e": [1e-6]}, r"parity.engines\['e'\] has 1 errors for 3 levels"),
+        ("parity.weights_rounding", float("inf"), "parity.weights_rounding is not of type finite float"),
+        ("schedule.levels", 10**9, "schedule.levels 1000000000 is not in 1..1000000"),
+        ("files.extra", {"sha256": "", "bytes": -1}, r"files\['extra'\].bytes -1 is below 0"),
         ("parity.levels", [0], r"parity.levels \[0\] are not levels of the schedule"),
         ("parity.levels", [21], r"parity.levels \[21\] are not"),
         ("parity.levels", ["1"], r"parity.levels\[0\] is not of type int"),

@@ -200,8 +200,8 @@ def test_arguments_that_are_missing_or_unknown(run: Run, arguments: list[str], m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "its keys do not tell prediction, schedule, size: say --prediction"),
-        (["--size", "big"], "its keys do not tell prediction, schedule: say --prediction"),
+        ([], "the file does not state prediction, schedule, size: add --prediction"),
+        (["--size", "big"], "the file does not state prediction, schedule: add --prediction"),
     ],
 )
 def test_an_export_that_is_refused(run: Run, tmp_path: Path, options: list[str], message: str) -> None:

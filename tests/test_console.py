@@ -164,7 +164,10 @@ LONG = "a" * 300
         (["edit", "guide.png", "--mask", f"{LONG}.png", "--out", "x.png"], f"mask {LONG}.png cannot be read"),
         (["edit", "guide.png", "--base", f"{LONG}.png", "--out", "x.png"], f"base {LONG}.png cannot be read"),
         (["edit", "guide.png", "--out", f"{LONG}.png"], f"output {LONG}.png cannot be written: File name too long"),
-        (["edit", "guide.png", "--out", "x.png", "--bundle", LONG], f"bundle {LONG} cannot be read: File name too long"),
+        (
+            ["edit", "guide.png", "--out", "x.png", "--bundle", LONG],
+            f"bundle {LONG} cannot be read",
+        ),
         (["edit", ".", "--out", LONG], f"output {LONG} cannot be made: File name too long"),
         (["edit", ".", "--out", f"{LONG}/b"], f"output {LONG}/b cannot be made: File name too long"),
         (["strokes", f"{LONG}.png", "--out", "x.png"], f"photo {LONG}.png cannot be read: File name too long"),

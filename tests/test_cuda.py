@@ -27,7 +27,7 @@ from sdedit.runtime.bundle.manifest import ImageSpec
 from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices import cuda
 from sdedit.runtime.devices.cpu import CpuDevice
-from sdedit.runtime.devices.cuda import CudaDevice
+from sdedit.runtime.devices.cuda import CudaDevice, GraphKey
 from sdedit.runtime.loop import Loop
 
 
@@ -252,17 +252,6 @@ def test_an_engine_that_fails_while_it_is_captured_fails_the_job_alone(fake: Fak
     assert fake.counts() == NOTHING
 
 
-def test_graphs_of_other_addresses_are_dropped(fake: FakeDriver, bundle: Bundle) -> None:
-    device = make_device(fake, bundle)
-    tasks = [make_task(bundle, 0)]
-    run(Loop(device), tasks)
-    with device._gpu.calls("in a test"):
-        device._buffers["x"] = device._gpu.allocate(4 * 3 * 8 * 8)
-    assert same(run(Loop(device), tasks), run(Loop(on_cpu(bundle)), tasks))
-    assert device.captures == 2
-    assert fake.counts()["executables"] == 1
-
-
 def test_idle_slots_cost_no_evaluation(fake: FakeDriver, bundle: Bundle) -> None:
     device = make_device(fake, bundle, slots=4)
     assert isinstance(device.engine, StandInEngine)
@@ -277,6 +266,39 @@ def test_graphs_are_bounded(fake: FakeDriver, bundle: Bundle, monkeypatch: pytes
     assert same(run(Loop(device), tasks), run(Loop(on_cpu(bundle)), tasks))
     assert device.captures > 2
     assert fake.counts()["executables"] <= 2
+
+
+def test_the_graph_that_was_not_used_for_longest_makes_room(
+    fake: FakeDriver, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "MAX_GRAPHS", 2)
+    device = make_device(fake, bundle)
+    for key in (GraphKey((0,), "step"), GraphKey((0,), "step_begin_noise")):
+        with device._gpu.calls("in a test"):
+            device._run(key)
+    with device._gpu.calls("in a test"):
+        device._run(GraphKey((0,), "step"))
+        device._run(GraphKey((), "step"))
+    assert list(device._graphs) == [GraphKey((0,), "step"), GraphKey((), "step")]
+    device.close()
+
+
+def test_a_preview_is_copied_while_the_device_goes_on(fake: FakeDriver, bundle: Bundle) -> None:
+    """The copy is of the moment that was asked for, and asking does not wait."""
+    device, on_host = make_device(fake, bundle), on_cpu(bundle)
+    found = []
+    for loop in (Loop(device), Loop(on_host)):
+        task = make_task(bundle, 0, steps=4)
+        loop.admit(task)
+        loop.step()
+        loop.step()
+        fetch = loop.prediction(task)
+        loop.step()
+        found.append(fetch())
+        loop.clear()
+    assert same([found[0]], [found[1]])
+    device.close()
+    assert fake.counts() == NOTHING
 
 
 # Cancelling, failing, closing.

@@ -49,7 +49,9 @@ def outcome(fake: FakeDriver, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, s
 
 def capture_again(device: CudaDevice) -> None:
     with device._gpu.calls("in a test"):
-        device._close_graphs()
+        device._gpu.wait()
+        while device._graphs:
+            device._graphs.popitem()[1].close()
 
 
 def no_mistake(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,6 @@ def test_the_command_line_says_what_was_recognised(ve: tuple[Path, Any], run: Ru
         "image: 3x32x16, sides are multiples of 2\n",
         "prediction: eps\n",
         "schedule: ve, 50 levels, sigma 0.02 to 696\n",
-        "answers: size 32x16 (said), prediction eps (of the file)\n",
+        "answers: size 32x16 (given), prediction eps (from the file)\n",
     ):
         assert fact in stdout

@@ -74,7 +74,7 @@ def test_a_latent_network(copied: Path) -> None:
 
 
 def test_a_file_of_a_folder(copied: Path) -> None:
-    assert_refused(copied / WEIGHTS, "a file of a diffusers folder, which is taken as a whole")
+    assert_refused(copied / WEIGHTS, "is one file of a diffusers folder, which is loaded as a whole")
 
 
 def test_times_that_are_no_levels(copied: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_network_without_scheduler(copied: Path) -> None:
         ("unet", {"norm_num_groups": 7}, "does not fit .*divisible"),
         ("unet", {"sample_size": 17}, "size 17 is not a multiple of 2"),
         ("unet", {"sample_size": [16, 17]}, "size 16x17 is not a multiple of 2"),
-        ("unet", {"sample_size": None}, r"do not tell size: say --size PIXELS\|HEIGHTxWIDTH"),
+        ("unet", {"sample_size": None}, r"does not state size: add --size PIXELS\|HEIGHTxWIDTH"),
         ("unet", {"sample_size": "x"}, "size 'x' is neither PIXELS nor HEIGHTxWIDTH"),
         (
             "scheduler",

@@ -13,7 +13,7 @@ import pytest
 from command_line import QUICK, Run, assert_mistake
 from PIL import Image
 
-from sdedit.runtime.editor import RECIPE_KEY
+from sdedit.runtime.recipe import RECIPE_KEY
 
 
 def test_several_images_are_numbered(run: Run, guide: Path, out: Path, tmp_path: Path) -> None:

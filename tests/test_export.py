@@ -206,7 +206,7 @@ def test_a_dry_run_says_what_was_recognised_and_writes_nothing(safetensors: Path
         "prediction": "v",
         "schedule": "cosine, 100 levels, sigma 0.02513 to 1",
         "labels": "none",
-        "answers": "prediction v (of the file), schedule cosine (of the file), size 16x32 (said)",
+        "answers": "prediction v (from the file), schedule cosine (from the file), size 16x32 (given)",
     }
     assert sorted(safetensors.parent.iterdir()) == before
 

@@ -1,35 +1,34 @@
 """The rules of the house: folders and packages, who may import whom, and that the runtime is lean."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from import_graph import PACKAGES, ROOT, Graph, files, imports, module_graph, package_of, parse, part_graph, room_of
 
-ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
-OPEN_TO_ALL = {"sdedit", "sdedit.errors", "sdedit.console", "sdedit.__version__"}
-"""What any room may import of `front`."""
-
-# Room -> rooms it may import, besides what is open to all.
 MAY_IMPORT = {
     "kernels": set(),
     "runtime": {"kernels"},
     "sdedit_ref": {"kernels"},
     "export": {"kernels", "runtime", "sdedit_ref"},
     "evaluation": {"kernels", "runtime", "sdedit_ref", "export"},
-    "benchmarks": {"kernels", "runtime", "sdedit_ref", "export"},
+    "benchmarks": {"kernels", "runtime", "sdedit_ref", "export", "evaluation"},
     "front": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "benchmarks"},
 }
-ROOM_OF = {"sdedit." + room: room for room in ("kernels", "runtime", "export", "evaluation", "benchmarks")} | {
-    "sdedit_ref": "sdedit_ref"
-}
-PACKAGE_OF = {room: name for name, room in ROOM_OF.items()} | {"front": "sdedit"}
-BARE_NAMES = {"kernels", "runtime", "export", "evaluation", "front", "benchmarks"}
+"""Room -> the other rooms that it may import."""
+
+BARE_NAMES = PACKAGES.keys() - {"sdedit_ref"}
+"""Folders of the root: nothing is installed or imported by these names."""
+
+MOST_FLOORS = 6
 LEAN_ROOMS = ("kernels", "runtime", "front")
 HEAVY = {
     "torch",
@@ -47,49 +46,19 @@ ALWAYS_NEEDED = {"step_triton.py": {"triton"}}
 FORBIDDEN_AT_RUN_TIME = ("torch", "triton", "onnx", "onnxscript", "safetensors")
 
 
-def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
-
-
-def imports(tree: ast.AST, package: str = "") -> list[str]:
-    """Every module that is imported, and whatever is imported from one; relative names resolved within `package`."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def package_of(path: Path, room: str) -> str:
-    """The package that relative imports of that file start from."""
-    inner = path.relative_to(ROOT / room).parent.parts
-    return ".".join([PACKAGE_OF[room], *inner])
-
-
-def is_open(module: str) -> bool:
-    return any(module == name or (name.count(".") and module.startswith(name + ".")) for name in OPEN_TO_ALL)
-
-
-def room_of(module: str) -> str | None:
-    return next((room for name, room in ROOM_OF.items() if module == name or module.startswith(name + ".")), None)
+MODULES = module_graph()
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_rooms_import_only_what_they_may(room: str) -> None:
-    assert modules(room)
-    for path in modules(room):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for module in imports(tree, package_of(path, room)):
-            assert room_of(module) in (None, room, *MAY_IMPORT[room]), f"{path.name} imports {module}"
-            if room != "front" and room_of(module) is None and module.split(".")[0] == "sdedit":
-                assert is_open(module), f"{path.name} imports {module}, which is not open to all"
-        for module in imports(tree):
-            assert room_of(module) != room, f"{path.name} imports {module}; inside a room imports are relative"
-            assert module.split(".")[0] not in BARE_NAMES, f"{path.name} imports {module} by its folder's name"
+    assert files(room)
+    for path in files(room):
+        tree = parse(path)
+        for _, name in imports(tree, package_of(path, room)):
+            assert room_of(name) in (None, room, *MAY_IMPORT[room]), f"{path.name} imports {name}"
+        for _, name in imports(tree):
+            assert room_of(name) != room, f"{path.name} imports {name}; inside a room imports are relative"
+            assert name.split(".")[0] not in BARE_NAMES, f"{path.name} imports {name} by its folder's name"
 
 
 @pytest.mark.parametrize(
@@ -99,25 +68,86 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         ("from ..runtime import loop", "sdedit.runtime.loop"),
         ("from .. import runtime", "sdedit.runtime"),
         ("import sdedit.export.bundle", "sdedit.export.bundle"),
+        ("def f():\n    from sdedit.export import bundle", "sdedit.export.bundle"),
+        ("if TYPE_CHECKING:\n    from ..export.bundle import Bundle", "sdedit.export.bundle.Bundle"),
     ],
 )
 def test_the_import_law_sees_every_spelling(text: str, expected: str) -> None:
-    assert expected in imports(ast.parse(text), "sdedit.kernels")
+    assert expected in {name for _, name in imports(ast.parse(text), "sdedit.kernels")}
 
 
-@pytest.mark.parametrize("path", [p for room in LEAN_ROOMS for p in modules(room)], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [
+        ("sdedit.runtime.loop", "runtime"),
+        ("sdedit_ref.sde", "sdedit_ref"),
+        ("sdedit.cli.main", "front"),
+        ("sdedit.Editor", "front"),
+        ("sdedit.errors.PlanError", None),
+        ("sdedit.console.run_command", None),
+        ("sdedit.__version__", None),
+        ("numpy.random", None),
+    ],
+)
+def test_a_name_belongs_to_one_room(name: str, room: str | None) -> None:
+    assert room_of(name) == room
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Directly or around a circle, lazily or only for types."""
+    assert len(MODULES) > 100
+    assert circle(MODULES) == []
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_two_parts_of_a_room_import_each_other(room: str) -> None:
+    """Modules may make no circle where their folders do."""
+    assert circle(part_graph(MODULES, room)) == []
+
+
+def circle(graph: Graph) -> list[str]:
+    """The nodes around a circle; [] where there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_a_circle_is_seen() -> None:
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()})) == {"a", "b", "c"}
+
+
+def test_arrows_in_the_runtime_run_down() -> None:
+    """docs/design.md has the floors: each part of runtime/ stands there once, and imports only parts below it."""
+    floors = documented_floors()
+    parts = part_graph(MODULES, "runtime")
+    assert parts.keys() <= floors.keys()
+    up = [(part, other) for part in parts for other in parts[part] if floors[other] >= floors[part]]
+    assert up == []
+    assert len(set(floors.values())) <= MOST_FLOORS
+
+
+def documented_floors() -> dict[str, int]:
+    """Part of runtime/ -> its floor, from lines like "    2   loop.py   engines/     some words"."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    (\d)   (\w.*)$", text.partition("Inside `runtime/`, by floor.")[2], re.MULTILINE)
+    return {part: int(floor) for floor, line in lines for part in re.findall(r"(\w+)(?:\.py|/)(?=\s|$)", line)}
+
+
+@pytest.mark.parametrize("path", [p for room in LEAN_ROOMS for p in files(room)], ids=lambda p: p.stem)
 def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
     """At the top level of a lean module only what every use of it needs."""
     allowed = ALWAYS_NEEDED.get(path.name, set())
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in parse(path).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            heavy = {module.split(".")[0] for module in imports(node, "sdedit.room")} & HEAVY - allowed
+            heavy = {module.split(".")[0] for module, _ in imports(node, "sdedit.room")} & HEAVY - allowed
             assert not heavy, f"{path.name} imports {heavy} at its top level"
 
 
 def test_tests_do_not_import_rooms_by_folder() -> None:
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        roots = {module.split(".")[0] for module in imports(ast.parse(path.read_text(encoding="utf-8")))}
+        roots = {module.split(".")[0] for module, _ in imports(parse(path))}
         assert not roots & BARE_NAMES, path.name
 
 

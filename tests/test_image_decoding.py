@@ -13,30 +13,7 @@ from PIL import Image
 from refusals import refusal
 
 from sdedit.errors import ImageError
-from sdedit.runtime.images import open_mask, open_picture, save_png, to_image, to_state
-
-# Values
-
-
-def test_every_8_bit_value_survives_the_way_to_the_network_and_back() -> None:
-    state = to_state(Image.fromarray(GREY))
-    assert (state.shape, state.dtype) == ((1, 16, 16), np.float32)
-    assert (state.min(), state.max()) == (-1, 1)
-    assert np.array_equal(np.asarray(to_image(state)), GREY)
-
-
-def test_channels_come_first_in_a_state() -> None:
-    state = to_state(Image.fromarray(RGB))
-    assert state.shape == (3, 5, 7)
-    assert state.flags.c_contiguous
-    assert np.array_equal(state[1], RGB[..., 1] / np.float32(127.5) - np.float32(1))
-    assert np.array_equal(np.asarray(to_image(state)), RGB)
-
-
-def test_values_beyond_the_range_are_clamped_and_halves_go_to_the_even_number() -> None:
-    state = np.float32([[[-9, -1.01, 1.01, 9, 0, 0.99607843]]])
-    assert np.asarray(to_image(state)).tolist() == [[0, 0, 255, 255, 128, 254]]
-
+from sdedit.runtime.images import open_mask, open_picture, save_png
 
 # Decoding
 

@@ -16,12 +16,13 @@ from sdedit.errors import BundleError, EngineError, SdeditError
 from sdedit.export import int8
 from sdedit.export.additions import extend_bundle
 from sdedit.export.bundle import export_bundle
-from sdedit.export.calibration import Recorder, paint, requests_of, run_edits, sample_guides
+from sdedit.export.calibration import Recorder, make_requests, open_editor, paint, run_edits, sample_guides
+from sdedit.export.onnx_nodes import unstore_half
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.bundle.variants import read_variant, read_variants
 from sdedit.runtime.checks.tune import candidates
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.engines import load_engine, open_engine
-from sdedit.runtime.images import to_image
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"
@@ -60,8 +61,9 @@ def test_the_variant_keeps_what_the_export_promised(quantised: Bundle) -> None:
     said = read_variants(bundle)["int8"].facts
     assert said["edit_psnr"]["0.5"]["worst"] >= 10.0
     reference = load_engine(bundle, "openvino", "float32", 1)
-    requests = requests_of(sample_guides(bundle, reference, int8.GUIDES, seed=3000), int8.JUDGED_T0S, seed=4000)
-    again = int8.judge(bundle, requests, run_edits(bundle, reference, requests, int8.JUDGED_STEPS))
+    with open_editor(bundle, reference) as editor:
+        requests = make_requests(sample_guides(editor, int8.GUIDES, seed=3000), int8.JUDGED_T0S, seed=4000)
+        again = int8.judge(bundle, requests, run_edits(editor, requests, int8.JUDGED_STEPS))
     for t0, values in said["edit_psnr"].items():
         # the judged edits ran on another number of threads, whose sums round in float32 (1e-7) and bfloat16 (2e-3)
         assert again[t0]["worst"] == pytest.approx(values["worst"], abs=1.0)
@@ -99,7 +101,8 @@ def test_what_no_variant_reaches_is_said_and_nothing_is_written(
 
 def test_restoring_every_convolution_gives_the_network_back(quantised: Bundle, bundle: Bundle) -> None:
     """To the bit: the same nodes and weights, in the same order."""
-    model = int8.with_float_weights(onnx.load(bundle.network))
+    model = onnx.load(bundle.network)
+    unstore_half(model)
     small = onnx.load(quantised.path / NETWORK)
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     rng = np.random.default_rng(0)
@@ -118,12 +121,14 @@ def test_fewer_convolutions_than_half_are_left_in_float() -> None:
 
 def test_the_recorder_sees_every_evaluation_of_every_edit(bundle: Bundle) -> None:
     recorder = Recorder(load_engine(bundle, "onnxruntime", "float32", 1))
-    guides = [np.zeros(bundle.state_shape, np.float32)] * 2
-    requests = requests_of(guides, (0.3, 1.0), seed=0)
-    run_edits(bundle, recorder, requests, 5)
+    guides = [to_image(np.zeros(bundle.state_shape, np.float32))] * 2
+    requests = make_requests(guides, (0.3, 1.0), seed=0)
+    with open_editor(bundle, recorder) as editor:
+        run_edits(editor, requests, 5)
     assert len(recorder.visited) == 4 * 5
     assert {float(state["time"][0]) for state in recorder.visited} >= {29.0, 99.0}
-    assert [bool((request.mask == 1).all()) for request in requests] == [True, False, False, True]
+    assert [request.mask is None for request in requests] == [True, False, False, True]
+    assert [request.seed for request in requests] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 16, 16)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from states import same_bits
 from stubs import Function, run, stub_loop
 
-from sdedit.runtime.images import to_image, to_state
+from sdedit.runtime.codec import to_image, to_state
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import KEEPS, SAMPLERS, Plan, make_plan
 from sdedit.runtime.schedule import Schedule

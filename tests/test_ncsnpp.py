@@ -122,16 +122,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_that_shapes_do_not_tell_is_asked_for_at_once(path: Path) -> None:
     expected = (
-        r"its keys do not tell schedule, centred, skip_rescale, fir, size: say --schedule ve\|vp\|subvp "
-        r"--centred yes\|no --skip-rescale yes\|no --fir yes\|no --size PIXELS\|HEIGHTxWIDTH or, of a published network"
+        r"the file does not state schedule, centred, skip_rescale, fir, size: add --schedule ve\|vp\|subvp "
+        r"--centred yes\|no --skip-rescale yes\|no --fir yes\|no --size PIXELS\|HEIGHTxWIDTH or, for a published net"
     )
     assert_refused(path, expected)
-    assert_refused(path, "do not tell size: say", **{k: v for k, v in SAID.items() if k != "size"})
+    assert_refused(path, "does not state size: add", **{k: v for k, v in SAID.items() if k != "size"})
 
 
 def test_filters_show_in_the_names_of_resampling_convolutions(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "net.pth", "ncsnpp ve-discrete")
-    assert_refused(path, "do not tell schedule, centred, skip_rescale, size: ")
+    assert_refused(path, "does not state schedule, centred, skip_rescale, size: ")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_filters_show_in_the_names_of_resampling_convolutions(tmp_path: Path) ->
         ({"schedule": "cosine"}, "schedule 'cosine' is not one of ve, vp, subvp"),
         ({"schedule": "ve-discrete"}, "schedule 've-discrete' is not one of ve, vp, subvp"),
         ({"centred": "maybe"}, "centred 'maybe' is not one of yes, no"),
-        ({"schedule": "vp"}, "centred 'no' is not one that schedule vp accepts: yes"),
+        ({"schedule": "vp"}, "centred 'no' does not go with schedule vp, which accepts yes"),
         ({"size": 15}, "size 15 is not a multiple of 2"),
         ({"prediction": "eps"}, "--prediction does not apply to an NCSN.. network: --schedule, --centred"),
         ({"config": "church"}, "config 'church' is not one of ve/bedroom_ncsnpp_continuous, "),
@@ -154,8 +154,8 @@ def test_a_published_configuration_answers_everything(path: Path) -> None:
     checkpoint = load(path, config="ve/church_ncsnpp_continuous", size=32)
     assert checkpoint.shape == (3, 32, 32)
     told = checkpoint.facts()["answers"]
-    assert told.startswith("schedule ve (of ve/church_ncsnpp_continuous), centred no (of ve/church")
-    assert told.endswith("size 32 (said)")
+    assert told.startswith("schedule ve (from ve/church_ncsnpp_continuous), centred no (from ve/church")
+    assert told.endswith("size 32 (given)")
 
 
 @pytest.mark.parametrize("config", PUBLISHED)

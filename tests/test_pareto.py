@@ -1,8 +1,11 @@
-"""The yardstick of few steps: who is its equal, what the page says, and that strokes are strokes."""
+"""Few steps: equality with the yardstick, the page, the views, and mistakes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from sdedit.evaluation.pareto import YARDSTICK_STEPS, Point, Yardstick, make_views, page
@@ -35,13 +38,35 @@ def test_the_page_names_the_fewest_steps_of_equal_quality() -> None:
 
 def test_views_are_of_the_held_out_box_and_strokes_have_few_colours(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 100, (80, 200, 3), np.uint8)
-    picture[:, 100:] += 100  # the held-out half is told by its brightness
+    picture[:, 100:] += 100  # the held-out half is the brighter one
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    views = make_views(tmp_path / "picture.png", "100,0,200,80", 16, 3)
-    assert views.strokes.shape == views.composites.shape == views.others.shape == (3, 16, 16, 3)
-    assert views.others.min() >= 100
-    assert all(len(np.unique(strokes.reshape(-1, 3), axis=0)) <= COLOURS for strokes in views.strokes)
+    views = make_views(tmp_path / "picture.png", "100,0,200,80", (3, 16, 16), 3)
+    assert views.strokes.shape == views.composites.shape == views.others.shape == (3, 3, 16, 16)
+    assert views.others.min() >= 100 / 127.5 - 1
+    assert all(len(np.unique(strokes.reshape(3, -1), axis=1).T) <= COLOURS for strokes in views.strokes)
     inside = views.mask > 0
     assert 0 < inside.mean() < 1
-    assert np.array_equal(views.composites[:, inside], views.strokes[:, inside])
-    assert not np.array_equal(views.composites[:, ~inside], views.strokes[:, ~inside])
+    assert np.array_equal(views.composites[..., inside], views.strokes[..., inside])
+    assert not np.array_equal(views.composites[..., ~inside], views.strokes[..., ~inside])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hold-out", "1,2"], "hold-out '1,2' is not LEFT,TOP,RIGHT,BOTTOM"),
+        (["--hold-out", "0,0,80,80", "--bundle", "nowhere"], "nowhere"),
+        (["--hold-out", "0,0,80,80", "--views", "0"], "0 is not in the range x>=2"),
+        (["--hold-out", "0,0,80,80", "--json", "nowhere/p.json"], "cannot be written: nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    Image.new("RGB", (80, 80)).save(tmp_path / "picture.png")
+    command = [sys.executable, "-m", "sdedit.evaluation.pareto", "picture.png", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
+
+
+def test_it_runs_without_torch() -> None:
+    script = "import sys; sys.modules['torch'] = None; import sdedit.evaluation.pareto"
+    subprocess.run([sys.executable, "-c", script], check=True)

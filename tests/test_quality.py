@@ -1,9 +1,10 @@
-"""What trained weights are judged by: exact denoisers, samples, distances, and weights side by side."""
+"""Quality of trained weights: the loss of exact denoisers, samples, and weights measured side by side."""
 
 import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,15 @@ from stubs import run, stub_loop
 from tiny import TINY
 
 from sdedit.errors import CheckpointError
-from sdedit.evaluation import weights as evaluate
-from sdedit.evaluation.metrics import grid, laplacian_pyramid, sliced_wasserstein
+from sdedit.evaluation import views, weights
+from sdedit.evaluation.metrics import grid, l2, sliced_wasserstein
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import make_plan
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
 from sdedit_ref.training.crops import find_pictures, split
-from sdedit_ref.training.quality import edit, held_out_loss, sample, sheet
+from sdedit_ref.training.quality import held_out_loss, sample, sheet
 from sdedit_ref.training.run import new_run, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,28 +67,23 @@ def test_samples_of_an_exact_denoiser_have_its_variance() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["v", "eps"])
-def test_the_edits_that_are_measured_are_the_runtimes(prediction: str) -> None:
-    """With ddim and clip 1; the noise is that of seed 0."""
-    guides = np.random.default_rng(5).uniform(-1, 1, (2, 3, 8, 10)).astype(np.float32)
-    schedule = Schedule(cosine())
-    plan = make_plan(schedule, t0=0.45, steps=7, prediction=prediction, sampler="ddim", clip=1.0)
-    mask = np.ones((8, 10), np.float32)
+def test_training_samples_as_the_runtime_does(prediction: str) -> None:
+    """With ddim, clip 1 and the noise of seed 0."""
+    plan = make_plan(Schedule(cosine()), t0=1.0, steps=7, prediction=prediction, sampler="ddim", clip=1.0)
+    nothing, mask = np.zeros((3, 8, 10), np.float32), np.ones((8, 10), np.float32)
     loop = stub_loop(lambda x, time: np.float32(0.4) * x + np.float32(time / 2000), (3, 8, 10))
-    expected = run(loop, [Task(plan, guide, mask, 0, index) for index, guide in enumerate(guides)])
+    expected = run(loop, [Task(plan, nothing, mask, 0, index) for index in range(2)])
 
     class Network(torch.nn.Module):
         def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
             return 0.4 * x + time[:, None, None, None] / 2000
 
-    table = torch.from_numpy(cosine()).float()
-    found = edit(Network(), prediction, table, torch.from_numpy(guides), t0=0.45, steps=7)
+    found = sample(Network(), prediction, torch.from_numpy(cosine()).float(), (2, 3, 8, 10), steps=7)
     # Float32 in another order: 7 steps of a dozen roundings of numbers below 4, each 2.4e-7 at most.
     assert np.abs(found.numpy() - np.stack(expected)).max() < 7 * 12 * 2.4e-7
 
 
-def test_an_edit_takes_no_more_steps_than_there_are_levels() -> None:
-    schedule = torch.from_numpy(cosine(6)).float()
-    guides = torch.zeros(1, 3, 4, 4)
+def test_a_sample_takes_no_more_steps_than_there_are_levels() -> None:
     times = []
 
     class Network(torch.nn.Module):
@@ -95,17 +91,9 @@ def test_an_edit_takes_no_more_steps_than_there_are_levels() -> None:
             times.append(float(time[0]))
             return x
 
-    assert edit(Network(), "v", schedule, guides, t0=0.5, steps=25).isfinite().all()
+    schedule = torch.from_numpy(cosine(3)).float()
+    assert sample(Network(), "v", schedule, (1, 3, 4, 4), steps=25).isfinite().all()
     assert times == [2, 1, 0]
-
-
-def test_grid_is_what_the_pixels_of_a_square_differ_by() -> None:
-    images = torch.rand(32, 3, 9, 8, generator=torch.Generator().manual_seed(0)) - 0.5
-    # 32 x 4 x 4 squares of uniform numbers, less their mean: deviation (3/4)^0.5 12^-0.5, over 512^0.5, of 127.5.
-    assert 0.5 < grid(images) / (127.5 * math.sqrt(3 / 4 / 12 / 512)) < 2
-    pattern = torch.tensor([[3.0, -1.0], [-1.0, -1.0]]) / 127.5
-    smooth = torch.linspace(-1, 1, 32)[:, None, None, None].expand(32, 3, 8, 8)
-    assert math.isclose(grid(smooth + pattern.repeat(4, 4)), math.sqrt(3), rel_tol=1e-4)  # ((9 + 3) / 4) ** 0.5
 
 
 def test_a_sheet_shows_the_images_row_by_row() -> None:
@@ -116,21 +104,6 @@ def test_a_sheet_shows_the_images_row_by_row() -> None:
     assert values[2, ::4, 0].tolist() == [153, 204, 255]
 
 
-def test_sliced_wasserstein_sees_what_differs_and_where() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b, c = (torch.randn(24, 3, 32, 32, generator=generator) for _ in range(3))
-    assert sliced_wasserstein(a, a) == [0, 0, 0]
-    same = sliced_wasserstein(a, b)
-    assert len(same) == len(laplacian_pyramid(a)) == 3
-    striped = c.mean(dim=2, keepdim=True).expand_as(c).contiguous()
-    different = sliced_wasserstein(a, striped)
-    assert different[0] > 3 * same[0]
-    odd = torch.randn(2, 4, 3, 34, 34, generator=generator)  # 17 pixels are not halved
-    assert len(sliced_wasserstein(*odd)) == 2
-    with pytest.raises(ValueError, match="different shapes"):
-        sliced_wasserstein(a, a[:3])
-
-
 def saved_weights(folder: Path, name: str, prediction: str = "v", size: int = 8) -> Path:
     """Untrained weights in a file with the metadata of training."""
     run = new_run(dataclasses.replace(TINY, size=size), prediction, "cosine", torch.float32, "cpu", seed=len(name))
@@ -139,39 +112,57 @@ def saved_weights(folder: Path, name: str, prediction: str = "v", size: int = 8)
     return (folder / "ema.safetensors").rename(folder / f"{name}.safetensors")
 
 
-def test_weights_are_measured_side_by_side(folder: Path, tmp_path: Path) -> None:
+def test_weights_are_measured_side_by_side(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [saved_weights(tmp_path, "first"), saved_weights(tmp_path, "other-one", "eps")]
     arguments = [*map(str, files), str(folder), "--hold-out", "2", "--count", "4", "--steps", "2"]
-    done = CliRunner().invoke(evaluate.command, arguments, catch_exceptions=False)
+    made: dict[str, list[np.ndarray]] = {"sample": [], "edit": []}
+    asked: list[Any] = []
+
+    def recorded(name: str) -> Any:
+        function = getattr(views, name)
+
+        def record(*arguments: Any, **options: Any) -> np.ndarray:
+            asked.append(options)
+            made[name].append(function(*arguments, **options))
+            return made[name][-1]
+
+        return record
+
+    for name in made:
+        monkeypatch.setattr(weights, name, recorded(name))
+    done = CliRunner().invoke(weights.command, arguments, catch_exceptions=False)
+    assert asked == 2 * [{"sampler": "ddim", "steps": 2}, {"t0": 0.5, "sampler": "ddim", "steps": 25}]
     real, *lines = map(json.loads, done.stdout.splitlines())
     assert [line["weights"] for line in (real, *lines)] == [None, *map(str, files)]
     assert len(real["samples"]) == 1
     assert real["samples"] == real["edits"]
     kept, held_out = split(find_pictures(folder, 8), "2", 8, 0, [(1.0, 1.0)], 1.0, False)
-    trained = torch.stack([kept[index] for index in range(4)])
-    known = torch.stack([held_out[index] for index in range(64)])
-    views = known[:8]  # of one colour each, so their stroke paintings are themselves
-    for line, file in zip(lines, files, strict=True):
+    trained, known = views.cut(kept, 0, 4), views.cut(held_out, 0, 64)
+    for line, file, samples, edits in zip(lines, files, made["sample"], made["edit"], strict=True):
         loaded = load_checkpoint(file)
         network, schedule = loaded.network, torch.from_numpy(loaded.schedule).float()
-        loss = held_out_loss(network, loaded.prediction, schedule, known)
+        loss = held_out_loss(network, loaded.prediction, schedule, torch.from_numpy(known))
         assert line["held_out_loss"] == pytest.approx(loss, abs=1e-6)
-        edits = edit(network, loaded.prediction, schedule, views[4:])
-        assert line["edits"] == pytest.approx(sliced_wasserstein(edits, views[:4]), abs=1e-4)
-        assert line["l2"] == pytest.approx(float((edits - views[4:]).flatten(1).norm(dim=1).mean()) / 2, abs=1e-3)
-        assert line["grid"] == pytest.approx(grid(edits), abs=1e-3)
-        samples = sample(network, loaded.prediction, schedule, (4, 3, 8, 8), 2)
-        assert line["samples"] == pytest.approx(sliced_wasserstein(samples, views[:4]), abs=1e-4)
+        in_torch = sample(network, loaded.prediction, schedule, (4, 3, 8, 8), 2).numpy()
+        assert np.abs(samples - in_torch).max() <= 0.51 / 127.5  # rounded to 8 bits
+        assert line["samples"] == pytest.approx(sliced_wasserstein(samples, known[:4]), abs=1e-4)
         assert line["as_trained"] == pytest.approx(sliced_wasserstein(samples, trained), abs=1e-4)
+        assert line["edits"] == pytest.approx(sliced_wasserstein(edits, known[:4]), abs=1e-4)
+        # each view has one colour, so its stroke painting is itself
+        assert line["l2"] == pytest.approx(l2(edits, known[4:8]), abs=1e-3)
+        assert line["grid"] == pytest.approx(grid(edits), abs=1e-3)
 
 
 def test_weights_that_cannot_be_measured_are_refused(folder: Path, tmp_path: Path) -> None:
     good, small = saved_weights(tmp_path, "good"), saved_weights(tmp_path, "large", size=10)
     for files, message in (
-        ([good, small], "its images have 10 pixels, those of the first 8"),
-        ([saved_weights(tmp_path, "x", "x0")], "a network of 3x8x8 that predicts x0; accepted are square RGB"),
-        ([saved_weights(tmp_path, "tiny", size=6)], "images of 6 pixels are less than the 7 measured"),
+        ([good, small], "its images have 10 pixels a side, those of the first file 8"),
+        (
+            [saved_weights(tmp_path, "x", "x0")],
+            "has 3x8x8 images and predicts x0; square RGB images and eps or v are accepted",
+        ),
+        ([saved_weights(tmp_path, "tiny", size=6)], "its images have 6 pixels a side; at least 7 are needed"),
         ([tmp_path / "none"], "cannot be read"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            evaluate.command.main([*map(str, files), str(folder), "--hold-out", "2"], standalone_mode=False)
+            weights.command.main([*map(str, files), str(folder), "--hold-out", "2"], standalone_mode=False)

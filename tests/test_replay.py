@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdedit.errors import PlanError
-from sdedit.runtime.editor import RECIPE_KEY
+from sdedit.runtime.recipe import RECIPE_KEY
 from sdedit.runtime.settings import Settings
 
 

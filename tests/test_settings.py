@@ -111,6 +111,8 @@ def test_every_option_has_help(name: str) -> None:
         ({"clip": math.nan}, PlanError, "clip nan is not above 0"),
         ({"guidance": math.inf}, PlanError, "guidance inf is not finite"),
         ({"context": math.inf}, ImageError, "context inf is not at least 0"),
+        ({"context": math.nan}, ImageError, "context nan is not at least 0"),
+        ({"context": -0.1}, ImageError, "context -0.1 is not at least 0"),
         ({"fit": "zoom"}, ImageError, "fit 'zoom' is not one of crop, pad, stretch"),
         ({"fit": ["crop"]}, ImageError, "fit ['crop'] is not one of"),
         ({"sampler": []}, PlanError, "sampler [] is not one of ancestral"),

@@ -27,7 +27,8 @@ from tiny import model, rewrite, write_bundle
 
 from sdedit.errors import BundleError, EngineError
 from sdedit.export import tensorrt as export
-from sdedit.export.half import ancestors, to_half
+from sdedit.export.half import to_half
+from sdedit.export.onnx_nodes import ancestors
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import SHIPPED, Bundle, Network, read_bundle
 from sdedit.runtime.bundle.engines import read_engines

@@ -17,17 +17,19 @@ from PIL import Image
 from tiny import TINY
 
 from sdedit.errors import CheckpointError
+from sdedit.evaluation.views import cut
 from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
 from sdedit_ref.training import __main__ as training
 from sdedit_ref.training import train
 from sdedit_ref.training.crops import find_pictures, split
+from sdedit_ref.training.hyperparameters import Hyperparameters
 from sdedit_ref.training.quality import denoising_error, held_out_loss
 from sdedit_ref.training.run import Run, new_run, resume, save, start_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = train.Recipe(
+OPTIONS = Hyperparameters(
     images=16,
     batch=4,
     lr=1e-3,
@@ -65,19 +67,19 @@ def test_the_weighted_error_is_that_of_x0_weighted_by_min_snr(prediction: str, g
     guess = a * x - s * out if prediction == "v" else (x - s * out) / a
     expected = (alpha / sigma).square().clamp(max=gamma) * (guess - x0).square().mean((1, 2, 3))
     # x0's error is a difference of numbers near |x| / alpha; float32 holds those to 6e-8.
-    weights = train.weight(run, k, dataclasses.replace(RECIPE, gamma=gamma))
+    weights = train.weight(run, k, dataclasses.replace(OPTIONS, gamma=gamma))
     assert torch.allclose((weights * errors).double(), expected, rtol=1e-4)
 
 
 def test_a_uniform_weighting_is_none() -> None:
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
-    weights = train.weight(run, torch.tensor([1, 500, 1000]), dataclasses.replace(RECIPE, weighting="uniform"))
+    weights = train.weight(run, torch.tensor([1, 500, 1000]), dataclasses.replace(OPTIONS, weighting="uniform"))
     assert weights.tolist() == [1, 1, 1]
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
-    recipe = dataclasses.replace(RECIPE, images=1000, warm_up=100, lr=1.0)
-    rates = [train.learning_rate(seen, recipe) for seen in range(1001)]
+    options = dataclasses.replace(OPTIONS, images=1000, warm_up=100, lr=1.0)
+    rates = [train.learning_rate(seen, options) for seen in range(1001)]
     assert rates[0] == 0.01
     assert rates[99] == rates[100] == max(rates) == 1.0
     assert math.isclose(rates[550], 0.5)
@@ -86,8 +88,8 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
 
 
 def test_a_short_run_warms_up_for_a_tenth_of_it() -> None:
-    recipe = dataclasses.replace(RECIPE, images=50, warm_up=1000, lr=1.0)
-    rates = [train.learning_rate(seen, recipe) for seen in range(51)]
+    options = dataclasses.replace(OPTIONS, images=50, warm_up=1000, lr=1.0)
+    rates = [train.learning_rate(seen, options) for seen in range(51)]
     assert (rates[4], rates[5], rates[50]) == (1.0, 1.0, 0.0)
 
 
@@ -95,8 +97,8 @@ def run_once(folder: Path, out: Path, images: int) -> Run:
     crops, held_out = split(find_pictures(folder, 8), "5", 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     resume(run, out, {})
-    views = torch.stack([held_out[i] for i in range(4)])
-    train.train(run, crops, views, out, {}, dataclasses.replace(RECIPE, images=images))
+    views = torch.from_numpy(cut(held_out, 0, 4))
+    train.train(run, crops, views, out, {}, dataclasses.replace(OPTIONS, images=images))
     return run
 
 
@@ -116,7 +118,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_step", dies)
-        patch.setattr(sys.modules[__name__], "RECIPE", dataclasses.replace(RECIPE, save_minutes=0.0))
+        patch.setattr(sys.modules[__name__], "OPTIONS", dataclasses.replace(OPTIONS, save_minutes=0.0))
         with pytest.raises(KeyboardInterrupt):
             run_once(folder, tmp_path / "killed", 16)
     killed = run_once(folder, tmp_path / "killed", 16)
@@ -131,10 +133,10 @@ def test_training_learns(folder: Path, tmp_path: Path) -> None:
     """Even pictures: where x0 is known up to three numbers, most of v can be told; an untrained network tells none."""
     crops, held_out = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
-    views = torch.stack([held_out[i] for i in range(16)])
+    views = torch.from_numpy(cut(held_out, 0, 16))
     before = held_out_loss(run.ema, "v", run.schedule, views)
     train.train(
-        run, crops, views, tmp_path, {}, dataclasses.replace(RECIPE, images=4800, batch=16, lr=3e-3, report=10**6)
+        run, crops, views, tmp_path, {}, dataclasses.replace(OPTIONS, images=4800, batch=16, lr=3e-3, report=10**6)
     )
     assert held_out_loss(run.ema, "v", run.schedule, views) < before / 2
 
@@ -145,9 +147,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_save_stands(folder: Path,
     crops, _ = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     resume(run, tmp_path, {})
-    recipe = dataclasses.replace(RECIPE, images=64, lr=1e30, warm_up=1, report=10**6)
+    options = dataclasses.replace(OPTIONS, images=64, lr=1e30, warm_up=1, report=10**6)
     with pytest.raises(CheckpointError, match=r"after image \d+ the loss is (nan|inf), at --lr 1e\+30: try"):
-        train.train(run, crops, torch.zeros(4, 3, 8, 8), tmp_path, {}, recipe)
+        train.train(run, crops, torch.zeros(4, 3, 8, 8), tmp_path, {}, options)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
@@ -294,10 +296,10 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
     [
         (["--width", "40"], "width 40 must be a multiple of 32"),
         (["--size", "9"], "size 9 one of 8"),
-        (["--multiples", "1,x"], "'1,x' is no list of whole numbers"),
-        (["--multiples", ""], "multiples '' are no list of numbers from 1 on"),
-        (["--multiples", "1,0"], "multiples '1,0' are no list of numbers from 1 on"),
-        (["--attention", "7"], "attention '7' names a level that is not in 0..2"),
+        (["--multiples", "1,x"], "'1,x' is not a list of whole numbers"),
+        (["--multiples", ""], "multiples '' is not a list of numbers from 1 on"),
+        (["--multiples", "1,0"], "multiples '1,0' is not a list of numbers from 1 on"),
+        (["--attention", "7"], "attention '7' has a level outside 0..2"),
         (["--images", "10"], "images 10 are fewer than a batch of 32"),
         (["--lr", "-1"], "'--lr': -1.0 is not in the range x>0"),
         (["--ema", "1.5"], "'--ema': 1.5 is not in the range 0<=x<1"),
@@ -307,7 +309,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
         (["--weighting", "none"], "'none' is not one of 'min-snr', 'uniform'"),
         (["--gamma", "0"], "'--gamma': 0.0 is not in the range x>0"),
         (["--batch", "0"], "'--batch': 0 is not in the range x>=1"),
-        (["--scales", "0"], "is no list of SCALE:CHANCE"),
+        (["--scales", "0"], "is not a list of SCALE:CHANCE"),
         (["--device", "toaster"], "'toaster' is not one of 'cpu', 'cuda'"),
         (["--prediction", "x0"], "'x0' is not one of 'v', 'eps'"),
         (["--size", "4096"], "smaller than the crop of 4096x4096"),
@@ -349,3 +351,17 @@ def test_the_module_is_a_command_that_explains_itself() -> None:
         [sys.executable, "-m", "sdedit_ref.training", "--help"], capture_output=True, text=True, check=True
     )
     assert "the same command goes on from the last save" in " ".join(done.stdout.split())
+
+
+def test_without_torch_it_says_what_to_install(folder: Path, tmp_path: Path) -> None:
+    script = (
+        "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('sdedit_ref.training', run_name='__main__')"
+    )
+    arguments = [str(folder), "--out", str(tmp_path / "run"), "--size", "8"]
+    for options, code in ((arguments, 2), (["--help"], 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *options], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == code, done.stderr
+        expected = "train: training needs the package torch: pip install 'sdedit[export]'\n" if code else ""
+        assert done.stderr == expected

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def inspect_command(source: Path | None, as_json: bool) -> None:
     """Show what the bundle SOURCE is, verified (default: the shipped one), or what recipe the PNG SOURCE carries."""
     from sdedit.runtime.bundle import SHIPPED, read_bundle
-    from sdedit.runtime.replay import read_recipe
+    from sdedit.runtime.recipe import read_recipe
 
     if source is not None and source.is_file():
         recipe = read_recipe(source)

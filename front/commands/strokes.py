@@ -1,4 +1,4 @@
-"""sdedit strokes: a photo becomes a stroke painting, a guide to try things with."""
+"""The command sdedit strokes: turn a photo into a stroke painting, a guide to try things with."""
 
 from pathlib import Path
 
@@ -21,7 +21,10 @@ from ..errors import printable
     help="Number of flat colours, 2 to 256: 2 is crude, 16 is faithful.",
 )
 def strokes_command(photo: Path, out: Path, median: int, colours: int) -> None:
-    """Paint PHOTO in strokes, as the paper simulates a user's: a median filter, then a palette of few colours."""
+    """Turn PHOTO into a stroke painting.
+
+    The paper simulates users' paintings this way: a median filter, then a palette of few colours.
+    """
     from sdedit.runtime.images import check_output, open_picture, save_png
     from sdedit.runtime.images.strokes import stroke_painting
 

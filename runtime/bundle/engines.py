@@ -1,6 +1,6 @@
 """The part engines/: TensorRT engines, each for one precision and some architectures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,12 @@ class StoredEngine:
     architectures: tuple[str, ...]
     error: float
 
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        batches = fields.get("batches", (1, 1))
+        fits = len(batches) == 2 and 1 <= batches[0] <= batches[1]
+        problems.require(fits, f"{where}.batches {list(batches)} are not fewest and most")
+
 
 @dataclass(frozen=True)
 class Engines:
@@ -42,17 +48,10 @@ class Engines:
 
 def read_engines(bundle: Bundle) -> Sequence[StoredEngine]:
     """The bundle's engines, () if it has none; raises BundleError if their manifest is damaged."""
-    part = read_part(bundle, NAME, parse_engines)
+    part = read_part(bundle, NAME, lambda value, problems: read_record(Engines, value, "", problems))
     engines = part.engines if part is not None else ()
     require_listed(bundle, NAME, [file for engine in engines for file in (engine.network, f"{FOLDER}/{engine.file}")])
     return engines
-
-
-def parse_engines(value: Any, problems: Problems) -> Engines | None:
-    part = read_record(Engines, value, "", problems)
-    for engine in part.engines if part is not None else ():
-        problems.require(len(engine.batches) == 2, f"batches {list(engine.batches)} are not fewest and most")
-    return part
 
 
 def network_of(engines: Sequence[StoredEngine], precision: str) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from sdedit.errors import BundleError
 from sdedit.kernels.layout import MAX_ELEMENTS
 
-from ..schedule import PREDICTIONS
+from ..schedule import MAX_LEVELS, PREDICTIONS
 from .records import Problems, read_record, to_json
 
 REVISION = 2
@@ -55,6 +55,16 @@ class ImageSpec:
     width: int
     multiple_of: int
 
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        if len(fields) < 4:
+            return
+        channels, height, width, multiple_of = (fields[name] for name in ("channels", "height", "width", "multiple_of"))
+        if min(fields.values()) < 1 or channels * height * width > MAX_ELEMENTS:
+            problems.append(f"{where} {fields} is not a size")
+        elif height % multiple_of or width % multiple_of:
+            problems.append(f"{where} {fields} is not a multiple of multiple_of")
+
 
 @dataclass(frozen=True)
 class ScheduleSpec:
@@ -62,6 +72,11 @@ class ScheduleSpec:
 
     name: str
     levels: int
+
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        levels = fields.get("levels", 1)
+        problems.require(1 <= levels <= MAX_LEVELS, f"{where}.levels {levels} is not in 1..{MAX_LEVELS}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,21 @@ class Manifest:
     exported_with: Mapping[str, str]
     parity: Parity
 
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        del where
+        name = fields.get("name", "")
+        problems.require(name.isprintable(), f"name {name!r} is not printable")
+        for key, accepted in (("prediction", PREDICTIONS), ("conditioning", CONDITIONINGS)):
+            if key in fields:
+                problems.require(fields[key] in accepted, f"{key} {fields[key]!r} is not one of {', '.join(accepted)}")
+        if "files" in fields:
+            check_files(fields["files"], problems)
+        if {"conditioning", "classes", "null_label"} <= fields.keys():
+            check_labels(fields["conditioning"], fields["classes"], fields["null_label"], problems)
+        if {"parity", "schedule"} <= fields.keys():
+            check_parity(fields["parity"], fields["schedule"].levels, problems)
+
     def to_json(self) -> dict[str, Any]:
         """Its keys and values as bundle.json has them."""
         fields: dict[str, Any] = to_json(self)
@@ -149,10 +179,8 @@ def parse_manifest(path: Path, text: bytes) -> Manifest:
         raise BundleError(f"bundle {path}: revision {revision} is not in {READABLE}, which this version reads: {hint}")
     problems = Problems()
     manifest = read_record(Manifest, upgraded(fields), "", problems)
-    if manifest is not None:
-        check_values(manifest, problems)
-    if manifest is None or problems:
-        raise BundleError(f"bundle {path}: {MANIFEST}: {'; '.join(problems)}")
+    if manifest is None:
+        raise BundleError(f"bundle {path}: {MANIFEST}: {problems}")
     return manifest
 
 
@@ -169,36 +197,31 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def check_values(manifest: Manifest, problems: Problems) -> None:
-    """Note what the types cannot tell."""
-    image, levels = manifest.image, manifest.parity.levels
-    problems.require(manifest.name.isprintable(), f"name {manifest.name!r} is not printable")
-    for name, value, accepted in (
-        ("prediction", manifest.prediction, PREDICTIONS),
-        ("conditioning", manifest.conditioning, CONDITIONINGS),
-    ):
-        problems.require(value in accepted, f"{name} {value!r} is not one of {', '.join(accepted)}")
-    sizes = (image.channels, image.height, image.width, image.multiple_of)
-    if min(sizes) < 1 or image.channels * image.height * image.width > MAX_ELEMENTS:
-        problems.append(f"image {to_json(image)} is not a size")
-    elif image.height % image.multiple_of or image.width % image.multiple_of:
-        problems.append(f"image {to_json(image)} is not a multiple of multiple_of")
-    for name in manifest.files:
+def check_files(files: Mapping[str, FileEntry], problems: Problems) -> None:
+    """Note paths that leave the bundle, sizes below 0, and files that every bundle has and this one does not list."""
+    for name, entry in files.items():
         problems.require(stays_inside(name), f"files: path {name!r} does not stay in the bundle")
+        problems.require(entry.bytes >= 0, f"files[{name!r}].bytes {entry.bytes} is below 0")
     for name in (NETWORK, SCHEDULE, REFERENCE):
-        problems.require(name in manifest.files, f"files lack {name}")
-    known = all(1 <= k <= manifest.schedule.levels for k in levels)
+        problems.require(name in files, f"files lack {name}")
+
+
+def check_parity(parity: Parity, last: int, problems: Problems) -> None:
+    """Note levels that are none of 1 .. last, and engines with more or fewer errors than levels."""
+    levels = parity.levels
+    known = bool(levels) and all(1 <= k <= last for k in levels)
     problems.require(known, f"parity.levels {list(levels)} are not levels of the schedule")
-    check_labels(manifest, problems)
+    for name, errors in parity.engines.items():
+        fits = len(errors) == len(levels)
+        problems.require(fits, f"parity.engines[{name!r}] has {len(errors)} errors for {len(levels)} levels")
 
 
-def check_labels(manifest: Manifest, problems: Problems) -> None:
+def check_labels(conditioning: str, classes: int, null: int | None, problems: Problems) -> None:
     """Note a number of classes or a null label that does not fit the conditioning."""
-    classes, null = manifest.classes, manifest.null_label
-    accepted = range(1, MAX_CLASSES + 1) if manifest.conditioning == "label" else range(1)
+    accepted = range(1, MAX_CLASSES + 1) if conditioning == "label" else range(1)
     problems.require(
         classes in accepted,
-        f"classes {classes} is not in {accepted[0]}..{accepted[-1]}, with conditioning {manifest.conditioning}",
+        f"classes {classes} is not in {accepted[0]}..{accepted[-1]}, with conditioning {conditioning}",
     )
     fits = null is None or (classes > 0 and 0 <= null <= classes)
     problems.require(fits, f"null_label {null} is not in 0..classes")

@@ -26,7 +26,7 @@ def read_part(bundle: Bundle, name: str, parse: Callable[[Any, Problems], T | No
     except (ValueError, RecursionError):
         raise BundleError(f"bundle {bundle.path}: {name} is damaged: it is not valid JSON") from None
     if part is None or problems:
-        raise BundleError(f"bundle {bundle.path}: {name} is damaged: {'; '.join(problems)}")
+        raise BundleError(f"bundle {bundle.path}: {name} is damaged: {problems}")
     return part
 
 

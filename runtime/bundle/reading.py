@@ -15,7 +15,7 @@ import numpy as np
 
 from sdedit.errors import BundleError, reason
 
-from ..schedule import MAX_LEVELS, Schedule
+from ..schedule import Schedule
 from .external_data import external_files
 from .manifest import (
     MANIFEST,
@@ -226,8 +226,6 @@ def find_external(path: Path, name: str, data: bytes, manifest: Manifest) -> lis
 def read_schedule(path: Path, data: bytes | None, manifest: Manifest) -> Schedule:
     """The schedule; data: its file's bytes if they were read. Raises BundleError."""
     levels = manifest.schedule.levels
-    if not 1 <= levels <= MAX_LEVELS:
-        raise BundleError(f"bundle {path}: {MANIFEST}: schedule.levels {levels} is not in 1..{MAX_LEVELS}")
     data = read_verified(path, SCHEDULE, manifest.files[SCHEDULE]) if data is None else data
     table = read_array(path, SCHEDULE, data, np.dtype(np.float64), (levels, 3))
     try:

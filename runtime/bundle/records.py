@@ -10,8 +10,16 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
+MAX_NAMED = 20
+"""Most problems that one error names: a damaged file may have thousands."""
+
+
 class Problems(list[str]):
     """Everything that is wrong with a file, one clause each."""
+
+    def __str__(self) -> str:
+        more = f"; and {len(self) - MAX_NAMED} more" if len(self) > MAX_NAMED else ""
+        return "; ".join(self[:MAX_NAMED]) + more
 
     def require(self, holds: bool, message: str) -> None:
         """Note the message unless the condition holds."""
@@ -23,7 +31,8 @@ def read_record(kind: type[T], value: object, where: str, problems: Problems) ->
     """The object as an instance of the dataclass `kind`; None, with the problems noted, if it is none.
 
     A field is int, float (finite), str, None, a tuple or mapping of these, or another such dataclass. The object must
-    have exactly the dataclass's fields.
+    have exactly the dataclass's fields. A static method `check(where, fields, problems)` of the dataclass notes wrong
+    values; it is given the fields that have their types, so that values and types are found wrong at once.
     """
     if not isinstance(value, dict):
         problems.append(f"{where} is not an object")
@@ -33,12 +42,16 @@ def read_record(kind: type[T], value: object, where: str, problems: Problems) ->
     if missing or unknown:
         problems.append(f"{where or 'it'} lacks {missing} and has unknown {unknown}")
     before = len(problems)
-    read = {
-        name: read_value(hint, value[name], f"{where}.{name}".lstrip("."), problems)
-        for name, hint in hints.items()
-        if name in value
-    }
-    return kind(**read) if len(problems) == before and not missing and not unknown else None
+    fields = {}
+    for name, hint in hints.items():
+        count = len(problems)
+        read = read_value(hint, value[name], f"{where}.{name}".lstrip("."), problems) if name in value else None
+        if name in value and len(problems) == count:
+            fields[name] = read
+    check = getattr(kind, "check", None)
+    if check is not None:
+        check(where, fields, problems)
+    return kind(**fields) if len(problems) == before and not missing and not unknown else None
 
 
 @functools.cache
@@ -72,9 +85,9 @@ def read_value(kind: Any, value: object, where: str, problems: Problems) -> Any:
 
 
 def to_json(record: Any) -> Any:
-    """The values of a record, or of a mapping or tuple of records, as JSON has them."""
+    """The values of a record, or of a mapping or tuple of records, as JSON has them, keys in order."""
     if dataclasses.is_dataclass(record):
-        return {field.name: to_json(getattr(record, field.name)) for field in dataclasses.fields(record)}
+        return {name: to_json(getattr(record, name)) for name in sorted(f.name for f in dataclasses.fields(record))}
     if isinstance(record, Mapping):
-        return {key: to_json(value) for key, value in record.items()}
+        return {key: to_json(record[key]) for key in sorted(record)}
     return [to_json(value) for value in record] if isinstance(record, tuple | list) else record

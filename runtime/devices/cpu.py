@@ -1,6 +1,6 @@
 """The CPU device: numpy buffers, the C or numpy twin, and the engine bound once to each slot's part of the buffers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class CpuDevice:
     """
 
     name = "cpu"
+    runs_ahead = False
 
     def __init__(
         self,
@@ -60,6 +61,10 @@ class CpuDevice:
 
     def read(self, slot: int, name: str) -> np.ndarray:
         return self._state[name][slot].copy()
+
+    def snapshot(self, slot: int, name: str) -> Callable[[], np.ndarray]:
+        copy = self.read(slot, name)
+        return lambda: copy
 
     def release(self, slot: int) -> None:
         self._state["row_count"][slot] = 0

@@ -5,8 +5,8 @@ one stream, in order; the host waits where it reads, where it would overwrite wh
 is AHEAD steps ahead.
 """
 
-from collections import deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -40,11 +40,10 @@ MAX_GRAPHS = 32
 
 @dataclass(frozen=True)
 class GraphKey:
-    """All that shapes a graph: which groups of slots the engine runs, which step, and every address."""
+    """All that shapes a graph: the groups of slots that the engine runs, and the step kernel. Buffers never move."""
 
     groups: tuple[int, ...]
     step: str
-    addresses: tuple[int, ...]
 
 
 class CudaDevice:
@@ -54,6 +53,7 @@ class CudaDevice:
     """
 
     name = "cuda"
+    runs_ahead = True
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class CudaDevice:
         self._arrays = {k: v for k, v in state_arrays(slots, MAX_ROWS, bundle.state_shape).items() if k not in UNUSED}
         self._counter, self._row_count = np.zeros((2, slots), np.uint32)
         self._begin_noise = np.zeros(slots, bool)
-        self._graphs: dict[GraphKey, Any] = {}
+        self._graphs: OrderedDict[GraphKey, Any] = OrderedDict()
         self._done: deque[Any] = deque()
         with gpu.calls("to load the kernels"):
             self._kernels, self._elements = load_kernels(gpu, bundle)
@@ -84,7 +84,13 @@ class CudaDevice:
             self._staging = [gpu.allocate_pinned(self._staging_bytes()) for _ in range(slots)]
             self._staged: list[Any] = [None] * slots
             self._landing = gpu.allocate_pinned(self._staging_bytes())
+        self._snapshots: list[Any] = []
+        self._free_snapshots: list[Any] = []
         self._evaluate = self._bind()
+
+    def _new_snapshot(self) -> Any:
+        self._snapshots.append(self._gpu.allocate_pinned(self._staging_bytes()))
+        return self._snapshots[-1]
 
     # Device.
 
@@ -111,6 +117,23 @@ class CudaDevice:
             self._gpu.wait()
             return host[:nbytes].view(dtype).reshape(shape[1:]).copy()
 
+    def snapshot(self, slot: int, name: str) -> Callable[[], np.ndarray]:
+        shape, dtype = self._arrays[name]
+        nbytes = self._slot_bytes(name)
+        with self._gpu.calls("in mid-edit"):
+            memory = self._free_snapshots.pop() if self._free_snapshots else self._new_snapshot()
+            buffer, host = memory
+            self._gpu.copy(buffer, 0, self._buffers[name], slot * nbytes, nbytes)
+            copied = self._gpu.record()
+
+        def fetch() -> np.ndarray:
+            with self._gpu.calls("in mid-edit"):
+                copied.sync()
+            self._free_snapshots.append(memory)
+            return host[:nbytes].view(dtype).reshape(shape[1:]).copy()
+
+        return fetch
+
     def release(self, slot: int) -> None:
         with suppress(EngineError):  # on a device that is lost nothing runs any more
             self.write(slot, {"row_count": np.uint32(0)})
@@ -133,11 +156,15 @@ class CudaDevice:
         """Free what it holds on the GPU; afterwards every call is an EngineError."""
         if not self._kernels:
             return
-        resources: list[Any] = [*self._graphs.values(), *self._buffers.values(), self._landing[0]]
+        pinned = [*self._staging, self._landing, *self._snapshots]
+        resources: list[Any] = [*self._graphs.values(), *self._buffers.values(), *(buffer for buffer, _ in pinned)]
         self._evaluate, self._kernels = {}, {}
-        self.engine.close()
-        self._graphs, self._done, self._staged = {}, deque(), []
-        self._gpu.close(*resources, *(buffer for buffer, _ in self._staging))
+        self._graphs, self._done, self._staged = OrderedDict(), deque(), []
+        self._snapshots, self._free_snapshots = [], []
+        try:
+            self.engine.close()
+        finally:  # an engine that fails to close keeps nothing of ours
+            self._gpu.close(*resources)
 
     # A step.
 
@@ -146,9 +173,10 @@ class CudaDevice:
             self._enqueue(key)
             return
         if key in self._graphs:
+            self._graphs.move_to_end(key)
             self._gpu.replay(self._graphs[key])
             return
-        self._drop_graphs(key)
+        self._drop_oldest_graph()
         self._enqueue(key)  # this step; engines do on their first run what cannot be captured
         self._gpu.wait()
         self._graphs[key] = self._gpu.capture(lambda: self._enqueue(key))
@@ -163,21 +191,14 @@ class CudaDevice:
     def _key(self, busy: list[int]) -> GraphKey:
         groups = tuple(sorted({slot // self.engine.batch for slot in busy}))
         step = "step_begin_noise" if self._begin_noise[busy].any() else "step"
-        return GraphKey(groups, step, tuple(int(buffer.handle) for buffer in self._buffers.values()))
+        return GraphKey(groups, step)
 
-    def _drop_graphs(self, key: GraphKey) -> None:
-        """Make room for one more; graphs of other addresses are of no use any more, nor are the engine's bindings."""
-        if any(old.addresses != key.addresses for old in self._graphs):
-            self._evaluate = self._bind()
-            self._close_graphs()
+    def _drop_oldest_graph(self) -> None:
+        """Make room for one more graph: the one that was not used for longest goes."""
         if len(self._graphs) >= MAX_GRAPHS:
-            self._close_graphs()
-
-    def _close_graphs(self) -> None:
-        self._gpu.wait()
-        for graph in self._graphs.values():
+            self._gpu.wait()
+            _, graph = self._graphs.popitem(last=False)
             graph.close()
-        self._graphs = {}
 
     def _wait_for_room(self) -> Any:
         """Until fewer than AHEAD steps are under way; the event of the one that is done, to be used again."""

@@ -1,23 +1,26 @@
-"""Pictures: decoding files, the part of a photo that is edited, saving, and stroke paintings."""
+"""Pictures: decoding sources, masks, the part of a photo that is edited, saving, and stroke paintings."""
 
-from .canvas import Canvas, check_placement, difference_mask, masked_canvas, paste, to_image, to_state, whole_canvas
-from .decoding import Source, file_sha256, load_result, open_mask, open_picture
-from .saving import check_output, save_png
+from .canvas import Canvas, masked_canvas, paste, whole_canvas
+from .decoding import SUFFIXES, Picture, load_result, open_picture
+from .masks import difference_mask, open_mask, reduce_mask
+from .saving import check_output, encode_png, save_png
+from .sources import Source, file_sha256
 
 __all__ = [
+    "SUFFIXES",
     "Canvas",
+    "Picture",
     "Source",
     "check_output",
-    "check_placement",
     "difference_mask",
+    "encode_png",
     "file_sha256",
     "load_result",
     "masked_canvas",
     "open_mask",
     "open_picture",
     "paste",
+    "reduce_mask",
     "save_png",
-    "to_image",
-    "to_state",
     "whole_canvas",
 ]

@@ -1,66 +1,41 @@
-"""The part of a photo that is edited: its box, the mask there, and putting the result back."""
+"""The part of a photo that is edited: its box, the mask there, and pasting the result back."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 from sdedit.errors import ImageError
 
-from .decoding import times
-
-TOLERATED = 12
-"""Of 255: what most pixels of two saves of one photo as JPEG differ by at most; files without loss are exact."""
-
-GROW = 4
-"""Pixels that a mask made of two photos is grown by: a stroke's soft edge, and room to blend in."""
+from .masks import reduce_mask
 
 FITS = ("crop", "pad", "stretch")
+
+Size = tuple[int, int]
+"""width, height in pixels, as PIL has it."""
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels of the photo."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is edited: `box` (left, top, right, bottom) of the photo at the network's size, and where it changes.
+    """The picture that is edited, and where it lies in the photo. It knows nothing of a network's state.
 
-    guide: float32 [C, H, W] in [-1, 1]. mask: float32 [H, W] in [0, 1]. change: bool [h, w] over the photo, or None
-    where the result is the whole image.
+    part: `box` of the photo at the network's picture size. mask: float32 [h, w] in [0, 1], at that size. change: bool
+    [H, W] over the photo, True where it may change; None if the result is the whole picture.
     """
 
     photo: Image.Image
-    box: tuple[int, int, int, int]
-    guide: np.ndarray
+    box: Box
+    part: Image.Image
     mask: np.ndarray
     change: np.ndarray | None
 
 
-def difference_mask(guide: Image.Image, base: Image.Image) -> np.ndarray:
-    """Where `guide` was painted over `base`, grown by GROW pixels: float32 [H, W], 0 or 1. Raises ImageError.
-
-    A pixel is painted where a channel differs by more than TOLERATED, so that a JPEG's noise is no stroke.
-    """
-    if guide.size != base.size:
-        raise ImageError(f"base is {times(base.size)} pixels, the guide {times(guide.size)}: they must be equal")
-    differences = np.asarray(ImageChops.difference(guide, base))
-    painted = differences.reshape(*differences.shape[:2], -1).max(axis=2) > TOLERATED
-    if not painted.any():
-        raise ImageError(f"base and guide differ nowhere by more than {TOLERATED} of 255: nothing was painted")
-    grown = Image.fromarray(painted.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * GROW + 1))
-    return np.asarray(grown, np.float32)
-
-
-def check_placement(fit: str, context: float) -> None:
-    """Raise ImageError unless both are accepted, whichever of them an edit uses."""
-    if fit not in FITS:
-        raise ImageError(f"fit {fit!r} is not one of {', '.join(FITS)}")
-    if not 0 <= context < math.inf:
-        raise ImageError(f"context {context} is not at least 0")
-
-
-def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> Canvas:
-    """The photo brought to the network's size by `fit`, all of it editable."""
-    _, height, width = shape
-    size = (width, height)
+def whole_canvas(photo: Image.Image, size: Size, fit: str) -> Canvas:
+    """The photo brought to `size` by `fit`; all of it may change."""
     if photo.size != size:
         if fit == "crop":
             photo = ImageOps.fit(photo, size, Image.Resampling.LANCZOS)
@@ -68,17 +43,16 @@ def whole_canvas(photo: Image.Image, shape: tuple[int, int, int], fit: str) -> C
             photo = _pad(photo, size)
         else:
             photo = photo.resize(size, Image.Resampling.LANCZOS)
-    return Canvas(photo, (0, 0, *size), to_state(photo), np.ones((height, width), np.float32), None)
+    width, height = size
+    return Canvas(photo, (0, 0, width, height), photo, np.ones((height, width), np.float32), None)
 
 
-def masked_canvas(
-    photo: Image.Image, mask: np.ndarray, shape: tuple[int, int, int], context: float, threshold: float
-) -> Canvas:
-    """The box around what the mask edits, grown by `context` of its size on each side, to the network's aspect.
+def masked_canvas(photo: Image.Image, mask: np.ndarray, size: Size, context: float, threshold: float) -> Canvas:
+    """The box around the pixels that the mask edits, grown by `context` of its size on each side, to `size`'s aspect.
 
-    It is never smaller than the network's image, so that no small mask is edited enlarged, unless the photo is; where
-    the photo is too small for the aspect, the box is stretched. threshold: the mask's values from which on a pixel is
-    edited at all. Raises ImageError where none is.
+    The box is never smaller than `size` unless the photo is, so a small mask is not edited enlarged. Where the photo is
+    too small for the aspect, the box is stretched. mask: float32 [H, W] in [0, 1]. threshold: the smallest mask value
+    that edits a pixel. Raises ImageError if no pixel reaches it.
     """
     change = mask >= np.float32(threshold)
     if not change.any():
@@ -86,54 +60,35 @@ def masked_canvas(
             f"mask edits nothing: its brightest value is {mask.max():.3g}, with white 1, and t0 and steps edit from "
             f"{threshold:.3g} on"
         )
-    _, height, width = shape
-    box = _context_box(change, (height, width), context)
+    box = _context_box(change, size, context)
     left, top, right, bottom = box
     part = photo.crop(box)
     small = mask[top:bottom, left:right]
-    if part.size != (width, height):
-        part = part.resize((width, height), Image.Resampling.LANCZOS)
-        small = _reduce_mask(small, (height, width))
-    return Canvas(photo, box, to_state(part), np.ascontiguousarray(small), change)
+    if part.size != size:
+        part = part.resize(size, Image.Resampling.LANCZOS)
+        small = reduce_mask(small, size)
+    return Canvas(photo, box, part, np.ascontiguousarray(small), change)
 
 
-def _reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The maximum over each cell, or the nearest value: no stroke is too thin for it, and no new greys appear."""
-    for axis, count in enumerate(size):
-        starts = np.arange(count) * mask.shape[axis] // count
-        mask = np.maximum.reduceat(mask, starts, axis=axis)
-    return mask
+def paste(canvas: Canvas, picture: Image.Image, exact: bool) -> Image.Image:
+    """The photo with the edited `picture` in its box: where the mask is if the keep rule is `exact`, else in all of it.
 
-
-def paste(canvas: Canvas, state: np.ndarray, exact: bool) -> Image.Image:
-    """The photo with the edited box put back: where the mask is, or all of the box if the keep rule is not `exact`."""
-    edited = to_image(state)
+    picture: as large as `canvas.part`.
+    """
     if canvas.change is None:
-        edited.info["icc_profile"] = canvas.photo.info.get("icc_profile")
-        return edited
+        picture.info["icc_profile"] = canvas.photo.info.get("icc_profile")
+        return picture
     left, top, right, bottom = canvas.box
-    if edited.size != (right - left, bottom - top):
-        edited = edited.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+    if picture.size != (right - left, bottom - top):
+        picture = picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
     out = canvas.photo.copy()
     where = Image.fromarray(canvas.change[top:bottom, left:right]) if exact else None
-    out.paste(edited, (left, top), where)
+    out.paste(picture, (left, top), where)
     return out
 
 
-def to_state(image: Image.Image) -> np.ndarray:
-    """8-bit values u become u / 127.5 - 1: float32 [C, H, W]."""
-    values = np.atleast_3d(np.asarray(image, np.float32)) / np.float32(127.5) - np.float32(1)
-    return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-
-def to_image(state: np.ndarray) -> Image.Image:
-    """The inverse of `to_state`: rint((x + 1) 127.5), clamped to 0..255."""
-    values = np.clip(np.rint((state + np.float32(1)) * np.float32(127.5)), 0, 255).astype(np.uint8)
-    return Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0).copy())
-
-
-def _pad(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole photo in the middle of a black image; even the thinnest keeps a pixel, which ImageOps.pad drops."""
+def _pad(photo: Image.Image, size: Size) -> Image.Image:
+    """The whole photo in the middle of a black picture. ImageOps.pad drops the thinnest photos; this keeps a pixel."""
     scale = min(size[0] / photo.width, size[1] / photo.height)
     small = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     out = Image.new(photo.mode, size)
@@ -142,15 +97,15 @@ def _pad(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
     return out
 
 
-def _context_box(change: np.ndarray, model: tuple[int, int], context: float) -> tuple[int, int, int, int]:
-    spans = [np.flatnonzero(change.any(axis=axis)) for axis in (1, 0)]  # rows, columns
+def _context_box(change: np.ndarray, size: Size, context: float) -> Box:
+    spans = [np.flatnonzero(change.any(axis=axis)) for axis in (0, 1)]  # columns, rows
     ends = [(int(span[0]), int(span[-1]) + 1) for span in spans]
-    wanted = [max((high - low) * (1 + 2 * context), size) for (low, high), size in zip(ends, model, strict=True)]
-    scale = max(want / size for want, size in zip(wanted, model, strict=True))
+    wanted = [max((high - low) * (1 + 2 * context), side) for (low, high), side in zip(ends, size, strict=True)]
+    scale = max(want / side for want, side in zip(wanted, size, strict=True))
     sides = []
-    for (low, high), size, limit in zip(ends, model, change.shape, strict=True):
-        length = math.ceil(min(size * scale, limit))  # in this order: scale may be infinite
+    for (low, high), side, limit in zip(ends, size, change.shape[::-1], strict=True):
+        length = math.ceil(min(side * scale, limit))  # in this order: scale may be infinite
         start = min(max((low + high - length) // 2, 0), limit - length)
         sides.append((start, start + length))
-    (top, bottom), (left, right) = sides
+    (left, right), (top, bottom) = sides
     return left, top, right, bottom

@@ -1,5 +1,6 @@
-"""Writing PNGs, so that a file is either complete or untouched."""
+"""Writing PNGs. A file is either complete or untouched."""
 
+import io
 import os
 import secrets
 import stat
@@ -57,19 +58,31 @@ def _same(target: Path, source: Path) -> bool:
         return False
 
 
-def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write the image with these text chunks, so that `path` is either complete or untouched."""
+def encode_png(image: Image.Image, texts: Mapping[str, str]) -> bytes:
+    """The image as a PNG with these text chunks and its colour profile."""
     from PIL.PngImagePlugin import PngInfo  # a seventh of what importing the runtime would cost
 
-    check_output(path)
     info = PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
+    return file.getvalue()
+
+
+def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+    """Write the image with these text chunks (key: text) and its colour profile. Raises ImageError.
+
+    `path` is either complete or untouched: the file is written beside it and renamed. A link's target is written, and
+    the mode of a file that is replaced stays.
+    """
+    check_output(path)
+    data = encode_png(image, texts)
     target = follow(path)
     temporary = target.parent / f".sdedit-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
-            image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
+            file.write(data)
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         temporary.replace(target)

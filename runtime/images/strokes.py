@@ -1,7 +1,7 @@
 """A stroke painting from a photo, as the paper simulates user input (Meng et al. 2022, appendix D.2); without torch.
 
-The authors' own simulator was never published. What re-implementations agree on is a median filter of 23 pixels where
-the image has 256, and an adaptive palette of 6 colours. The palette here is median cut's, refined by k-means: median
+The authors never published their simulator. Re-implementations agree on a median filter of 23 pixels for an image of
+256 pixels, and an adaptive palette of 6 colours. The palette here is found by median cut and refined by k-means: median
 cut alone mixes a small sea with the land beside it into a grey that is in neither.
 """
 
@@ -11,16 +11,16 @@ from sdedit.errors import ImageError
 
 MEDIAN, COLOURS = 23, 6
 SIZE = 256
-"""Pixels of the shorter side at which `median` is given, and at most the size at which the filter is run."""
+"""Shorter side, in pixels, of the image that `median` is meant for. The filter runs on no larger image."""
 
 
 def stroke_painting(photo: Image.Image, median: int = MEDIAN, colours: int = COLOURS) -> Image.Image:
-    """Paint an RGB photo with a brush of `median` pixels (where its shorter side has 256) in `colours` flat colours.
+    """Paint an RGB photo with a brush of `median` pixels in `colours` flat colours: RGB of the photo's size.
 
-    The result is RGB of the photo's size. A smaller photo is filtered as it is, with the nearest odd size; a larger one
-    is reduced first, as the cost of a median grows with the fourth power of the size, and its painting enlarged before
-    each pixel takes the nearest colour of its palette. median: odd, 1 (none) to 255. colours: 2 to 256, fewer where the
-    photo has fewer. Raises ImageError.
+    median: for a shorter side of 256 pixels, scaled for others; odd, 1 (no filter) to 255. colours: 2 to 256; a photo
+    with fewer keeps fewer. A photo above 256 pixels is reduced before the filter, whose cost grows with the fourth
+    power of the size. Its painting is enlarged, and each pixel takes the nearest colour of the palette. Raises
+    ImageError.
     """
     if not 1 <= median < SIZE or median % 2 == 0:
         raise ImageError(f"median {median} is not an odd number in 1..{SIZE - 1}")
@@ -40,5 +40,5 @@ def stroke_painting(photo: Image.Image, median: int = MEDIAN, colours: int = COL
 
 
 def brush(median: int, shorter: int) -> int:
-    """The odd number nearest to `median` scaled from SIZE to an image whose shorter side this is."""
+    """The brush in pixels of an image: `median` scaled from SIZE to its `shorter` side, to the nearest odd number."""
     return 2 * round((median * shorter / SIZE - 1) / 2) + 1 if median * shorter > SIZE else 1

@@ -1,6 +1,6 @@
-"""Checkpoints that others made, and what is asked of them: `load_checkpoint`."""
+"""Loading score networks from the checkpoints of other projects and of our own training."""
 
-from .common import Checkpoint
+from .checkpoint import Checkpoint
 from .loading import load_checkpoint
 
 __all__ = ["Checkpoint", "load_checkpoint"]

@@ -1,7 +1,7 @@
-"""guided-diffusion ("ADM") and improved-diffusion: one family of networks, told apart by nothing but their options.
+"""guided-diffusion ("ADM") and improved-diffusion: one family of networks, which differ in their options alone.
 
-Attention order, heads, schedule, steps and image size leave no trace in a file. They are asked for, and one of PRESETS
-answers them for a released file, where the caller says that it is one: other networks have the same shapes.
+A file does not show attention order, heads, schedule, steps and image size, so they are questions. For a released file
+one of PRESETS answers them, if the caller names it: other networks have the same shapes.
 """
 
 import re
@@ -15,22 +15,23 @@ from sdedit.errors import CheckpointError
 
 from ..networks.adm import ADM, ATTENTION_ORDERS, ADMConfig
 from ..sde import cosine, variance_preserving
-from .common import NULL_LABEL, Checkpoint, build_network, count, filters, labels
+from .building import NULL_LABEL, build_network, count, filters, labels
+from .checkpoint import Checkpoint
 from .ddpm import MAX_LEVELS
 from .files import Contents
-from .questions import NUMBER, SIZE, YES_OR_NO, Answers, Question, ask, parse_number, parse_size
+from .questions import NUMBER, SIZE, YES_OR_NO, Answers, GivenAnswers, Question, ask, parse_number, parse_size
 
 NAME = "guided-diffusion or improved-diffusion network"
 
 PREDICTIONS = ("eps", "x0")
 SCHEDULES = ("linear", "cosine")
 TRAINED_STEPS = 1000
-"""To which rescale_timesteps brings the times that a network is told, and of which linear's betas are."""
+"""Number of steps that rescale_timesteps scales times to, and for which the betas of `linear` are published."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A released network: its config, and the process it was trained on."""
+    """A released network: its config, and the diffusion process of its training."""
 
     config: ADMConfig
     schedule: str = "linear"
@@ -38,7 +39,7 @@ class Preset:
     rescale_timesteps: bool = False
 
     def answers(self) -> dict[str, str]:
-        """To the questions of `load`."""
+        """Answers to the questions of `load`."""
         config = self.config
         by_number = config.head_channels is None
         return {
@@ -92,19 +93,19 @@ PRESETS: dict[str, Preset] = {
     ),
     "lsun_uncond_100M": Preset(_improved(blocks=2, attention=(4,), heads=1, scale_shift_norm=False)),
 }
-"""Released files, by name without the iterations that improved-diffusion's end in: the flags in the two READMEs."""
+"""Released files, with the flags in the two READMEs; improved-diffusion's names lack their number of iterations."""
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> bool:
     return "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
 
 
-def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint:
-    """Asks for attention_order, heads or head_channels, schedule, steps, rescale_timesteps and size, or for preset."""
+def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
+    """See loading.Family. The answer `preset` answers all questions of a released file."""
     path, tensors = contents.path, contents.tensors
     refuse_others(contents)
     shapes = read_config(contents)
-    answers = ask_all(contents, shapes, said)
+    answers = ask_all(contents, shapes, given)
     height, width = parse_size(path, answers["size"], shapes.multiple_of)
     config = replace(complete(contents, shapes, answers), size=height)
     classes, null_label = labels(path, answers, config.classes) if config.classes else (0, None)
@@ -122,12 +123,12 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
         null_label=null_label,
         weights=contents.weights,
         answers=answers,
-        notes=("the learned variance is left out: no sampler here uses it",) if config.learned_variance else (),
+        notes=("the learned variance is left out: no sampler uses it",) if config.learned_variance else (),
     )
 
 
 def refuse_others(contents: Contents) -> None:
-    """Networks that have these keys and make no image from noise; raises CheckpointError."""
+    """Raise CheckpointError for networks that have these keys but do not make images from noise."""
     tensors = contents.tensors
     stem = tensors["input_blocks.0.0.weight"]
     channels = stem.shape[1] if filters(stem) else 0
@@ -145,7 +146,10 @@ def refuse_others(contents: Contents) -> None:
 
 
 def read_config(contents: Contents) -> ADMConfig:
-    """What shapes tell; raises CheckpointError. The last block of each level but the finest doubles the resolution."""
+    """The options that shapes show; raises CheckpointError.
+
+    On the way up, the last block of each level but the finest doubles the resolution.
+    """
     tensors = contents.tensors
     width = columns(tensors["time_embed.0.weight"])
     rows = count(tensors, r"output_blocks\.(\d+)\.")
@@ -176,17 +180,19 @@ DOUBLING = re.compile(r"output_blocks\.(\d{1,6})\.(?:[12]\.in_layers\.2|[12]\.co
 """A second residual block, or an Upsample's convolution, after a row's own residual block."""
 
 
-def ask_all(contents: Contents, shapes: ADMConfig, said: Mapping[str, str | int | None]) -> Answers:
-    """What is said comes before what a preset knows; raises CheckpointError."""
+def ask_all(contents: Contents, shapes: ADMConfig, given: GivenAnswers) -> Answers:
+    """The answers; a given one comes before the preset's. Raises CheckpointError."""
     fitting = [name for name, preset in PRESETS.items() if without_answers(preset.config) == without_answers(shapes)]
-    preset = said.get("preset")
+    preset = given.get("preset")
     if preset is not None and preset not in fitting:
-        those = ", ".join(fitting) or "none has"
-        raise CheckpointError(f"{contents.path}: preset {str(preset)!r} does not have these shapes: {those}")
+        accepted = ", ".join(fitting) or "none"
+        raise CheckpointError(
+            f"{contents.path}: preset {str(preset)!r} does not have the shapes of this file; accepted: {accepted}"
+        )
     known = {} if preset is None else PRESETS[str(preset)].answers()
-    told = {**known, **{name: str(value) for name, value in said.items() if value is not None}}
-    heads = "head_channels" if "head_channels" in told and said.get("heads") is None else "heads"
-    rescaled = told.get("steps") != str(TRAINED_STEPS) or said.get("rescale_timesteps") is not None
+    answered = {**known, **{name: str(value) for name, value in given.items() if value is not None}}
+    heads = "head_channels" if "head_channels" in answered and given.get("heads") is None else "heads"
+    rescaled = answered.get("steps") != str(TRAINED_STEPS) or given.get("rescale_timesteps") is not None
     questions = [
         Question("attention_order", ATTENTION_ORDERS, known.get("attention_order")),
         Question(heads, NUMBER, known.get(heads)),
@@ -197,24 +203,24 @@ def ask_all(contents: Contents, shapes: ADMConfig, said: Mapping[str, str | int 
         Question("prediction", PREDICTIONS, "eps"),
         *([NULL_LABEL] if shapes.classes else []),
     ]
-    released = f"; or, where it is that released file, --preset {'|'.join(fitting)}" if fitting else ""
+    released = f"; or, if it is that released file, --preset {'|'.join(fitting)}" if fitting else ""
     return ask(
         contents.path,
         f"a {NAME}",
-        {name: value for name, value in said.items() if name != "preset"},
+        {name: value for name, value in given.items() if name != "preset"},
         *questions,
-        origin="by convention" if preset is None else f"of {preset}",
+        origin="by convention" if preset is None else f"from {preset}",
         hint=f"(or --head-channels NUMBER for --heads{released})",
     )
 
 
 def without_answers(config: ADMConfig) -> ADMConfig:
-    """What shapes tell of it."""
+    """The config with the options that shapes do not show set to fixed values."""
     return replace(config, size=0, heads=1, head_channels=None, attention_order=ATTENTION_ORDERS[0])
 
 
 def complete(contents: Contents, shapes: ADMConfig, answers: Answers) -> ADMConfig:
-    """With the attention that was answered; raises CheckpointError where heads do not divide its channels."""
+    """The config with the answered attention; raises CheckpointError if heads do not divide its channels."""
     name = "heads" if "heads" in answers.values else "head_channels"
     number = parse_number(contents.path, name, answers[name], 1, max(shapes.widths))
     config = replace(shapes, attention_order=answers["attention_order"])
@@ -226,7 +232,7 @@ def complete(contents: Contents, shapes: ADMConfig, answers: Answers) -> ADMConf
 
 
 def read_schedule(contents: Contents, answers: Answers) -> np.ndarray:
-    """The schedule that was answered; raises CheckpointError."""
+    """The answered schedule; raises CheckpointError."""
     steps = parse_number(contents.path, "steps", answers["steps"], 1, MAX_LEVELS)
     if answers["schedule"] == "linear" and steps <= 20:
         raise CheckpointError(f"{contents.path}: steps {steps} are too few for the schedule linear: more than 20")
@@ -234,7 +240,7 @@ def read_schedule(contents: Contents, answers: Answers) -> np.ndarray:
 
 
 def training_schedule(name: str, steps: int, rescale_timesteps: bool) -> np.ndarray:
-    """float64 [steps, 3]; betas of both SCHEDULES tend to one process for many steps (linear: at least 21)."""
+    """float64 [steps, 3]. With more steps, the betas of both SCHEDULES approach one process; linear needs 21."""
     scale = TRAINED_STEPS / steps
     betas = np.linspace(1e-4 * scale, 0.02 * scale, steps)
     schedule = cosine(steps) if name == "cosine" else variance_preserving(betas)
@@ -243,10 +249,10 @@ def training_schedule(name: str, steps: int, rescale_timesteps: bool) -> np.ndar
 
 
 def columns(weight: Tensor) -> int:
-    """Of a matrix, and even, as an embedding of cosines and sines is; else 0."""
+    """Columns of the time embedding's matrix; 0 if odd, since cosines and sines come in pairs, or if no matrix."""
     return weight.shape[1] if weight.ndim == 2 and weight.numel() and weight.shape[1] % 2 == 0 else 0
 
 
 def rows_of(weight: Tensor | None) -> int:
-    """Of a matrix; else 0."""
+    """Rows of a matrix; 0 for any other tensor."""
     return len(weight) if weight is not None and weight.ndim == 2 and weight.numel() else 0

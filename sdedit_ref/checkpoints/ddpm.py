@@ -1,4 +1,4 @@
-"""The U-Net of DDPM as the files of SDEdit, DDIM and pesser's conversions have it, and those of our own training."""
+"""The U-Net of DDPM: files of SDEdit, of DDIM, of pesser's conversions, and of our own training."""
 
 from collections.abc import Mapping
 
@@ -8,30 +8,31 @@ from sdedit.errors import CheckpointError
 
 from ..networks.ddpm import DDPM, DDPMConfig
 from ..sde import SCHEDULES
-from .common import Checkpoint, build_network, count, filters, first_keys
+from .building import build_network, count, filters, first_keys
+from .checkpoint import Checkpoint
 from .files import Contents
-from .questions import SIZE, Question, ask, parse_size
+from .questions import SIZE, GivenAnswers, Question, ask, parse_size
 
 NAME = "DDPM network"
 
 PREDICTIONS = ("eps", "v", "x0")
 MAX_LEVELS = 1_000_000
-"""What a bundle's schedule holds."""
+"""Most levels of a bundle's schedule."""
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> bool:
     return "temb.dense.0.weight" in tensors
 
 
-def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint:
-    """prediction, schedule and size are asked for where the file has no metadata of our training."""
+def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
+    """See loading.Family. Files of our own training state the answers in their metadata."""
     path, tensors, metadata = contents.path, contents.tensors, contents.metadata
     if "conv_in.weight" not in tensors:
         raise CheckpointError(f"{path}: no {NAME}: conv_in.weight is not among its keys ({first_keys(tensors)})")
     answers = ask(
         path,
         f"a {NAME}",
-        said,
+        given,
         Question("prediction", PREDICTIONS, metadata.get("prediction")),
         Question("schedule", tuple(SCHEDULES), metadata.get("betas")),
         Question("size", SIZE, metadata.get("image_size")),
@@ -53,7 +54,7 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
         schedule=SCHEDULES[answers["schedule"]](levels),
         shape=shape,
         multiple_of=config.multiple_of,
-        weights="EMA" if "betas" in metadata else contents.weights,  # our training saves no others
+        weights="EMA" if "betas" in metadata else contents.weights,  # our training saves averages alone
         answers=answers,
     )
 

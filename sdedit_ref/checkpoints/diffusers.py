@@ -1,7 +1,7 @@
-"""Folders of the diffusers package: a UNet2DModel and the scheduler that it was trained with.
+"""Folders of the diffusers package: a UNet2DModel and the scheduler of its training.
 
-The network is built by the diffusers package from the folder's own config; its schedule is the one of
-scheduler_config.json. Weights are read here, so that nothing in the folder is executed.
+The diffusers package builds the network from the folder's config and the schedule from scheduler_config.json. We read
+the weights ourselves, so that no code in the folder runs.
 """
 
 import inspect
@@ -19,10 +19,11 @@ from sdedit.errors import CheckpointError, reason
 
 from ..networks.unet2d import CanonicalUNet2D
 from ..sde import variance_exploding, variance_preserving
-from .common import NULL_LABEL, Checkpoint, build_network, labels
+from .building import NULL_LABEL, build_network, labels
+from .checkpoint import Checkpoint
 from .ddpm import MAX_LEVELS, PREDICTIONS
 from .files import Contents, read_contents
-from .questions import SIZE, Question, ask, parse_size
+from .questions import SIZE, GivenAnswers, Question, ask, parse_size
 
 NAME = "diffusers UNet2DModel"
 
@@ -40,7 +41,7 @@ ACCEPTED = (
 AUTOENCODERS = ("vae", "vqvae", "movq")
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BLOCKS = 64
-"""Of the network's levels, and of layers in each: what its config may have built before any shape is compared."""
+"""Most levels, and most layers in each, that a config may have: diffusers builds them before shapes are compared."""
 
 MAX_SIGMA = 1e6
 
@@ -53,23 +54,24 @@ PRESERVING = (
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
 )
-"""Schedulers of the process that DDPM trains; they differ in how they sample, which is not taken over."""
+"""Schedulers of DDPM's training process; they differ in how they sample, which a bundle does not keep."""
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Attention's parts as they were named before diffusers 0.15, and as they are."""
+"""Names of an attention's parts before diffusers 0.15, and now."""
 
 
 def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; False if that cannot be told."""
     try:
         return path.is_dir()
-    except OSError:  # a name that is too long: reading it as a file says so
+    except OSError:  # the name is too long; reading it as a file gives the error
         return False
 
 
-def load(folder: Path, said: Mapping[str, str | int | None]) -> Checkpoint:
-    """The folder says everything; size, prediction and null_label may be said otherwise. Raises CheckpointError."""
+def load(folder: Path, given: GivenAnswers) -> Checkpoint:
+    """See loading.Family. The folder states all answers; given ones come first."""
     try:
         refuse_latent(folder)
         unet_path, unet = read_config(folder, UNET_CONFIGS, ("UNet2DModel",))
@@ -84,7 +86,7 @@ def load(folder: Path, said: Mapping[str, str | int | None]) -> Checkpoint:
     answers = ask(
         folder,
         f"a {NAME}",
-        said,
+        given,
         Question("size", SIZE, size_of(unet["sample_size"])),
         Question("prediction", ("eps",) if exploding else PREDICTIONS, prediction_of(scheduler_path, scheduler)),
         *([NULL_LABEL] if rows else []),
@@ -111,7 +113,7 @@ def load(folder: Path, said: Mapping[str, str | int | None]) -> Checkpoint:
 
 
 def refuse_latent(folder: Path) -> None:
-    """A UNet2DModel may also work on what an autoencoder beside it makes of images; raises CheckpointError."""
+    """Raise CheckpointError if an autoencoder lies beside the UNet2DModel, which then works on its output."""
     for name in AUTOENCODERS:
         if (folder / name).exists():
             raise CheckpointError(
@@ -120,7 +122,7 @@ def refuse_latent(folder: Path) -> None:
 
 
 def read_config(folder: Path, places: Sequence[str], classes: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The first of these JSON files that there is, of one of these classes; raises CheckpointError."""
+    """Path and content of the first JSON file among `places`, if of one of `classes`; raises CheckpointError."""
     path = next((folder / place for place in places if (folder / place).is_file()), None)
     if path is None:
         found = ", ".join(sorted(repr(entry.name)[:60] for entry in itertools.islice(folder.iterdir(), 4))) or "nothing"
@@ -141,9 +143,10 @@ def read_config(folder: Path, places: Sequence[str], classes: Sequence[str]) -> 
 
 
 def with_defaults(path: Path, config: dict[str, Any], strict: bool = False) -> dict[str, Any]:
-    """What the class was given, and for the rest its own defaults; strict: nothing else may be there.
+    """The config, completed by its class's defaults. strict: refuse unknown options.
 
-    Schedulers share their configs, so one may hold another's options. Raises CheckpointError, also without diffusers.
+    Schedulers share their configs, so one may hold another's options. Raises CheckpointError, also if diffusers is not
+    installed.
     """
     parameters = inspect.signature(diffusers_class(path, config["_class_name"]).__init__).parameters
     defaults = {name: it.default for name, it in parameters.items() if it.default is not it.empty}
@@ -154,17 +157,18 @@ def with_defaults(path: Path, config: dict[str, Any], strict: bool = False) -> d
 
 
 def diffusers_class(path: Path, name: str) -> Any:
+    """A class of diffusers; raises CheckpointError if diffusers is not installed."""
     try:
         import diffusers
     except ImportError as error:
         raise CheckpointError(
-            f"{path}: a folder of diffusers needs the package {error.name}: pip install 'sdedit[diffusers]'"
+            f"{path}: a diffusers folder needs the package {error.name}: pip install 'sdedit[diffusers]'"
         ) from None
     return getattr(diffusers, name)
 
 
 def check_unet(path: Path, config: Mapping[str, Any], exploding: bool, variance_type: object) -> None:
-    """That it is a network of images, time and perhaps labels, of a size to be built; raises CheckpointError."""
+    """Raise CheckpointError unless it is a network of images, time and perhaps labels, small enough to be built."""
     images = config["in_channels"]
     learned = variance_type in ("learned", "learned_range")
     check(path, config, "in_channels", 1, 3)
@@ -180,36 +184,36 @@ def check_unet(path: Path, config: Mapping[str, Any], exploding: bool, variance_
 
 
 def shown(value: object) -> str:
-    """A value of a config, for an error."""
+    """A config's value in an error message."""
     return repr(value)[:60]
 
 
 def check(path: Path, config: Mapping[str, Any], name: str, *accepted: object) -> None:
-    """Raises CheckpointError unless the option is one of these."""
+    """Raise CheckpointError unless the option has one of these values."""
     if not any(type(config[name]) is type(value) and config[name] == value for value in accepted):
         raise CheckpointError(f"{path}: {name} {shown(config[name])} is not {' or '.join(map(str, accepted))}")
 
 
 def build_unet(contents: Contents, config: Mapping[str, Any]) -> nn.Module:
-    """The diffusers package's own network around the file's tensors; raises CheckpointError."""
+    """The diffusers package's network with the file's tensors; raises CheckpointError."""
 
     def build() -> nn.Module:
         options = {name: value for name, value in config.items() if not name.startswith("_")}
         try:
             return diffusers_class(contents.path, "UNet2DModel")(**options)
-        except Exception as error:  # a config that fits nothing raises a dozen types in there
+        except Exception as error:  # diffusers raises a dozen types for wrong configs
             raise ValueError(reason(error)) from None
 
     return build_network(contents.path, f"{NAME} of its config.json", build, current_names(contents.tensors))
 
 
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names as they are in diffusers now."""
+    """The tensors by their names in today's diffusers."""
     renamed = {}
     for name, tensor in tensors.items():
         old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))", name)
         renamed[old[1] + RENAMED[old[2]] + old[3] if old else name] = tensor
-    frequencies = renamed.pop("time_proj.W", None)  # early files hold them twice
+    frequencies = renamed.pop("time_proj.W", None)  # old files hold them twice
     return renamed if frequencies is None else {"time_proj.weight": frequencies, **renamed}
 
 
@@ -222,7 +226,7 @@ def read_weights(folder: Path) -> Contents:
 
 
 def preserving_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
-    """The betas that diffusers makes of the config, float32 as there; raises CheckpointError."""
+    """The schedule of diffusers' betas, which are float32; raises CheckpointError."""
     count_levels(path, config)
     if config.get("timestep_type", "discrete") != "discrete":
         raise CheckpointError(f"{path}: timestep_type {shown(config['timestep_type'])} is not 'discrete'")
@@ -232,7 +236,7 @@ def preserving_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
     try:
         scheduler = diffusers_class(path, config["_class_name"])(**{name: config[name] for name in names})
         betas = scheduler.betas.double().numpy()
-    except Exception as error:  # as for the network
+    except Exception as error:  # diffusers raises a dozen types
         raise CheckpointError(f"{path}: makes no schedule: {reason(error)}") from None
     if betas.ndim != 1 or not 1 <= len(betas) <= MAX_LEVELS or not ((betas > 0) & (betas < 1)).all():
         raise CheckpointError(f"{path}: its betas are not all between 0 and 1")
@@ -240,7 +244,7 @@ def preserving_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
 
 
 def exploding_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
-    """sigma_min to sigma_max, of data in [0, 1]; raises CheckpointError."""
+    """The schedule from sigma_min to sigma_max, for data in [0, 1]; raises CheckpointError."""
     levels = count_levels(path, config)
     low, high = config["sigma_min"], config["sigma_max"]
     if not all(isinstance(sigma, int | float) for sigma in (low, high)) or not 0 < low < high <= MAX_SIGMA:
@@ -251,6 +255,7 @@ def exploding_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
 
 
 def count_levels(path: Path, config: Mapping[str, Any]) -> int:
+    """num_train_timesteps; raises CheckpointError."""
     levels = config["num_train_timesteps"]
     if type(levels) is not int or not 2 <= levels <= MAX_LEVELS:
         raise CheckpointError(f"{path}: num_train_timesteps {shown(levels)} is not a number in 2..{MAX_LEVELS}")
@@ -258,6 +263,7 @@ def count_levels(path: Path, config: Mapping[str, Any]) -> int:
 
 
 def prediction_of(path: Path, config: Mapping[str, Any]) -> str:
+    """prediction_type in our words; raises CheckpointError."""
     named = config.get("prediction_type", "epsilon")  # ScoreSdeVeScheduler has none
     if not isinstance(named, str) or named not in PREDICTION_TYPES:
         raise CheckpointError(f"{path}: prediction_type {shown(named)} is not one of {', '.join(PREDICTION_TYPES)}")
@@ -265,13 +271,14 @@ def prediction_of(path: Path, config: Mapping[str, Any]) -> str:
 
 
 def schedule_name(config: Mapping[str, Any]) -> str:
+    """The schedule's name for the manifest."""
     if config["_class_name"] == EXPLODING:
         return "ve"
     return "trained_betas" if config["trained_betas"] is not None else str(config["beta_schedule"])
 
 
 def size_of(sample_size: object) -> str | None:
-    """As --size takes it; None where the config does not say."""
+    """A config's sample_size in the form of --size; None if the config has none."""
     if isinstance(sample_size, list | tuple):
         return "x".join(map(str, sample_size))
     return None if sample_size is None else str(sample_size)

@@ -1,7 +1,7 @@
-"""From a checkpoint to a canonical network: the container by its bytes (files.py), the family by its keys.
+"""Loading a checkpoint: its bytes show the container (files.py), its keys show the family of networks.
 
-What keys and shapes tell is read from them; what they cannot tell comes from the file's own metadata or from what the
-caller says by name (questions.py), and is never guessed. Nothing is ever unpickled beyond tensors and numbers.
+Keys and shapes show most of a network. The file's own metadata or the caller answers the rest (questions.py); nothing
+is guessed. Loading unpickles tensors and numbers only, and never runs code stored in a file.
 """
 
 from collections.abc import Mapping
@@ -13,57 +13,58 @@ from torch import Tensor
 from sdedit.errors import CheckpointError
 
 from . import adm, ddpm, diffusers, ncsnpp
-from .common import Checkpoint, first_keys
+from .building import first_keys
+from .checkpoint import Checkpoint
 from .files import Contents, read_contents
-
-Said = Mapping[str, str | int | None]
-"""Answers by name of the option, with underscores; None: not said."""
+from .questions import GivenAnswers
 
 
 class Family(Protocol):
-    """A module of this package. NAME: as `sdedit export --dry-run` shows it."""
+    """A module of this package that loads one family of networks. NAME: for `sdedit export --dry-run`."""
 
     NAME: str
 
     def recognise(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether a network's names are this family's; shapes are not looked at."""
+        """Whether the names of the tensors are this family's, whatever their shapes."""
 
-    def load(self, contents: Contents, said: Said) -> Checkpoint:
-        """Build the network; raises CheckpointError for what is damaged, missing or not said."""
+    def load(self, contents: Contents, given: GivenAnswers) -> Checkpoint:
+        """Build the network; raises CheckpointError for damage, missing tensors and missing answers."""
 
 
 FAMILIES: tuple[Family, ...] = (ddpm, ncsnpp, adm)
 
 STRANGERS = {
-    "model.diffusion_model.": "a latent diffusion model, whose network does not work on pixels",
-    "diffusion_model.": "a latent diffusion model, whose network does not work on pixels",
+    "model.diffusion_model.": "a latent diffusion model, which does not work on pixels",
+    "diffusion_model.": "a latent diffusion model, which does not work on pixels",
     "first_stage_model.": "an autoencoder of latent diffusion",
     "encoder.": "an autoencoder",
-    "time_embedding.linear_1.": "a file of a diffusers folder, which is taken as a whole, and no network",
+    "time_embedding.linear_1.": "one file of a diffusers folder, which is loaded as a whole",
     "map_layer0.": "an EDM network",
     "model.map_layer0.": "an EDM network",
 }
-"""Beginnings of names of networks that are known and not taken."""
+"""Beginnings of tensor names of known networks that are not accepted."""
 
 
-def load_contents(contents: Contents, said: Said) -> Checkpoint:
-    """Load a file with the family that its names tell; raises CheckpointError."""
+def load_contents(contents: Contents, given: GivenAnswers) -> Checkpoint:
+    """Load a file with the family that its tensors' names show; raises CheckpointError."""
     for family in FAMILIES:
         if family.recognise(contents.tensors):
-            return family.load(contents, said)
-    known = ", ".join(family.NAME for family in FAMILIES)
-    what = next((what for start, what in STRANGERS.items() if any(k.startswith(start) for k in contents.tensors)), "")
-    raise CheckpointError(
-        f"{contents.path}: {what or 'no network'} that is known here, by its keys ({first_keys(contents.tensors)}); "
-        f"accepted are {known}"
-    )
+            return family.load(contents, given)
+    accepted = f"accepted are {', '.join(family.NAME for family in FAMILIES)}"
+    keys = first_keys(contents.tensors)
+    for start, what in STRANGERS.items():
+        if any(key.startswith(start) for key in contents.tensors):
+            raise CheckpointError(f"{contents.path} is {what} ({keys}); {accepted}")
+    raise CheckpointError(f"{contents.path} holds no known network, by its keys ({keys}); {accepted}")
 
 
-def load_checkpoint(path: str | Path, **said: str | int | None) -> Checkpoint:
-    """Load a checkpoint (safetensors, a torch file of tensors alone, or a folder of diffusers) on the CPU.
+def load_checkpoint(path: str | Path, **answers: str | int | None) -> Checkpoint:
+    """Load a checkpoint (safetensors, a torch file of tensors alone, or a diffusers folder) on the CPU.
 
-    said: what the file does not tell, by name, such as prediction="eps", schedule="linear", size=256; which of them are
-    needed depends on the family, and what is missing is named in one error. Raises CheckpointError.
+    answers: facts that the file does not state, by name, such as prediction="eps", schedule="linear", size=256. The
+    family decides which are needed; one error names all that are missing. Raises CheckpointError.
     """
     path = Path(path)
-    return diffusers.load(path, said) if diffusers.is_folder(path) else load_contents(read_contents(path), said)
+    if diffusers.is_folder(path):
+        return diffusers.load(path, answers)
+    return load_contents(read_contents(path), answers)

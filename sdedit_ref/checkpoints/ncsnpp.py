@@ -1,8 +1,8 @@
-"""NCSN++, DDPM++ and DDPM of score_sde (Song et al. 2021): its files as they are.
+"""NCSN++, DDPM++ and DDPM of score_sde (Song et al. 2021).
 
-The list `all_modules` is walked in the order in which its parts run, and each part is told by the names in it. Not in a
-file are the SDE, whether data were centred, whether sums of branches are rescaled, and, in BigGAN's blocks without
-convolutions of their own, whether resampling has FIR filters.
+The list `all_modules` is walked in the order in which its parts run; the names of a part's tensors show its kind. A
+file does not show the SDE, whether data were centred, whether sums of branches are rescaled, and, for BigGAN blocks
+without convolutions of their own, whether resampling has FIR filters.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ from sdedit.errors import CheckpointError
 
 from ..networks.ncsnpp import NCSNpp, NCSNppConfig
 from ..sde import LEVELS, exploding, geometric, linear, sub_variance_preserving, variance_preserving_sde
-from .common import Checkpoint, build_network
+from .building import build_network
+from .checkpoint import Checkpoint
 from .files import Contents
-from .questions import SIZE, YES_OR_NO, Answers, Question, ask, parse_size
+from .questions import SIZE, YES_OR_NO, Answers, GivenAnswers, Question, ask, parse_size
 
 NAME = "NCSN++ network"
 
@@ -62,13 +63,13 @@ PUBLISHED: dict[str, dict[str, str]] = {
     "subvp/cifar10_ncsnpp_continuous": {**VP, **CIFAR10, "schedule": "subvp", "fir": "yes"},
     "subvp/cifar10_ncsnpp_deep_continuous": {**VP, **CIFAR10, "schedule": "subvp", "fir": "yes"},
 }
-"""score_sde's configurations by their names there, and what they answer."""
+"""Answers of score_sde's configurations, by their names in score_sde."""
 
-HINT = "or, of a published network, its --config, such as ve/church_ncsnpp_continuous"
+HINT = "or, for a published network, its --config, such as ve/church_ncsnpp_continuous"
 
 
 class EpsFromScore(nn.Module):
-    """eps = -sigma score. Where the network divides by sigma (`scaled`), neither is done."""
+    """eps = -sigma score. scaled: score_sde divides this network's output by sigma; then both factors are left out."""
 
     def __init__(self, network: NCSNpp, scaled: bool) -> None:
         super().__init__()
@@ -84,15 +85,15 @@ def recognise(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("all_modules.") for name in tensors)
 
 
-def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint:
-    """Asks for schedule, centred, skip_rescale, size and, where it is invisible, fir; `config` answers them all."""
+def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
+    """See loading.Family. The answer `config` answers all questions of a published network."""
     path = contents.path
     shape = read_config(contents)
-    answers = _ask(contents, shape, said)
+    answers = _ask(contents, shape, given)
     schedule = answers["schedule"]
     exploding = schedule.startswith("ve")
     if not exploding and not answers.yes("centred"):
-        raise CheckpointError(f"{path}: centred 'no' is not one that schedule {schedule} accepts: yes")
+        raise CheckpointError(f"{path}: centred 'no' does not go with schedule {schedule}, which accepts yes")
     scaled = answers.yes("scale_by_sigma") if "scale_by_sigma" in answers.values else exploding
     config = dataclasses.replace(
         shape.config,
@@ -119,7 +120,7 @@ def load(contents: Contents, said: Mapping[str, str | int | None]) -> Checkpoint
 
 
 def make_schedule(contents: Contents, name: str, centred: bool) -> np.ndarray:
-    """The levels; canonical data are twice as wide as those of [0, 1], and so is their sigma."""
+    """The levels. Data in [-1, 1] are twice as wide as data in [0, 1], so their sigma is twice as large."""
     if name == "vp":
         return variance_preserving_sde()
     if name == "subvp":
@@ -136,8 +137,8 @@ def make_schedule(contents: Contents, name: str, centred: bool) -> np.ndarray:
     return exploding(sigmas[::-1], scale, np.arange(len(sigmas) - 1, -1, -1, dtype=np.float64))
 
 
-def _ask(contents: Contents, shape: "Shape", said: Mapping[str, str | int | None]) -> Answers:
-    config = said.get("config")
+def _ask(contents: Contents, shape: "Shape", given: GivenAnswers) -> Answers:
+    config = given.get("config")
     if config is not None and config not in PUBLISHED:
         raise CheckpointError(f"{contents.path}: config {config!r} is not one of {', '.join(PUBLISHED)}")
     known = {} if config is None else PUBLISHED[str(config)]
@@ -149,10 +150,10 @@ def _ask(contents: Contents, shape: "Shape", said: Mapping[str, str | int | None
         Question("fir", YES_OR_NO, shape.fir or known.get("fir")),
         Question("size", SIZE, known.get("size")),
     ]
-    if said.get("scale_by_sigma") is not None:  # never asked: every published VE network divides, no other does
+    if given.get("scale_by_sigma") is not None:  # never required: all published VE networks divide, others do not
         asked.append(Question("scale_by_sigma", YES_OR_NO))
-    others = {name: value for name, value in said.items() if name != "config"}
-    origin = "of the file" if config is None else f"of {config}"
+    others = {name: value for name, value in given.items() if name != "config"}
+    origin = "from the file" if config is None else f"from {config}"
     return ask(contents.path, f"an {NAME}", others, *asked, origin=origin, hint=HINT)
 
 
@@ -170,7 +171,7 @@ def _describe(config: NCSNppConfig) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """config: all but fir, skip_rescale and scale_by_sigma. fir: "yes" or "no" where it shows, else None."""
+    """config: all but fir, skip_rescale and scale_by_sigma. fir: "yes" or "no" if shapes show it, else None."""
 
     config: NCSNppConfig
     fir: str | None
@@ -178,24 +179,24 @@ class Shape:
 
 @dataclass(frozen=True)
 class Part:
-    """One of all_modules. kind: fourier, linear, conv, norm, block, attention, combine, resample, or none."""
+    """A part of all_modules. kind: fourier, linear, conv, norm, block, attention, combine, resample, or none."""
 
     kind: str
     width_in: int = 0
     width_out: int = 0
     fir: bool = False
-    biggan: bool = False  # of a block: its shortcut is a convolution
+    biggan: bool = False  # a block whose shortcut is a convolution
 
     @property
     def resamples(self) -> bool:
-        """Ends a level on the way down: resampling alone, or in a BigGAN block, which has a shortcut all the same."""
+        """Whether it ends a level on the way down: resampling alone, or inside a BigGAN block (its shortcut shows)."""
         if self.kind == "block":
             return self.biggan and self.width_in == self.width_out
         return self.kind in ("resample", "none")
 
 
 def read_config(contents: Contents) -> Shape:
-    """Walk the parts; raises CheckpointError where they form no such network."""
+    """Walk the parts; raises CheckpointError if they form no such network."""
     sigmas = contents.tensors.get("sigmas")
     if sigmas is None or sigmas.ndim != 1:
         raise CheckpointError(f"{contents.path}: damaged: its sigmas are missing or no list; score_sde saves them")
@@ -206,7 +207,7 @@ def read_config(contents: Contents) -> Shape:
 
 
 def read_parts(tensors: Mapping[str, Tensor]) -> list[Part]:
-    """The parts in order; ValueError for one that is none."""
+    """The parts in order; ValueError for an unknown part."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"all_modules\.(\d{1,9})\.(\w[\w.]*)", name)
@@ -218,7 +219,7 @@ def read_parts(tensors: Mapping[str, Tensor]) -> list[Part]:
 
 
 def read_part(index: int, tensors: Mapping[str, Tensor]) -> Part:
-    """Told by the names in it; ValueError where there is no such part."""
+    """The part that these names show; ValueError for an unknown one."""
     kinds: list[tuple[str, Callable[[], Part]]] = [
         ("GroupNorm_1.weight", lambda: _block(tensors)),
         ("NIN_3.W", lambda: Part("attention")),
@@ -253,14 +254,14 @@ def _plain(weight: Tensor) -> Part:
 
 
 def _widths(weight: Tensor) -> tuple[int, int]:
-    """In and out of a convolution."""
+    """Input and output channels of a convolution."""
     if weight.ndim != 4 or not weight.numel():
         raise ValueError(f"a convolution has a weight of shape {list(weight.shape)}")
     return weight.shape[1], weight.shape[0]
 
 
 class Walk:
-    """The way down through the parts, level by level, to where the way up begins."""
+    """The way down through the parts, level by level, to the beginning of the way up."""
 
     def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
@@ -303,7 +304,7 @@ class Walk:
         return Shape(config, self._fir())
 
     def _go_down(self, width: int) -> None:
-        """Sort parts into levels; a block of other input than the last one's output begins the way up."""
+        """Sort parts into levels; the way up begins at a block whose input is not the last part's output."""
         mixed = False
         while True:
             part = self.parts[self.at]
@@ -324,7 +325,7 @@ class Walk:
                 raise ValueError(f"part {self.at - 1} is a {part.kind} where a block, or its resampling, should be")
 
     def _pass_pyramid(self) -> bool:
-        """What follows a halving where the input is progressive; whether it is the mixing of input_skip."""
+        """Pass the progressive input's part after a halving; whether that is the mixing of input_skip."""
         part = self.parts[self.at]
         if part.kind not in ("combine", "resample"):
             return False
@@ -351,7 +352,7 @@ class Walk:
         return "input_skip" if self.pyramid.kind == "combine" else "residual"
 
     def _progressive(self, channels: int) -> str:
-        """Told by the convolutions after norms that stand alone, which every output has."""
+        """The kind of progressive output: each output has a convolution after a norm that stands alone."""
         projections = [
             b for a, b in zip(self.parts, self.parts[1:], strict=False) if (a.kind, b.kind) == ("norm", "conv")
         ]
@@ -360,7 +361,7 @@ class Walk:
         return "output_skip" if len(projections) > 1 else "none"
 
     def _fir(self) -> str | None:
-        """Resampling convolutions have other names with FIR filters; without levels there is no resampling at all."""
+        """Whether resampling has FIR filters: its convolutions then have other names. One level has no resampling."""
         resampling = [part for part in self.parts if part.kind == "resample"]
         if len(self.levels) == 1 and not resampling:
             return "no"

@@ -1,4 +1,7 @@
-"""What shapes cannot tell: said by an option or by the file's own metadata, else asked for, all of it at once."""
+"""Facts that shapes do not show: an option or the file's own metadata answers them.
+
+If some are missing, one error lists every option to add.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +13,20 @@ MAX_SIZE = 16384
 """Pixels of a side; an RGB image of that size still has fewer elements than the noise can count."""
 
 SIZE = ("PIXELS", "HEIGHTxWIDTH")
-"""What the option size accepts."""
+"""Values that the option size accepts."""
 
 NUMBER = ("NUMBER",)
-"""What an option that counts accepts."""
+"""Values that an option for a number accepts."""
 
 YES_OR_NO = ("yes", "no")
+
+GivenAnswers = Mapping[str, str | int | None]
+"""Answers that the caller gives, by the option's name with underscores; None: not given."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """name: of the option, with underscores. accepted: its values. known: the answer of the file or of a convention."""
+    """name: the option's, with underscores. accepted: its values. known: the answer from the file or by convention."""
 
     name: str
     accepted: tuple[str, ...]
@@ -33,53 +39,54 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """By name; said: which of them were said by option. origin: where the others are from, in words."""
+    """Answers by the question's name. given: the names that the caller answered. origin: of the other answers."""
 
     values: Mapping[str, str]
-    said: frozenset[str]
-    origin: str = "of the file"
+    given: frozenset[str]
+    origin: str = "from the file"
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
 
     def yes(self, name: str) -> bool:
+        """Whether a question of yes or no was answered with yes."""
         return self.values[name] == "yes"
 
-    def told(self) -> str:
-        """Each answer and where it is from, on one line."""
-        by = {name: "said" if name in self.said else self.origin for name in self.values}
+    def describe(self) -> str:
+        """Each answer and its origin, on one line."""
+        by = {name: "given" if name in self.given else self.origin for name in self.values}
         return ", ".join(f"{name} {value} ({by[name]})" for name, value in self.values.items()) or "none"
 
 
 def ask(
     path: Path,
     family: str,
-    said: Mapping[str, str | int | None],
+    given: GivenAnswers,
     *questions: Question,
-    origin: str = "of the file",
+    origin: str = "from the file",
     hint: str = "",
 ) -> Answers:
-    """The answers to all questions; what is said comes before what is known, which is from `origin`.
+    """The answers to all questions; a given answer comes before a known one, which is from `origin`.
 
-    Raises CheckpointError that names everything missing at once, an answer that is not accepted, or an option that is
-    not asked of this family.
+    Raises CheckpointError for missing answers, all in one error that ends with `hint`; for an answer that is not
+    accepted; and for an option that this family does not have.
     """
-    given = {name: str(value) for name, value in said.items() if value is not None}
-    strangers = sorted(given.keys() - {question.name for question in questions})
+    texts = {name: str(value) for name, value in given.items() if value is not None}
+    strangers = sorted(texts.keys() - {question.name for question in questions})
     if strangers:
-        asked = ", ".join(question.option for question in questions)
-        raise CheckpointError(f"{path}: {Question(strangers[0], ()).option} does not apply to {family}: {asked} do")
-    missing = [question for question in questions if question.known is None and question.name not in given]
+        options = ", ".join(question.option for question in questions)
+        raise CheckpointError(f"{path}: {Question(strangers[0], ()).option} does not apply to {family}: {options} do")
+    missing = [question for question in questions if question.known is None and question.name not in texts]
     if missing:
         names = ", ".join(question.name for question in missing)
         how = " ".join(f"{question.option} {'|'.join(question.accepted)}" for question in missing)
-        raise CheckpointError(f"{path}: its keys do not tell {names}: say {how} {hint}".rstrip())
-    values = {question.name: given.get(question.name, question.known or "") for question in questions}
+        raise CheckpointError(f"{path}: the file does not state {names}: add {how} {hint}".rstrip())
+    values = {question.name: texts.get(question.name, question.known or "") for question in questions}
     for question in questions:
         value = values[question.name]
         if question.accepted not in (SIZE, NUMBER) and value not in question.accepted:
             raise CheckpointError(f"{path}: {question.name} {value!r} is not one of {', '.join(question.accepted)}")
-    return Answers(values, frozenset(given), origin)
+    return Answers(values, frozenset(texts), origin)
 
 
 def parse_size(path: Path, text: str, multiple_of: int) -> tuple[int, int]:

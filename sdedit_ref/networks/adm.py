@@ -1,8 +1,8 @@
 """The U-Net of improved-diffusion (Nichol & Dhariwal 2021) and guided-diffusion ("ADM", Dhariwal & Nichol 2021).
 
-Sub-modules are named as those files name them (`input_blocks.4.1.qkv`, `out.2`, ...), so a state dict loads with
-strict=True; what a place in a list means follows from the config. Arithmetic is float32 throughout, where the source
-runs the blocks of its largest networks in half.
+Sub-modules have the names of those files (`input_blocks.4.1.qkv`, `out.2`, ...), so a state dict loads with
+strict=True; the config decides the meaning of a place in a list. All arithmetic is float32; the source runs the blocks
+of its largest networks in half.
 """
 
 import math
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ATTENTION_ORDERS = ("legacy", "new")
-"""Which comes first in the channels of `qkv`: the heads (legacy), or query, key and value (new)."""
+"""First division of the channels of `qkv`: by heads (legacy), or into query, key and value (new)."""
 
 
 @dataclass(frozen=True)
 class ADMConfig:
-    """Shape of the network, and what its shapes do not tell.
+    """Shape of the network, and the options that shapes do not show.
 
-    attention: levels (0 = finest) with self-attention, besides the middle's. heads: of each self-attention;
-    head_channels, where given, has each take heads of so many channels instead. resampling_blocks: residual blocks
+    attention: levels (0 = finest) with self-attention, besides the middle. heads: number in each self-attention;
+    head_channels, if not None, is the number of channels of a head instead. resampling_blocks: residual blocks
     change the resolution, not convolutions. learned_variance: the file's output has twice the channels, of which the
     second half is dropped. classes: 0 for a network without labels.
     """
@@ -43,7 +43,7 @@ class ADMConfig:
 
     @property
     def multiple_of(self) -> int:
-        """What height and width must be multiples of: each level but the last halves them."""
+        """Height and width must be multiples of this: each level but the last halves them."""
         return 2 ** (len(self.width_multiples) - 1)
 
     @property
@@ -56,7 +56,7 @@ class ADMConfig:
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
-    """Cosines, then sines of time [B] at geometric frequencies 1 .. 1e-4, the last left out -> [B, width]."""
+    """Cosines, then sines of time [B] at geometric frequencies 1 .. 1e-4 without the last -> [B, width]."""
     half = width // 2
     frequencies = torch.exp(-math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=time.device))
     angles = time.float()[:, None] * frequencies[None, :]
@@ -77,7 +77,7 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(norm(width_in), nn.SiLU(), nn.Conv2d(width_in, width_out, 3, padding=1))
         emb_out = 2 * width_out if config.scale_shift_norm else width_out
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.width, emb_out))
-        dropout = nn.Identity()  # its place is counted in the key names
+        dropout = nn.Identity()  # the key names count its place
         self.out_layers = nn.Sequential(
             norm(width_out), nn.SiLU(), dropout, nn.Conv2d(width_out, width_out, 3, padding=1)
         )
@@ -147,7 +147,7 @@ class Upsample(nn.Module):
 
 
 class Layers(nn.ModuleList):
-    """Blocks, one after the other, each told the embedding; the network's first convolution is not."""
+    """Blocks in sequence. Each takes the embedding, but the network's first convolution does not."""
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         for layer in self:
@@ -156,8 +156,10 @@ class Layers(nn.ModuleList):
 
 
 class ADM(nn.Module):
-    """x [B, C, H, W] in [-1, 1], time [B] as the source's network is told it, label [B] int64 where there are classes
-    -> [B, C, H, W], what the checkpoint was trained to predict."""
+    """x [B, C, H, W] in [-1, 1], time [B], and label [B] int64 if there are classes -> the prediction [B, C, H, W].
+
+    time has the source's unit: steps, or steps scaled to 1000 if the source rescales them.
+    """
 
     def __init__(self, config: ADMConfig) -> None:
         super().__init__()
@@ -196,7 +198,7 @@ class ADM(nn.Module):
 
 
 def input_blocks(config: ADMConfig) -> tuple[nn.ModuleList, list[int]]:
-    """The way down, and the channels of what each block leaves for the way up."""
+    """The way down, and the channels of each block's output, which the way up takes."""
     widths = config.widths
     rows = [Layers([nn.Conv2d(config.channels, widths[0], 3, padding=1)])]
     skips = [widths[0]]
@@ -213,7 +215,7 @@ def input_blocks(config: ADMConfig) -> tuple[nn.ModuleList, list[int]]:
 
 
 def output_blocks(config: ADMConfig, skips: Iterable[int]) -> nn.ModuleList:
-    """The way up, which takes the skips last one first; the last block of a level doubles the resolution."""
+    """The way up. It takes the skips in reverse; the last block of a level doubles the resolution."""
     left = list(skips)
     rows = nn.ModuleList()
     before = config.widths[-1]

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM (Ho et al. 2020) as the official SDEdit and DDIM checkpoints have it, names of parameters included.
+"""The U-Net of DDPM (Ho et al. 2020), with the parameter names of the official SDEdit and DDIM checkpoints.
 
 Sub-modules are named as those files name them (`down.0.block.1.conv1`, `mid.attn_1.q`, ...), so a state dict loads with
 strict=True. One option is ours: `patch`, which works on squares of pixels at once (pixel-unshuffle in, shuffle out).
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    """Shape of the network; `attention` holds the levels (0 = finest) at which there is self-attention."""
+    """Shape of the network. attention: the levels (0 = finest) with self-attention."""
 
     channels: int = 3
     size: int = 256
@@ -26,7 +26,7 @@ class DDPMConfig:
 
     @property
     def multiple_of(self) -> int:
-        """What height and width must be multiples of: each level but the last halves them."""
+        """Height and width must be multiples of this: each level but the last halves them."""
         return self.patch * 2 ** (len(self.width_multiples) - 1)
 
 
@@ -108,7 +108,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks at one resolution, each followed by attention where the level has it."""
+    """Blocks at one resolution, each followed by attention if the level has it."""
 
     def __init__(self, widths: list[tuple[int, int]], time_width: int, attention: bool) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """Leaves a skip after each block and, on all levels but the last, one after halving the resolution."""
+    """One level of the way down: a skip after each block and, except at the last level, one after halving."""
 
     def __init__(self, widths: list[tuple[int, int]], time_width: int, attention: bool, last: bool) -> None:
         super().__init__(widths, time_width, attention)
@@ -145,7 +145,7 @@ class Middle(nn.Module):
 
 
 class UpLevel(Level):
-    """Takes the skips back, last one first, and doubles the resolution on all levels but the finest."""
+    """One level of the way up: it takes the skips in reverse, and doubles the resolution except at the finest."""
 
     def __init__(self, widths: list[tuple[int, int]], time_width: int, attention: bool, finest: bool) -> None:
         super().__init__(widths, time_width, attention)
@@ -158,7 +158,7 @@ class UpLevel(Level):
 
 
 class DDPM(nn.Module):
-    """x [B, C, H, W] in [-1, 1], time [B] -> [B, C, H, W], what the checkpoint was trained to predict."""
+    """x [B, C, H, W] in [-1, 1], time [B] -> the prediction, [B, C, H, W]."""
 
     def __init__(self, config: DDPMConfig) -> None:
         super().__init__()

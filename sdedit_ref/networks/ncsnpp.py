@@ -1,4 +1,4 @@
-"""NCSN++ and DDPM++ of Song et al. 2021, appendix H, as score_sde's checkpoints have them.
+"""NCSN++ and DDPM++ of Song et al. 2021, appendix H, with the parameter names of score_sde's checkpoints.
 
 score_sde keeps all parts in one list, `all_modules`, in the order in which they run; parameters are named as there, so
 a state dict loads with strict=True. Convolutions are 3x3; activations are SiLU; attention has one head.
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .ddpm import time_embedding
 
 FIR_KERNEL = (1.0, 3.0, 3.0, 1.0)
-"""Of every resampling with FIR filters, one axis; it is not kept in files, and all published networks have this one."""
+"""FIR filter of resampling along one axis. Files do not hold it; all published networks have this one."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class NCSNppConfig:
 
     @property
     def multiple_of(self) -> int:
-        """What height and width must be multiples of: each level but the last halves them."""
+        """Height and width must be multiples of this: each level but the last halves them."""
         return 2 ** (len(self.width_multiples) - 1)
 
     @property
     def time_width(self) -> int:
-        """Of the time embedding that blocks take."""
+        """Width of the time embedding that blocks take."""
         return 4 * self.width
 
 
@@ -66,19 +66,19 @@ def convolution(width_in: int, width_out: int) -> nn.Conv2d:
 
 
 def merge(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
-    """The sum of two branches, of unit variance again where `rescale`."""
+    """The sum of two branches. rescale: divide it by sqrt 2, so that its variance is 1 again."""
     return (x + h) / math.sqrt(2) if rescale else x + h
 
 
 def fir_weight(channels: int, gain: float, like: Tensor) -> Tensor:
-    """FIR_KERNEL on both axes, its sum being `gain`, once a channel: [channels, 1, 4, 4]"""
+    """FIR_KERNEL on both axes, scaled to the sum `gain`, for each channel: [channels, 1, 4, 4]."""
     total = sum(FIR_KERNEL) ** 2 / gain
     kernel = torch.tensor([[a * b / total for b in FIR_KERNEL] for a in FIR_KERNEL], dtype=like.dtype)
     return kernel.to(like.device).expand(channels, 1, *kernel.shape)
 
 
 def fir_filter(x: Tensor, gain: float, pad: int, stride: int = 1) -> Tensor:
-    """x [B, C, H, W] with zeros around it, filtered, and each stride-th pixel kept."""
+    """x [B, C, H, W], padded with zeros and filtered; every stride-th pixel is kept."""
     channels = x.shape[1]
     return F.conv2d(x, fir_weight(channels, gain, x), padding=pad, stride=stride, groups=channels)
 
@@ -97,7 +97,7 @@ def downsample(x: Tensor, fir: bool) -> Tensor:
 
 
 class FourierEmbedding(nn.Module):
-    """log time [B] -> [B, 2 width]; the frequencies W were drawn once and are not trained."""
+    """log time [B] -> [B, 2 width]. The frequencies W are random and not trained."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Attention(nn.Module):
 
 
 class Combine(nn.Module):
-    """Mixes the pyramid of inputs into the state."""
+    """Mix the pyramid of inputs into the state."""
 
     def __init__(self, width_in: int, width_out: int, method: str) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class FIRConv(nn.Module):
 
 
 class Resample(nn.Module):
-    """Twice or half the resolution, on its own; the convolution's name tells whether there is a FIR filter."""
+    """Doubling or halving the resolution outside a block; the convolution's name shows whether it has a FIR filter."""
 
     def __init__(self, width_in: int, width_out: int, up: bool, fir: bool, with_conv: bool) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class ResnetBlock(nn.Module):
         super().__init__()
         self.GroupNorm_0 = group_norm(width_in)
         self.Conv_0 = convolution(width_in, width_out)
-        self.Dense_0 = nn.Linear(config.time_width, width_out)  # there, and unused, where nothing tells the time
+        self.Dense_0 = nn.Linear(config.time_width, width_out)  # networks without time hold it unused
         self.GroupNorm_1 = group_norm(width_out)
         self.Conv_1 = convolution(width_out, width_out)
         self.shortcut = ""
@@ -220,7 +220,7 @@ class ResnetBlock(nn.Module):
 
 
 def build_modules(config: NCSNppConfig) -> Iterator[nn.Module]:
-    """The parts in the order in which they run: embedding, way down, middle, way up, output."""
+    """The parts in the order of computation: embedding, way down, middle, way up, output."""
     c = config
     widths = [c.width * multiple for multiple in c.width_multiples]
     coarsest = len(widths) - 1
@@ -265,7 +265,7 @@ def build_modules(config: NCSNppConfig) -> Iterator[nn.Module]:
 
 
 def _pyramid_modules(config: NCSNppConfig, width: int, coarser: int | None) -> Iterator[nn.Module]:
-    """Of the progressive output at a level; coarser: the width of the level before, None at the coarsest."""
+    """Parts of the progressive output at a level. coarser: width of the level before, None at the coarsest."""
     if config.progressive == "output_skip":
         yield group_norm(width)
         yield convolution(width, config.channels)
@@ -281,7 +281,7 @@ def _resample(config: NCSNppConfig, width: int, up: bool) -> Resample:
 
 
 class NCSNpp(nn.Module):
-    """x [B, C, H, W] in [-1, 1], time [B] -> [B, C, H, W]; score_sde's own code brings data of [0, 1] there first.
+    """x [B, C, H, W] in [-1, 1], time [B] -> [B, C, H, W]. score_sde itself scales data in [0, 1] to [-1, 1] first.
 
     time: sigma where there are Fourier embeddings, else a step, that of `sigmas` where the output is divided by one.
     sigmas: those of training, largest first.
@@ -316,7 +316,7 @@ class NCSNpp(nn.Module):
         return next(parts)(F.silu(temb))
 
     def _down(self, x: Tensor, temb: Tensor | None, parts: Iterator[nn.Module]) -> list[Tensor]:
-        """The skips, one a block and one a halving."""
+        """The skips: one per block and one per halving."""
         c = self.config
         pyramid = x
         skips = [next(parts)(x)]

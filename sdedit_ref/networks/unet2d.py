@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 
 class CanonicalUNet2D(nn.Module):
-    """x [B, C, H, W] of data in [-1, 1], time [B], label [B] int64 where there are classes -> [B, C, H, W].
+    """x [B, C, H, W] of data in [-1, 1], time [B], and label [B] int64 if there are classes -> [B, C, H, W].
 
-    unet: told x, time and label; it may return a learned variance in further channels. exploding: the network is one of
-    ScoreSdeVeScheduler, of data in [0, 1], whose output is the score, already divided by sigma, which is its time (Song
-    et al. 2021); what is returned is then eps = -sigma score, the same for data of either range.
+    unet: takes x, time and label, and may return a learned variance in further channels, which is dropped. exploding:
+    the network was trained with ScoreSdeVeScheduler on data in [0, 1]. Its time is sigma, and its output is the score,
+    already divided by sigma (Song et al. 2021); we return eps = -sigma score, which is the same for both data ranges.
     """
 
     def __init__(self, unet: nn.Module, channels: int, exploding: bool) -> None:

@@ -1,6 +1,6 @@
-"""What a network is trained on: random crops of pictures over a pyramid of scales, each a function of (seed, number).
+"""Training data: random crops of pictures at several scales. Each crop is a function of the seed and its number.
 
-Crop number i is always the same, so a run that is killed goes on as if nothing had happened, and nothing is shuffled.
+So a run that was killed goes on with the same crops, and nothing is shuffled.
 """
 
 import functools
@@ -10,34 +10,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from sdedit.errors import ImageError, reason
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CACHED = 64
-"""Pictures kept decoded, each at one scale."""
+"""Number of pictures kept decoded, each at one scale."""
 ATTEMPTS = 1000
-"""Crops tried before it is said that none fits."""
+"""Number of attempts to draw a crop before the error that none fits."""
 
 HELD_OUT = 64
-"""Crops that the held-out loss is measured on."""
+"""Number of crops for the held-out loss."""
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of a picture at full size."""
 
 
 @dataclass(frozen=True)
-class Crops(Dataset[Tensor]):
+class Crops:
     """Item i: float32 [3, size, size] in [-1, 1].
 
-    scales: how much a picture is reduced before the crop, with its probability. within, without: a crop lies inside
-    this box, or shares no pixel with it. flat: of crops whose standard deviation over pixels and channels is below
-    `flat_below` (of 255), the even and nearly grey ones, this share is used. turns: quarter turns as well as mirror
-    images, for pictures without an up.
+    scales: factors by which a picture is reduced before the crop, with their probabilities. within, without: a crop
+    lies inside this box, or shares no pixel with it. flat: share that is used of the even, nearly grey crops, whose
+    standard deviation over pixels and channels is below `flat_below` (in units of 1/255). turns: quarter turns as well
+    as mirror images, for pictures that have no upside.
     """
 
     paths: Sequence[Path]
@@ -50,7 +47,7 @@ class Crops(Dataset[Tensor]):
     flat_below: float = 14.0
     turns: bool = False
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> np.ndarray:
         random = np.random.default_rng((self.seed, index))
         for _ in range(ATTEMPTS):
             crop = self._draw(random)
@@ -60,11 +57,11 @@ class Crops(Dataset[Tensor]):
                 crop = crop[:, ::-1]
             if self.turns:
                 crop = np.rot90(crop, int(random.integers(4)))
-            return torch.from_numpy(crop.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+            return crop.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
         raise ImageError(f"{self.paths[0]}: no crop of {self.size}x{self.size} pixels found in {ATTEMPTS} attempts")
 
     def _draw(self, random: np.random.Generator) -> np.ndarray | None:
-        """uint8 [size, size, 3], or None where the place that was drawn is no good."""
+        """uint8 [size, size, 3], or None if the drawn place is not allowed."""
         path = self.paths[int(random.integers(len(self.paths)))]
         factors, chances = zip(*self.scales, strict=True)
         scale = float(random.choice(factors, p=np.divide(chances, sum(chances))))
@@ -82,7 +79,7 @@ class Crops(Dataset[Tensor]):
 
 @functools.lru_cache(CACHED)
 def decoded(path: Path, scale: float) -> np.ndarray:
-    """The picture reduced by `scale` (the mean of what each pixel covers); uint8 [H, W, 3]. Raises ImageError."""
+    """The picture reduced by `scale` (means of the covered pixels): uint8 [H, W, 3]. Raises ImageError."""
     image = _load(path)
     if scale != 1:
         size = (max(1, int(image.width / scale)), max(1, int(image.height / scale)))
@@ -91,9 +88,9 @@ def decoded(path: Path, scale: float) -> np.ndarray:
 
 
 def find_pictures(source: Path, size: int) -> list[Path]:
-    """The picture `source`, or all of that folder and its sub-folders, sorted.
+    """The picture `source`, or all pictures in the folder `source` and its sub-folders, sorted.
 
-    Raises ImageError where there is none, and where one is smaller than a crop of `size`.
+    Raises ImageError if there is none, or if one is smaller than a crop of `size` pixels.
     """
     if source.is_dir():
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -121,10 +118,10 @@ def split(
     flat: float,
     turns: bool,
 ) -> tuple[Crops, Crops]:
-    """What is trained on, and what is held out: LEFT,TOP,RIGHT,BOTTOM of one picture, or every N-th of several.
+    """Crops to train on, and held-out crops.
 
-    Without `hold_out` the second is other crops of the same pictures, which over-fitting would not show. Raises
-    ImageError.
+    hold_out: LEFT,TOP,RIGHT,BOTTOM of one picture, or N for every N-th of several. If None, the second are other crops
+    of the same pictures, which do not show over-fitting. Raises ImageError.
     """
     every = Crops(paths, size, seed, scales, flat=flat, turns=turns)
     others = replace(every, seed=seed + 1, flat=1.0)
@@ -136,7 +133,9 @@ def split(
         width, height = _size(paths[0])
         inside = min(left, top) >= 0 and right <= width and bottom <= height
         if not inside or right - left < size or bottom - top < size:
-            raise ImageError(f"hold-out {hold_out} is no box of at least {size}x{size} in {paths[0]}, {width}x{height}")
+            raise ImageError(
+                f"hold-out {hold_out} is not a box of at least {size}x{size} in {paths[0]}, {width}x{height}"
+            )
         box = (left, top, right, bottom)
         return replace(every, without=box), replace(others, within=box)
     if len(numbers) == 1 and 2 <= numbers[0] <= len(paths):
@@ -154,7 +153,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part)
     except ValueError:
-        raise ImageError(f"{text!r} is no list of whole numbers like 1,2,2") from None
+        raise ImageError(f"{text!r} is not a list of whole numbers like 1,2,2") from None
 
 
 def parse_scales(text: str) -> list[tuple[float, float]]:
@@ -165,14 +164,16 @@ def parse_scales(text: str) -> list[tuple[float, float]]:
     except ValueError:
         scales = []
     if not scales or not all(1 <= scale < math.inf and 0 < chance < math.inf for scale, chance in scales):
-        raise ImageError(f"scales {text!r} is no list of SCALE:CHANCE with SCALE >= 1 and CHANCE > 0, like 1:0.7,2:0.3")
+        raise ImageError(
+            f"scales {text!r} is not a list of SCALE:CHANCE with SCALE >= 1 and CHANCE > 0, like 1:0.7,2:0.3"
+        )
     return scales
 
 
 def _open(path: Path) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = None  # one's own training data may be as large as it likes
+        Image.MAX_IMAGE_PIXELS = None  # the user's own training data may be large
         return Image.open(path)
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image") from None
@@ -183,7 +184,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height as it is looked at: cameras note how they were held. Raises ImageError."""
+    """Width and height of the upright picture, by the camera's orientation note. Raises ImageError."""
     image = _open(path)
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -194,7 +195,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def _load(path: Path) -> Image.Image:
-    """Upright, RGB. Raises ImageError for what would not be the picture that its owner sees."""
+    """The picture, upright and RGB. Raises ImageError if that would not be the picture that its owner sees."""
     image = _open(path)
     if image.mode.startswith(("I", "F")):
         raise ImageError(f"{path} has more than 8 bits a channel: save it with 8")
@@ -207,13 +208,13 @@ def _load(path: Path) -> Image.Image:
 
 
 def _inside(box: Box, scale: float) -> Box:
-    """What of the box is whole pixels of the picture reduced by `scale`."""
+    """The whole pixels inside the box, in the picture reduced by `scale`."""
     left, top, right, bottom = (edge / scale for edge in box)
     return math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)
 
 
 def _around(box: Box, scale: float) -> Box:
-    """All pixels of the picture reduced by `scale` that have some of the box in them."""
+    """All pixels that the box touches, in the picture reduced by `scale`."""
     left, top, right, bottom = (edge / scale for edge in box)
     return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 

@@ -1,4 +1,4 @@
-"""How good a score network is while it is trained: its error on views it has not seen, and what it paints."""
+"""How good a score network is during training: its error on held-out views, and samples to look at."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
 
 AT_ONCE = 16
-"""Images that a network is given; more take more memory."""
+"""Images in one evaluation of the network; more take more memory."""
 
 
 def denoising_error(
@@ -41,18 +41,16 @@ def held_out_loss(network: nn.Module, prediction: str, schedule: Tensor, views: 
 
 
 @torch.inference_mode()
-def edit(
-    network: nn.Module, prediction: str, schedule: Tensor, guides: Tensor, t0: float = 0.5, steps: int = 25
-) -> Tensor:
-    """Edits of guides [B, C, H, W] from t0: DDIM (Song et al. 2021) with clamped predictions of x0; in [-1, 1].
+def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[int, ...], steps: int = 50) -> Tensor:
+    """Samples [B, C, H, W] in [-1, 1] from pure noise, by DDIM (Song et al. 2021) with predictions of x0 clamped.
 
-    The levels are those of docs/design.md, contract 1; steps: fewer where there are not as many.
+    prediction: eps or v. schedule: float32 [T, 3]. The levels are those of docs/design.md, contract 1; the number of
+    steps is at most T. It is for pictures of a run's progress; sdedit.evaluation measures what the runtime makes.
     """
-    last = max(1, math.floor(len(schedule) * t0 + 0.5))
+    last = len(schedule)
     steps = min(steps, last)
     ks = [(2 * n * last + steps) // (2 * steps) for n in range(steps, -1, -1)]
-    a, s, _ = schedule[last - 1]
-    x = a * guides + s * noise(guides.shape).to(guides.device)
+    x = schedule[last - 1, 1] * noise(shape).to(schedule.device)
     for k, k_next in itertools.pairwise(ks):
         a, s, time = schedule[k - 1]
         a_next, s_next = schedule[k_next - 1, :2] if k_next else (1.0, 0.0)
@@ -62,13 +60,8 @@ def edit(
     return x
 
 
-def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[int, ...], steps: int = 50) -> Tensor:
-    """Samples [B, C, H, W] in [-1, 1] from pure noise: edits of nothing from t0 = 1."""
-    return edit(network, prediction, schedule, torch.zeros(shape, device=schedule.device), 1.0, steps)
-
-
 def sheet(images: Tensor, columns: int) -> Image.Image:
-    """Images [B, C, H, W] in [-1, 1], row by row; B is a multiple of `columns`."""
+    """One picture of images [B, C, H, W] in [-1, 1], row by row; B is a multiple of `columns`."""
     b, c, h, w = images.shape
     pixels = ((images.cpu() + 1) * 127.5).round().clamp(0, 255).byte().numpy()
     grid = pixels.reshape(b // columns, columns, c, h, w).transpose(0, 3, 1, 4, 2)
@@ -76,6 +69,6 @@ def sheet(images: Tensor, columns: int) -> Image.Image:
 
 
 def noise(shape: tuple[int, ...]) -> Tensor:
-    """The project's own noise, image by image: float32 [B, C, H, W]."""
+    """Noise of seed 0 (docs/design.md, contract 3), image by image: float32 [B, C, H, W]."""
     z = [normal_numpy(0, image, 0, 0, KIND_BEGIN, math.prod(shape[1:])) for image in range(shape[0])]
     return torch.from_numpy(np.stack(z).reshape(shape))

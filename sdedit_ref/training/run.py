@@ -1,4 +1,4 @@
-"""A training run: its networks and optimizer, and how they are kept on disk through kills and full disks."""
+"""A training run: its networks and optimizer, and saves that survive kills and full disks."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -22,15 +22,15 @@ WEIGHTS = "ema.safetensors"
 LOG = "log.jsonl"
 SAMPLES = "samples.png"
 PART = "saving.part"
-"""What a file is called until it is complete."""
+"""Name of a file until it is complete."""
 
 MEANING = ("prediction", "betas")
-"""Metadata without which weights mean something else, however well they fit."""
+"""Metadata that change the meaning of weights."""
 
 
 @dataclass
 class Run:
-    """All that a step needs and changes. seen: images so far; a step is one batch."""
+    """State of a run. seen: number of images so far; a step is one batch."""
 
     network: DDPM
     ema: DDPM
@@ -54,7 +54,7 @@ def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch
 
 
 def make_folder(folder: Path) -> None:
-    """Raises CheckpointError where it cannot be made or written to, now rather than at the first save."""
+    """Make the folder; raises CheckpointError if that fails or it is not writable, before any training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PART).touch()
@@ -64,7 +64,7 @@ def make_folder(folder: Path) -> None:
 
 
 def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
-    """Write STATE and WEIGHTS, each complete or not at all; raises CheckpointError, and what was there stays."""
+    """Write STATE and WEIGHTS, each complete or not at all. Raises CheckpointError; the save before stays."""
     state = {
         "network": run.network.state_dict(),
         "ema": run.ema.state_dict(),
@@ -78,13 +78,13 @@ def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
         temporary.replace(folder / STATE)
         save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
         temporary.replace(folder / WEIGHTS)
-    except Exception as error:  # torch and safetensors have types of their own for a full disk
+    except Exception as error:  # torch and safetensors raise their own types for a full disk
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{folder} cannot be saved to: {reason(error)}; the save before stands") from None
 
 
 def report(folder: Path, line: Mapping[str, Any], samples: Image.Image) -> None:
-    """A line more of LOG, and a new SAMPLES, complete or not at all. Raises CheckpointError."""
+    """Append a line to LOG and replace SAMPLES, complete or not at all. Raises CheckpointError."""
     temporary = folder / PART
     try:
         with (folder / LOG).open("a", encoding="utf-8") as log:
@@ -99,7 +99,7 @@ def report(folder: Path, line: Mapping[str, Any], samples: Image.Image) -> None:
 def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
     """Go on from the folder's last save, if it has one.
 
-    Raises CheckpointError for one of another network, or that was trained to be something else than `metadata` says.
+    Raises CheckpointError if that is another network, or was trained with other `metadata`.
     """
     path = folder / STATE
     if not path.exists():
@@ -117,7 +117,7 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
 
 
 def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
-    """Take over the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does."""
+    """Load the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does."""
     try:
         with safe_open(path, "pt") as file:
             before = file.metadata() or {}
@@ -126,13 +126,13 @@ def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
         run.ema.load_state_dict(tensors)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
-    except Exception as error:  # safetensors and torch have types of their own
+    except Exception as error:  # safetensors and torch raise their own types
         raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
     check_same(path, before, metadata, MEANING)
 
 
 def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], names: Collection[str]) -> None:
-    """Raises CheckpointError where the file says something else of one of these names; it may say nothing."""
+    """Raise CheckpointError if the file's metadata differ in one of these names; a missing name is accepted."""
     for name in names:
         if name in before and before[name] != now.get(name):
             raise CheckpointError(f"{path} was trained with {name} {before[name]}, not {now.get(name)}")

@@ -1,0 +1,70 @@
+"""Masks: reading one, making one from two photos, and reducing one to another size."""
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from sdedit.errors import ImageError
+
+from .colour import flatten
+from .decoding import Picture, decode, times
+from .sources import Source, array_sha256
+
+TOLERATED = 12
+"""Largest difference, of 255, that does not count as painted. Two JPEG saves of one photo rarely differ by more."""
+
+GROW = 4
+"""Pixels by which a mask made of two photos is grown: a stroke's soft edge, and room to blend in."""
+
+
+def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Picture]:
+    """A mask as float32 [H, W] in [0, 1]; white = 1 = edit. Raises ImageError.
+
+    size: (width, height) of the guide, which the mask must have too.
+    """
+    if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+        values = _check_mask_array(source)
+        picture = Picture(Image.fromarray(np.rint(values * 255).astype(np.uint8)), array_sha256(source), None)
+    else:
+        picture = decode(source, "mask")
+        grey = flatten(picture.image, "mask").convert("L")
+        values = np.asarray(grey, np.float32) / np.float32(255)
+    if picture.image.size != size:
+        raise ImageError(f"mask is {times(picture.image.size)} pixels, the guide {times(size)}: they must be equal")
+    return values, picture
+
+
+def difference_mask(guide: Image.Image, base: Image.Image) -> np.ndarray:
+    """A mask of where `guide` was painted over `base`, grown by GROW pixels: float32 [H, W], 0 or 1.
+
+    A pixel is painted where a channel differs by more than TOLERATED, so that JPEG noise is not a stroke. Raises
+    ImageError if the sizes differ or nothing was painted.
+    """
+    if guide.size != base.size:
+        raise ImageError(f"base is {times(base.size)} pixels, the guide {times(guide.size)}: they must be equal")
+    differences = np.asarray(ImageChops.difference(guide, base))
+    painted = differences.reshape(*differences.shape[:2], -1).max(axis=2) > TOLERATED
+    if not painted.any():
+        raise ImageError(f"base and guide differ nowhere by more than {TOLERATED} of 255: nothing was painted")
+    grown = Image.fromarray(painted.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * GROW + 1))
+    return np.asarray(grown, np.float32)
+
+
+def reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask at `size` (width, height): the maximum over each cell, or the nearest value where it grows.
+
+    No stroke is too thin for it, and no new greys appear. mask: float32 [H, W].
+    """
+    width, height = size
+    for axis, count in enumerate((height, width)):
+        starts = np.arange(count) * mask.shape[axis] // count
+        mask = np.maximum.reduceat(mask, starts, axis=axis)
+    return mask
+
+
+def _check_mask_array(array: np.ndarray) -> np.ndarray:
+    fits = array.ndim == 2 and array.dtype.kind in "bf" and array.size > 0
+    if not fits or not ((array >= 0) & (array <= 1)).all():
+        raise ImageError(
+            f"mask is an array of {array.dtype} {list(array.shape)}; accepted: uint8, bool or float in [0, 1]; [H, W]"
+        )
+    return array.astype(np.float32)

@@ -1,0 +1,27 @@
+"""Choices of a training run, without torch."""
+
+from dataclasses import dataclass
+
+WEIGHTINGS = ("min-snr", "uniform")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Length and pace of training.
+
+    images, warm_up, report: numbers of images. lr: learning rate at its peak. ema: decay of the averages per step.
+    weighting: one of WEIGHTINGS; gamma bounds min-snr. save_minutes: time between saves. workers: processes that cut
+    crops.
+    """
+
+    images: int
+    batch: int
+    lr: float
+    warm_up: int
+    ema: float
+    weighting: str
+    gamma: float
+    report: int
+    save_minutes: float
+    workers: int
