@@ -58,7 +58,7 @@ def package_of(path: Path, room: str) -> str:
 
 
 def room_of(module: str) -> str | None:
-    """None: the name is not of this project, or open to all."""
+    """The room of a name; None if it is not of this project or open to all."""
     if any(within(module, name) for name in OPEN):
         return None
     around = [room for room, package in PACKAGES.items() if within(module, package)]

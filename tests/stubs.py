@@ -15,7 +15,7 @@ Function = Callable[[np.ndarray, float], np.ndarray]
 
 
 class StubEngine:
-    """An engine whose network is `function`; `calls` records the times it was told."""
+    """An engine whose network is `function`; `calls` records the times of its calls."""
 
     name, precision, version = "stub", "float32", "0"
     batch = threads = 1
@@ -39,7 +39,7 @@ def stub_loop(function: Function, shape: tuple[int, int, int], slots: int = 1, k
 
 
 def run(loop: Loop, tasks: list[Task]) -> list[np.ndarray]:
-    """The results of tasks, which are told apart by (seed, image), in their order."""
+    """Run tasks, which differ in (seed, image); returns their results in order."""
     waiting = list(tasks)
     results = {}
     while waiting or loop.busy:

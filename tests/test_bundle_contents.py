@@ -311,7 +311,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def read_or_refuse(path: Path) -> Bundle | None:
-    """None where it is refused, on one line."""
+    """Read the bundle; None if it is refused, on one line."""
     try:
         return read_bundle(path)
     except BundleError as error:

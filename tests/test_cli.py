@@ -16,7 +16,7 @@ from sdedit.runtime.bundle import SHIPPED
 
 
 def sdedit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`sdedit` in a process of its own."""
+    """Run `sdedit` in a process of its own."""
     command = [sys.executable, "-c", "from sdedit.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 

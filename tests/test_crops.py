@@ -60,7 +60,7 @@ def test_crops_reach_every_place_and_both_mirror_images(picture: Path) -> None:
 def test_training_shares_no_pixel_with_what_is_held_out(
     tmp_path_factory: pytest.TempPathFactory, seed: int, scale: float, width: int, corner: tuple[int, int]
 ) -> None:
-    """White is held out, up to the picture's own edges: all of it is white, and nothing else has a trace of it."""
+    """The held-out part is white, up to the picture's edges: held-out crops are white, training crops have no white."""
     left, top = corner
     box = (left, top, left + 30, top + 20)
     picture = tmp_path_factory.mktemp("marked") / "box.png"
@@ -80,7 +80,7 @@ def test_a_reduced_picture_is_the_mean_of_what_its_pixels_cover(picture: Path) -
 
 
 def test_a_photo_is_upright(tmp_path: Path) -> None:
-    """As its camera noted: red is at the top of a picture whose file has it at the left."""
+    """A photo is turned as its camera noted: red is at the left of the file and at the top of the photo."""
     values = np.zeros((8, 16, 3), np.uint8)
     values[:, :8, 0] = 255
     note = Image.Exif()

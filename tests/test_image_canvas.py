@@ -21,7 +21,7 @@ sides = st.integers(1, 60)
 
 @st.composite
 def photos_with_masks(draw: st.DrawFn) -> tuple[Image.Image, np.ndarray]:
-    """A photo of any size and a mask with a box and some dots, or nothing at all."""
+    """A photo of any size, and a mask with a box and some dots or with nothing."""
     width, height = draw(sides), draw(sides)
     mask = np.zeros((height, width), np.float32)
     left, right = sorted(draw(st.tuples(st.integers(0, width), st.integers(0, width))))

@@ -130,7 +130,7 @@ def test_cancelling_a_job_that_waits_does_not_touch_the_one_that_runs(editor: Ed
 
 
 def test_a_job_of_many_images_holds_up_no_other(editor: Editor, gate: Gate) -> None:
-    """One slot: of A (5 images) and B (1), B comes second."""
+    """With one slot and jobs A (5 images) and B (1 image), B's image comes second."""
     big = editor.submit(GUIDE, steps=1, images=5)
     assert gate.entered.acquire(timeout=WAIT)
     small = editor.submit(GUIDE, steps=1)
@@ -260,7 +260,7 @@ def test_after_a_fork_the_child_is_told_instead_of_hanging(bundle: Any) -> None:
 
 
 def mixing(x: np.ndarray, told: float) -> np.ndarray:
-    """Depends on every pixel and the level, so that a mixed-up slot shows."""
+    """A network whose output depends on every pixel and the level, so that a mixed-up slot shows."""
     return np.tanh(x + np.roll(x, 1, axis=3) - np.float32(told / 20))
 
 

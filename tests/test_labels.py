@@ -34,7 +34,7 @@ GUIDE = np.full((8, 8, 3), 128, np.uint8)
 
 
 class Labelled(nn.Module):
-    """One convolution, and a colour for each label, the last of which stands for no class."""
+    """A network of one convolution and a colour for each label; the last label stands for no class."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Options are declared once: Settings, EditOptions, the command line, its help and completion, docs and JSON schema."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -18,8 +19,7 @@ from sdedit.commands import COMMANDS, sdedit
 from sdedit.errors import ImageError, PlanError, SdeditError
 from sdedit.reference import table, with_tables
 from sdedit.runtime.devices import DEVICES
-from sdedit.runtime.engines import CUDA_ENGINES, ENGINES, PRECISIONS
-from sdedit.runtime.engines.opening_cuda import CUDA_PRECISIONS
+from sdedit.runtime.engines.names import ENGINES
 from sdedit.runtime.images.canvas import FITS
 from sdedit.runtime.plan import KEEPS, SAMPLERS
 from sdedit.runtime.settings import KINDS, OPTIONS, EditOptions, Settings
@@ -30,8 +30,8 @@ REGISTRIES: dict[str, set[str]] = {
     "sampler": set(SAMPLERS),
     "keep": set(KEEPS),
     "fit": set(FITS),
-    "engine": {"auto", *ENGINES, *CUDA_ENGINES},
-    "precision": {"auto", *PRECISIONS, *(name for names in CUDA_PRECISIONS.values() for name in names)},
+    "engine": {"auto", *itertools.chain.from_iterable(ENGINES.values())},
+    "precision": {"auto", *(name for engines in ENGINES.values() for names in engines.values() for name in names)},
     "device": set(DEVICES),
 }
 """The names that the code accepts, by option."""

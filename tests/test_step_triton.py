@@ -13,7 +13,6 @@ from ptx import Kernel, launch, parse
 from states import ANY_SHAPES, State, copy_state, random_state, same_bits, seeds, step_state
 from triton_interpreter import Interpreter
 
-from sdedit.export import triton_kernels as aot
 from sdedit.kernels import twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
 from sdedit.runtime.bundle.kernels import MANIFEST
@@ -103,7 +102,7 @@ def test_interpreted_kernels_give_the_bits_of_numpy(
 
 
 class Gpu:
-    """The exported kernels on emulated memory, launched by what the manifest says of them."""
+    """The exported kernels on emulated memory, launched as their manifest says."""
 
     def __init__(self, folder: Path) -> None:
         self.manifest = json.loads((folder / MANIFEST).read_text())
@@ -146,14 +145,12 @@ class Gpu:
 
 
 @pytest.fixture(scope="module")
-def gpu(tmp_path_factory: pytest.TempPathFactory) -> Gpu:
-    folder = tmp_path_factory.mktemp("kernels")
-    aot.export_kernels(folder, targets=())
-    return Gpu(folder)
+def gpu(exported_kernels: Path) -> Gpu:
+    return Gpu(exported_kernels)
 
 
 def step_variant(state: State) -> str:
-    """The smallest kernel that serves these rows."""
+    """Name of the smallest kernel that serves these rows."""
     needs_begin_noise = any(
         state["rows"][b, state["counter"][b]]["keep_noise"] for b in busy_slots(state["counter"], state["row_count"])
     )
@@ -234,7 +231,7 @@ def test_memory_that_was_never_written_is_caught(gpu: Gpu) -> None:
 
 
 class CountingMemory(DeviceMemory):
-    """Counts what kernels ask for: bytes of the vector accesses, and which bytes of memory they cover."""
+    """Counts the memory that kernels access: bytes of the vector accesses, and the bytes of memory that they cover."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
 
 
 def test_training_learns(folder: Path, tmp_path: Path) -> None:
-    """Even pictures: where x0 is known up to three numbers, most of v can be told; an untrained network tells none."""
+    """With flat pictures x0 is known up to three numbers, so most of v can be learned; untrained networks know none."""
     crops, held_out = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     views = torch.from_numpy(cut(held_out, 0, 16))
@@ -334,7 +334,7 @@ def test_pictures_that_cannot_be_used_are_one_line_and_exit_code_2(
     workers: str,
     command: Command,
 ) -> None:
-    """Found before training, or when a worker comes to them: the held-out one is whole."""
+    """Damaged pictures are found before training or when a worker reads them; the held-out picture is whole."""
     arguments = ["--out", tmp_path / "run", *NETWORK, *SHORT, "--workers", workers]
     (tmp_path / "none").mkdir()
     cases = [(tmp_path / "none", "has no images; looked for"), (tmp_path / "cut", "b.jpg is damaged: ")]

@@ -82,23 +82,17 @@ def setting_option(name: str, declared: "Option", kind: type, default: Any) -> D
 def engine_options() -> tuple[Decorator, ...]:
     """The options of the engine and device that evaluate the network, with the names that this version has."""
     from sdedit.runtime.devices import DEVICES
-    from sdedit.runtime.engines import CUDA_ENGINES, ENGINES, PRECISIONS
-    from sdedit.runtime.engines.opening_cuda import CUDA_PRECISIONS
+    from sdedit.runtime.engines import ENGINE_NAMES, PRECISION_NAMES
 
     group = "What runs it"
-    engines = ("auto", *dict.fromkeys((*ENGINES, *CUDA_ENGINES)))
-    precisions = (
-        "auto",
-        *dict.fromkeys((*PRECISIONS, *(name for names in CUDA_PRECISIONS.values() for name in names))),
-    )
 
     def names(what: str, flag: str, accepted: tuple[str, ...]) -> Decorator:
         text = f"{what}: {', '.join(accepted)}."
         return option(group, flag, type=Name(accepted), default=accepted[0], show_default=True, help=text)
 
     return (
-        names("Engine that evaluates the network", "--engine", engines),
-        names("Precision of the network", "--precision", precisions),
+        names("Engine that evaluates the network", "--engine", ("auto", *ENGINE_NAMES)),
+        names("Precision of the network", "--precision", ("auto", *PRECISION_NAMES)),
         option(
             group,
             "--threads",

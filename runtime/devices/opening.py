@@ -4,7 +4,7 @@ from sdedit.errors import EngineError
 from sdedit.kernels import twin
 
 from ..bundle import Bundle, read_kernels
-from ..engines import open_engine
+from ..engines import check_request, open_cuda_engine, open_engine
 from ..loop import Device
 from .cpu import CpuDevice
 
@@ -17,20 +17,19 @@ def open_device(
     """The device of that name. Raises EngineError for names that are none, and for what this machine cannot run."""
     if device not in DEVICES:
         raise EngineError(f"device {device!r} is not one of {', '.join(DEVICES)}")
+    check_request(device, engine, precision, threads)
     if device == "cuda":
-        return _open_cuda(bundle, engine, precision, threads, slots, eager)
+        return _open_cuda(bundle, engine, precision, slots, eager)
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
     return CpuDevice(network, bundle.inputs, slots, twin(), guided=bundle.null_label is not None)
 
 
-def _open_cuda(bundle: Bundle, engine: str, precision: str, threads: int | None, slots: int, eager: bool) -> Device:
+def _open_cuda(bundle: Bundle, engine: str, precision: str, slots: int, eager: bool) -> Device:
     from ..cuda import Gpu
-    from ..engines.opening_cuda import check_cuda_request, open_cuda_engine
     from .cuda import CudaDevice
 
-    check_cuda_request(engine, precision, threads)
     if bundle.classes:
         raise EngineError("device cuda does not run networks with classes: use device cpu")
     gpu = Gpu()

@@ -77,10 +77,10 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
     the mode of a file that is replaced stays.
     """
     check_output(path)
-    data = encode_png(image, texts)
     target = follow(path)
     temporary = target.parent / f".sdedit-{secrets.token_hex(8)}"
     try:
+        data = encode_png(image, texts)
         with temporary.open("xb") as file:
             file.write(data)
         if target.exists():
