@@ -3,6 +3,8 @@
 import io
 import os
 import secrets
+import shutil
+import stat
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,21 +17,34 @@ from sdedit.errors import ImageError, reason
 
 from .sources import memory_for
 
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
 
 def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise ImageError unless a PNG can be written at `path`, which must be none of `inputs`. Call it first."""
+    """Raise ImageError unless a PNG can be written at `path`, which must be none of `inputs`. Call it first.
+
+    Of a symbolic link, the file it leads to is written. A file that nobody may write is refused, like a folder.
+    """
     if path.suffix.lower() != ".png":
         raise ImageError(f"output {path} does not end in .png: only PNG keeps every byte and the recipe")
     try:
-        if path.is_dir():
+        target = path.resolve() if path.is_symlink() else path
+        if target.is_dir():
             raise ImageError(f"output {path} is a folder")
-        if not path.parent.is_dir():
-            raise ImageError(f"output {path}: there is no folder {path.parent}")
-        if not os.access(path.parent, os.W_OK):
-            raise ImageError(f"output {path}: the folder {path.parent} is not writable")
-        if path.exists() and any(source.exists() and path.samefile(source) for source in inputs):
+        if not target.parent.is_dir():
+            raise ImageError(f"output {path}: there is no folder {target.parent}")
+        if not os.access(target.parent, os.W_OK):
+            raise ImageError(f"output {path}: the folder {target.parent} is not writable")
+        if target.exists() and any(source.exists() and target.samefile(source) for source in inputs):
             raise ImageError(f"output {path} would overwrite an input: name another")
-    except OSError as error:  # a name that is too long, a folder that may not be entered
+        if target.exists() and not target.is_file():
+            raise ImageError(f"output {path} is not a regular file: name another")
+        if target.exists() and not (target.stat().st_mode & WRITABLE and os.access(target, os.W_OK)):
+            raise ImageError(f"output {path} is write-protected: allow writing, or name another")
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # names that are too long, forbidden folders, circular links
         raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
 
 
@@ -65,17 +80,21 @@ def colour_chunks(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write the image with these text chunks (key: text) and its colour profile. Raises ImageError.
+    """Write the image with these text chunks (key: text) and the description of its colours. Raises ImageError.
 
-    `path` is either complete or untouched: the file is written beside it and renamed.
+    `path`, or the file that it links to, is either complete or untouched: the new file is written beside it, with the
+    old one's permissions, and renamed.
     """
     check_output(path)
     data = encode_png(image, texts)
-    temporary = path.parent / f".sdedit-{secrets.token_hex(8)}"
+    target = path.resolve() if path.is_symlink() else path
+    temporary = target.parent / f".sdedit-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
             file.write(data)
-        temporary.replace(path)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"output {path} cannot be written: {reason(error)}") from None
     finally:
