@@ -85,6 +85,8 @@ def export_bundle(
 def read_card(path: Path) -> bytes:
     """The text of a model card; raises BundleError where it is none."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise BundleError(f"card {path} is not a file")
         with path.open("rb") as file:
             text = file.read(MAX_CARD_BYTES + 1)
         text.decode("utf-8")

@@ -15,6 +15,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from sdedit.errors import ImageError, reason
 
+from ..storage import why_unreadable
+
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 """Formats of pictures to train on, by PIL's names."""
 
@@ -100,6 +102,8 @@ def find_pictures(source: Path, size: int) -> list[Path]:
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     else:
         paths = [source]
+        if problem := why_unreadable(source):
+            raise ImageError(f"{source} {problem}")
     if not paths:
         raise ImageError(f"{source} has no images; looked for {', '.join(SUFFIXES)}")
     sizes = [(path, _size(path)) for path in paths]
@@ -177,6 +181,8 @@ def parse_scales(text: str) -> list[tuple[float, float]]:
 def _open(path: Path) -> Image.Image:
     """Open with the format's own class: the user's own training data may be larger than Image.open allows a process."""
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path} is not a regular file")
         with path.open("rb") as file:
             start = file.read(16)
         Image.init()
