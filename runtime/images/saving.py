@@ -95,7 +95,7 @@ def colour_chunks(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write the image with these text chunks (key: text) and its colour profile. Raises ImageError.
+    """Write the image with these text chunks (key: text) and the description of its colours. Raises ImageError.
 
     `path` is either complete or untouched: the file is written beside it and renamed. A link's target is written, and
     the mode of a file that is replaced stays.
