@@ -18,7 +18,7 @@ CHILDREN = {
     "StringStringEntry": {},
 }
 MAX_DEPTH = 100
-"""Of nested messages; protobuf itself refuses more."""
+"""Most levels of nested messages; protobuf refuses more."""
 
 
 def external_files(data: bytes) -> set[str]:

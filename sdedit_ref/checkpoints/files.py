@@ -1,4 +1,4 @@
-"""Files of tensors: the container is told by its bytes, wrappers are taken off, and nothing of a file is executed."""
+"""Read files of tensors. The bytes show the container, wrappers are taken off, and no code in a file is run."""
 
 import hashlib
 import itertools
@@ -23,13 +23,13 @@ from sdedit.errors import CheckpointError, reason
 MAX_HEADER_BYTES = 100_000_000
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
-"""Under which names training scripts keep a network, in the order in which they are looked for."""
+"""Names under which training scripts keep a network, in the order of the search."""
 
 EMA_WRAPPERS = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema")
-"""Under which names they keep its exponential moving average."""
+"""Names under which they keep its exponential moving average."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What torch's wrappers and training scripts put before every name."""
+"""Prefixes that torch's wrappers and training scripts put before every name."""
 
 ACCEPTED = (
     "accepted is a dict of float tensors by name, alone or under state_dict, model or ema, or the list "
@@ -39,11 +39,11 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds of one network.
+    """The contents of a file that belong to one network.
 
-    tensors: float32 on the CPU, by bare name, the averaged ones where the file has them by name. shadow: averaged ones
-    without names, in the order of the network's trained parameters (score_sde). metadata: of safetensors. weights:
-    "EMA" or "as trained", of `tensors` alone.
+    tensors: float32 on the CPU, by bare name; averaged tensors if the file has them by name. shadow: averaged tensors
+    without names, in the order of the network's trained parameters (score_sde). metadata: the file's, if safetensors.
+    weights: "EMA" or "as trained"; it describes `tensors`.
     """
 
     path: Path
@@ -59,9 +59,9 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a safetensors or torch file; raises CheckpointError, and executes nothing."""
+    """Read a safetensors or torch file without running code in it; raises CheckpointError."""
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait
             raise CheckpointError(f"{path} is no file")
         with path.open("rb") as file:
             head = file.read(9)
@@ -78,13 +78,13 @@ def read_contents(path: Path) -> Contents:
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
-    """Eight bytes of header size, then a JSON object."""
+    """Whether a file begins like safetensors: eight bytes of header size, then a JSON object."""
     header = int.from_bytes(head[:8], "little")
     return len(head) == 9 and head[8:] == b"{" and 2 <= header <= min(size - 8, MAX_HEADER_BYTES)
 
 
 def unwrap(path: Path, content: Any) -> Contents:
-    """Find the network in what a torch file holds, averaged rather than as trained; raises CheckpointError."""
+    """Find the network in the object of a torch file, averaged weights first; raises CheckpointError."""
     if isinstance(content, list | tuple) and content and isinstance(content[0], dict):
         content = {"model": content[0], **({"ema": content[4]} if len(content) >= 5 else {})}
     if not isinstance(content, dict):
@@ -103,7 +103,7 @@ def unwrap(path: Path, content: Any) -> Contents:
 
 
 def tensors_of(value: object) -> dict[str, Tensor] | None:
-    """It as float tensors by name, one more wrapper taken off; None where it is no such thing, or empty."""
+    """Float tensors by name, with one more wrapper taken off; None if the value is anything else, or empty."""
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
     if not isinstance(value, dict) or not value or not all(map(_is_plain, value.values())):
@@ -112,21 +112,21 @@ def tensors_of(value: object) -> dict[str, Tensor] | None:
 
 
 def _fits(tensors: Collection[Tensor]) -> bool:
-    """Whether no memory is counted often: copies of many views of one tensor would be many times the file."""
+    """Whether the tensors hardly share memory: copies of many views of one tensor could be far larger than the file."""
     once = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= 4 * sum(once.values())
 
 
 def strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the PREFIXES that all of them have."""
-    for prefix in itertools.chain(PREFIXES, PREFIXES):  # one may hide behind another
+    """The tensors by name, without the PREFIXES that all names have."""
+    for prefix in itertools.chain(PREFIXES, PREFIXES):  # one prefix may follow another
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def _shadow(averaged: object) -> list[Tensor] | None:
-    """score_sde's list of averaged parameters."""
+    """score_sde's list of averaged parameters; None if there is none."""
     shadow = averaged.get("shadow_params") if isinstance(averaged, dict) else None
     if not isinstance(shadow, list) or not shadow or not all(map(_is_plain, shadow)):
         return None
@@ -146,7 +146,7 @@ def _read_torch(path: Path) -> Any:
     _refuse_compressed(path)
     try:
         with _numbers_allowed(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strange pickles, in several lines
+            warnings.simplefilter("ignore")  # torch warns of strange pickles in several lines
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {_why(error)}") from None
@@ -155,18 +155,18 @@ def _read_torch(path: Path) -> Any:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """torch never compresses; a small file that is a large one inside is none of its."""
+    """Refuse compressed archives: a small file must not unpack to a large one, and torch never compresses."""
     try:
         with zipfile.ZipFile(path) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except Exception:  # a legacy file, or damaged: torch says how
+    except Exception:  # a legacy or damaged file: torch says which
         return
     if compressed:
         raise CheckpointError(f"{path}: a compressed archive; a torch file is accepted, which is not compressed")
 
 
 def _numbers_allowed() -> AbstractContextManager[None]:
-    """Lets numpy's scalars through, which training scripts save as steps and losses: numbers, not code."""
+    """Allow numpy's scalars, which training scripts save as steps and losses: they are numbers, not code."""
     scalar: Any = np.float64(0).__reduce__()[0]
     types = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
     named: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
@@ -174,7 +174,7 @@ def _numbers_allowed() -> AbstractContextManager[None]:
 
 
 def _why(error: pickle.UnpicklingError) -> str:
-    """What the file asks for, in our words; torch's own advise to execute it."""
+    """The code that the file asks for, in our words; torch's message advises to run it."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f"it asks for {asked.group(1)}" if asked else "it is pickled in a way that tensors alone do not need"
     return f"{what}, and no code that a file names is run: save its state_dict() where you trust it"
@@ -186,7 +186,7 @@ def _describe(content: dict[Any, Any]) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """A tensor of floating-point numbers, all of them in the file: a view of few may seem to be terabytes."""
+    """Whether it is a float tensor with all its numbers in the file: a view of few can claim terabytes."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
         return False
     return not value.is_meta and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
@@ -197,5 +197,5 @@ def _float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _copy(value: Tensor) -> Tensor:
-    """float32 in aligned memory: torch's results depend on the alignment, and the file's differs by container."""
+    """Copy to float32 in aligned memory: torch's results depend on the alignment, which differs by container."""
     return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
