@@ -9,10 +9,10 @@ import click
 
 from sdedit.cli import fail
 from sdedit.errors import SdeditError
-from sdedit.runtime.machine import available_processors
+from sdedit.runtime.machine import available_processors, load_average
 
 from . import report
-from .machine import describe, load_average, peaks
+from .machine import describe, peaks
 from .page import page
 from .scenarios import Scenario, scenarios
 from .suite import Suite

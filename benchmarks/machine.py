@@ -1,7 +1,6 @@
 """Describe what a measurement depends on: machine, load, versions, commit, and the peak rate of matrix products."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import time
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sdedit import __version__
-from sdedit.runtime.engines.openvino import HINTS, import_openvino
+from sdedit.runtime.engines.importing import import_openvino
+from sdedit.runtime.engines.openvino import HINTS
 from sdedit.runtime.machine import processor_features, processor_name
 
 DISTRIBUTIONS = ("numpy", "onnxruntime", "openvino", "nncf", "torch", "diffusers")
@@ -56,10 +56,6 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return asked.stdout.strip()
-
-
-def load_average() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def peaks(threads: int) -> dict[str, dict[str, float]]:

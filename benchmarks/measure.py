@@ -3,23 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from sdedit.runtime.checks.parity import TOLERANCES, judged, parity_input, relative_error
+from sdedit.runtime.checks.turns import take_turns
 
 from .case import Contender
-
-TURN = 3
-"""Timed steps of a turn. An untimed step before them wakes threads and fills caches."""
-
-LONG = 0.3
-"""Seconds: if a step takes longer, the turn is this step alone, because waking threads hardly matters."""
-
-REST = 0.02
-"""Seconds to wait before a turn: idle threads of the previous contender still spin for a while."""
-
-MIN_ROUNDS = 3
 
 PSNR_FLOORS = {"float32": 60.0, "bfloat16": 20.0, "int8": 20.0}
 """Least PSNR in dB of an edit against float32 with the same noise, by precision.
@@ -30,6 +21,10 @@ The others: below this the edit makes another image.
 
 IDENTICAL = 200.0
 """PSNR in dB of equal images: JSON has no infinity."""
+
+
+Step = tuple[float, float]
+"""Milliseconds of a step, and of the network within it."""
 
 
 class RefusedError(Exception):
@@ -88,35 +83,23 @@ def interleave(contenders: Mapping[str, Contender], steps: int, seconds: float) 
 
     Returns samples by name, and False if Ctrl-C ended it early; the samples until then are kept.
     """
-    samples = {name: Samples() for name in contenders}
-    end = time.perf_counter() + seconds
-    rounds = 0
+    kept: list[list[Step]] = [[] for _ in contenders]
+    complete = True
     try:
         for contender in contenders.values():
             contender.begin(steps)
-        while rounds < MIN_ROUNDS or time.perf_counter() < end:
-            for name, contender in contenders.items():
-                take_turn(contender, steps, samples[name])
-            rounds += 1
+        runs = [partial(time_step, contender, steps) for contender in contenders.values()]
+        take_turns(runs, kept, lambda step: step[0], seconds)
     except KeyboardInterrupt:
-        return samples, False
-    return samples, True
+        complete = False
+    samples = {
+        name: Samples([step for step, _ in taken], [network for _, network in taken])
+        for name, taken in zip(contenders, kept, strict=True)
+    }
+    return samples, complete
 
 
-def take_turn(contender: Contender, steps: int, kept: Samples) -> None:
-    time.sleep(REST)
-    step, network = time_step(contender, steps)
-    if step > 1e3 * LONG:
-        kept.step.append(step)
-        kept.network.append(network)
-        return
-    for _ in range(TURN):
-        step, network = time_step(contender, steps)
-        kept.step.append(step)
-        kept.network.append(network)
-
-
-def time_step(contender: Contender, steps: int) -> tuple[float, float]:
+def time_step(contender: Contender, steps: int) -> Step:
     """Milliseconds of a step and of the network within it. A finished edit starts again first, untimed."""
     if contender.done():
         contender.begin(steps)

@@ -4,7 +4,6 @@ It measures the shipped model, then the official SDEdit architecture (256x256) w
 float32. Every engine passes its parity check before it is timed. All take turns, run by run.
 """
 
-import os
 import platform
 import tempfile
 from pathlib import Path
@@ -15,10 +14,10 @@ import torch
 from sdedit.errors import EngineError
 from sdedit.export.bundle import export_bundle
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
-from sdedit.runtime.checks.tune import bind_noise, candidates, check, interleave
+from sdedit.runtime.checks.tune import bind_noise, candidates, check, time_evaluations
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.engines.remembered import installed_versions
-from sdedit.runtime.machine import available_processors, processor_features, processor_name
+from sdedit.runtime.machine import available_processors, load_average, processor_features, processor_name
 from sdedit_ref import sde
 from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
@@ -67,10 +66,10 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
     evaluations = [bind_noise(bundle, engine) for engine, _ in passed]
     if network is not None:
         evaluations.append(torch_evaluation(bundle, network))
-    load = os.getloadavg()[0]
-    times = interleave(evaluations, SECONDS)
+    load = load_average()
+    times = time_evaluations(evaluations, SECONDS)
     shape = "x".join(map(str, bundle.state_shape))
-    print(f"\n{bundle.name} {shape}, load {load:.2f} to {os.getloadavg()[0]:.2f}")
+    print(f"\n{bundle.name} {shape}, load {load} to {load_average()}")
     print("| engine | precision | error | median, ms | p5 | p95 | evaluations |\n|---|---|---|---|---|---|---|")
     for (loaded, error), ms in zip(passed, times[: len(passed)], strict=True):
         print_row(f"{loaded.name}, {loaded.threads} threads", loaded.precision, f"{error:.1e}", ms)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sdedit.errors import EngineError
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
+from sdedit.runtime.engines.importing import import_onnxruntime
 from sdedit.runtime.schedule import Level
 
 from .case import Case, MissingError, Problem, Stopwatch
@@ -112,9 +114,9 @@ def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], A
 def onnxruntime_numpy(case: Case) -> OfficialLoop:
     """The plainest loop without torch: an onnxruntime session with its defaults, and numpy."""
     try:
-        import onnxruntime
-    except ImportError:
-        raise MissingError("onnxruntime is not installed: pip install onnxruntime") from None
+        onnxruntime = import_onnxruntime()
+    except EngineError as error:
+        raise MissingError(str(error)) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(

@@ -18,6 +18,7 @@ from sdedit.runtime import Editor
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
+from sdedit.runtime.machine import load_average
 from sdedit.runtime.plan import Plan, make_plan
 
 SHAPE = (3, 256, 256)
@@ -27,7 +28,7 @@ def main() -> None:
     """Print the tables."""
     editor = Editor.open()
     plan = make_plan(editor.bundle.schedule, editor.bundle.prediction, t0=0.5, steps=25, sampler="ancestral")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {load_average()}")
     engine = editor.device.engine
     print(f"python {platform.python_version()}, numpy {np.__version__}, {engine.name} {engine.version}")
     check_parity(plan)
@@ -41,7 +42,7 @@ def main() -> None:
     print_row("  network", network)
     print_row("  everything else", rest)
     share = 100 * sum(rest) / (sum(network) + sum(rest))
-    print(f"  everything else is {share:.2f} % of a step; load {os.getloadavg()[0]:.2f}")
+    print(f"  everything else is {share:.2f} % of a step; load {load_average()}")
 
 
 def check_parity(plan: Plan) -> None:

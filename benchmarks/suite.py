@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sdedit.errors import reason
+from sdedit.runtime.machine import load_average
 
 from .case import Case, Contender, MissingError
 from .cold import time_cold
 from .contenders import CONTENDERS, OFFICIAL, Spec
-from .machine import load_average
 from .measure import RefusedError, Samples, check_edit, check_network, interleave, run_edit, spread
 from .scenarios import COLD_STEPS, OFFICIAL_EVALUATIONS, OUR_EVALUATIONS, Scenario
 

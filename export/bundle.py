@@ -14,8 +14,7 @@ from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
 from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.checks.parity import measure_errors, parity_input, parity_label, relative_error
-from sdedit.runtime.engines import load_engine
-from sdedit.runtime.engines.opening import installed_engines
+from sdedit.runtime.engines import installed_engines, load_engine
 from sdedit.runtime.machine import available_processors
 from sdedit_ref.checkpoints import Checkpoint
 
@@ -86,6 +85,8 @@ def export_bundle(
 def read_card(path: Path) -> bytes:
     """The text of a model card; raises BundleError if the file is not a text of MAX_CARD_BYTES at most."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise BundleError(f"card {path} is not a file")
         with path.open("rb") as file:
             text = file.read(MAX_CARD_BYTES + 1)
         text.decode("utf-8")

@@ -12,8 +12,8 @@ from sdedit.runtime.bundle import NETWORK, Bundle, Network, file_sha256
 from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, Engines, StoredEngine
 from sdedit.runtime.bundle.records import to_json
 from sdedit.runtime.checks.parity import TOLERANCES, measure_error, parity_inputs, relative_error
-from sdedit.runtime.engines import load_engine
-from sdedit.runtime.engines.opening import installed_engines
+from sdedit.runtime.engines import installed_engines, load_engine
+from sdedit.runtime.engines.importing import import_onnxruntime
 from sdedit.runtime.engines.tensorrt_build import RTX, RTX_ARCHITECTURES, build_engine, import_named, read_header
 from sdedit.runtime.machine import available_processors
 
@@ -160,10 +160,10 @@ def network_error(bundle: Bundle, precision: str) -> float:
 def half_error(bundle: Bundle) -> float:
     """Error of the half network with every half value rounded; sums are in float32, as in tensor cores."""
     import onnx
-    import onnxruntime
 
     from .half import with_every_rounding
 
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = available_processors()

@@ -24,7 +24,7 @@ from .cubin import read_cubin
 TARGETS = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
 
 ASSEMBLER = "ptxas"
-"""The triton package's assembler of CUDA 12.9: it serves every target, and drivers older than CUDA 13's load its cubins."""
+"""The triton package's assembler of CUDA 12.9: it serves every target; drivers older than CUDA 13's load its cubins."""
 
 POINTERS = {
     "p_rows": "*i32",

@@ -1,30 +1,65 @@
-"""Fixtures for several files. No test reads or writes the user's cache of `sdedit tune`."""
+"""Fixtures of several files, and one processor for each worker of pytest-xdist.
+
+No test reads or writes a cache of the user: neither what `sdedit tune` remembered nor what triton compiled.
+"""
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""gw0, gw1, ...; empty where tests run in one process."""
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # read when numpy and torch are imported
+if WORKER and hasattr(os, "sched_setaffinity"):  # engines take a thread for each processor that they may use
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[int(WORKER.removeprefix("gw")) % len(processors)]})
 
 import numpy as np
 import pytest
 from command_line import Run
 from fake_driver import FakeDriver, build
+from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 
 from sdedit.cli import main
-from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle import Bundle, read_bundle
+
+settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("tests")
+
+Build = Callable[[Path], object]
+"""Writes files into the given folder, which is there and empty; they must not say where they are."""
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Build], Path]:
+    """build_once(name, build): the folder that `build` filled, once for all workers. Tests must not change it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if WORKER else root
+
+    def once(name: str, build: Build) -> Path:
+        folder, unfinished = root / f"built-{name}", root / f"building-{name}"
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                unfinished.mkdir()
+                build(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = os.environ.get("SDEDIT_CACHE")
-    os.environ["SDEDIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["SDEDIT_CACHE"]
-    else:
-        os.environ["SDEDIT_CACHE"] = before
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
 
 
 def has_a_driver() -> bool:
@@ -46,15 +81,26 @@ def fake_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="session")
-def bundle_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def exported_kernels(build_once: Callable[[str, Build], Path]) -> Path:
+    """A folder with the PTX and cubins of every kernel for every target, and their manifest."""
+    pytest.importorskip("triton")
+    from sdedit.export.triton_kernels import export_kernels
+
+    return build_once("kernels", export_kernels)
+
+
+@pytest.fixture(scope="session")
+def bundle_with_kernels(build_once: Callable[[str, Build], Path]) -> Bundle:
     """The tiny bundle, with kernels for GPUs."""
     from tiny import write_bundle
 
     from sdedit.export.additions import extend_bundle
     from sdedit.export.triton_kernels import kernels_addition
 
-    folder = tmp_path_factory.mktemp("bundle")
-    return extend_bundle(write_bundle(folder / "plain"), folder / "with-kernels", [kernels_addition(("sm89",))])
+    def extend(folder: Path) -> None:
+        extend_bundle(write_bundle(folder / "plain"), folder / "with-kernels", [kernels_addition(("sm89",))])
+
+    return read_bundle(build_once("with-kernels", extend) / "with-kernels")
 
 
 @pytest.fixture

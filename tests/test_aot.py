@@ -1,9 +1,11 @@
 """The exported GPU kernels: static proofs on PTX and machine code, and their way into a bundle."""
 
+import functools
 import json
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,10 +42,8 @@ ROOTS_PTX = """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kernels")
-    aot.export_kernels(folder)
-    return folder
+def folder(exported_kernels: Path) -> Path:
+    return exported_kernels
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,9 @@ def manifest(folder: Path) -> dict:
     return json.loads((folder / MANIFEST).read_text())
 
 
+@functools.cache
 def machine_code(cubin: Path) -> Counter[str]:
-    """Count each instruction of a cubin, modifiers included."""
+    """Count each instruction of a cubin, modifiers included; the file does not change."""
     text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", text))
 
@@ -62,15 +63,21 @@ def inexact(code: Counter[str]) -> Counter[str]:
     return Counter({op: n for op, n in code.items() if op.startswith(("FFMA", "MUFU")) or ".FTZ" in op})
 
 
-def roots_alone(count: int, target: str, tmp_path: Path) -> Counter[str]:
-    """Assemble `count` correctly rounded square roots and nothing else."""
+@pytest.fixture(scope="module")
+def roots_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Counter[str]]:
+    """(count, target) -> the instructions in which `count` correctly rounded square roots are inexact."""
+    folder = tmp_path_factory.mktemp("roots")
+    return functools.cache(lambda count, target: inexact(assemble_roots(count, target, folder)))
+
+
+def assemble_roots(count: int, target: str, folder: Path) -> Counter[str]:
     body = ""
     for i in range(count):
         body += f"ld.global.f32 %f{2 * i}, [%rd1+{8 * i}];\nsqrt.rn.f32 %f{2 * i + 1}, %f{2 * i};\n"
         body += f"st.global.f32 [%rd1+{8 * i + 4}], %f{2 * i + 1};\n"
-    cubin = tmp_path / "roots.cubin"
+    cubin = folder / f"roots{count}.{target}.cubin"
     cubin.write_bytes(aot.assemble(ROOTS_PTX.format(registers=2 * count + 1, body=body).encode(), target))
-    return inexact(machine_code(cubin))
+    return machine_code(cubin)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,9 +94,11 @@ def test_ptx_rounds_every_operation_and_fuses_none(folder: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_machine_code_is_exact_outside_the_square_roots(folder: Path, name: str, target: str, tmp_path: Path) -> None:
+def test_machine_code_is_exact_outside_the_square_roots(
+    folder: Path, roots_alone: Callable[[int, str], Counter[str]], name: str, target: str
+) -> None:
     """The kernel has as many fused, approximate and flushing instructions as its square roots have by themselves."""
-    expected = roots_alone(SQUARE_ROOTS[name], target, tmp_path) if name in SQUARE_ROOTS else Counter()
+    expected = roots_alone(SQUARE_ROOTS[name], target) if name in SQUARE_ROOTS else Counter()
     assert inexact(machine_code(folder / f"{name}.{target}.cubin")) == expected
 
 
@@ -123,12 +132,16 @@ def test_memory_is_accessed_128_bits_at_a_time_and_nothing_is_spilled(folder: Pa
         assert all(".128" in op for op in stores)
 
 
-def test_export_is_reproducible(folder: Path, tmp_path: Path) -> None:
-    aot.export_kernels(tmp_path)
+def test_export_is_reproducible(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled anew, not taken from triton's cache."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    again = tmp_path / "again"
+    again.mkdir()
+    aot.export_kernels(again)
     files = sorted(file.name for file in folder.iterdir())
-    assert files == sorted(file.name for file in tmp_path.iterdir())
+    assert files == sorted(file.name for file in again.iterdir())
     for name in files:
-        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (again / name).read_bytes(), name
 
 
 def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:

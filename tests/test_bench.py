@@ -21,6 +21,7 @@ from sdedit.benchmarks.scenarios import Scenario
 from sdedit.benchmarks.suite import Suite
 from sdedit.errors import SdeditError
 from sdedit.export.bundle import export_bundle
+from sdedit.runtime.checks import turns
 
 Log = list[str]
 
@@ -55,7 +56,7 @@ class Stub:
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "REST", 0.0)
+    monkeypatch.setattr(turns, "REST", 0.0)
 
 
 @pytest.fixture
@@ -84,18 +85,18 @@ def test_contenders_take_turns_step_by_step(bundle: Path) -> None:
     log: Log = []
     contenders: dict[str, Contender] = {name: Stub(Case(str(bundle)), name, log) for name in "ab"}
     samples, complete = measure.interleave(contenders, steps=500, seconds=0.0)
-    turn = measure.TURN + 1  # the first one of a turn is not kept
-    assert log == (["a"] * turn + ["b"] * turn) * measure.MIN_ROUNDS
+    turn = turns.TURN + 1  # the first one of a turn is not kept
+    assert log == (["a"] * turn + ["b"] * turn) * turns.MIN_ROUNDS
     assert complete
     assert {name: len(kept.step) for name, kept in samples.items()} == dict.fromkeys(
-        "ab", measure.TURN * measure.MIN_ROUNDS
+        "ab", turns.TURN * turns.MIN_ROUNDS
     )
 
 
 def test_an_edit_that_has_ended_starts_again(bundle: Path) -> None:
     log: Log = []
     samples, _ = measure.interleave({"a": Stub(Case(str(bundle)), "a", log)}, steps=2, seconds=0.0)
-    assert len(samples["a"].step) == measure.TURN * measure.MIN_ROUNDS
+    assert len(samples["a"].step) == turns.TURN * turns.MIN_ROUNDS
 
 
 def test_what_is_wrong_is_not_timed(bundle: Path) -> None:
@@ -162,14 +163,14 @@ def test_ctrl_c_keeps_what_was_measured(bundle: Path) -> None:
     log: Log = []
 
     def interrupt() -> None:
-        if log.count("b") == measure.TURN + 3:  # two of the proof, and its first turn
+        if log.count("b") == turns.TURN + 3:  # two of the proof, and its first turn
             raise KeyboardInterrupt
 
     running = suite(a=stub(log, "a"), b=stub(log, "b", late=interrupt))
     reports = running.run([scenario(bundle), scenario(bundle, "never")])
     assert [report["name"] for report in reports] == ["tiny-masked"]
-    assert row(reports, "a")["step_ms"]["count"] == 2 * measure.TURN
-    assert row(reports, "b")["step_ms"]["count"] == measure.TURN
+    assert row(reports, "a")["step_ms"]["count"] == 2 * turns.TURN
+    assert row(reports, "b")["step_ms"]["count"] == turns.TURN
     assert running.interrupted
 
 

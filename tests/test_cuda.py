@@ -173,13 +173,11 @@ library = ctypes.CDLL({library!r}, mode=ctypes.RTLD_GLOBAL)
 from pathlib import Path
 from fake_driver import FakeDriver
 from sdedit.runtime.bundle import read_bundle
-from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.cuda.context import Gpu
-from sdedit.runtime.checks.gpu import EDIT, GpuCopy, digest, golden_edits, of_golden_shape
+from sdedit.runtime.checks import golden
+from sdedit.runtime.checks.gpu import copied_edits
 bundle = read_bundle({bundle!r})
 driver = FakeDriver(library, bundle.path / "kernels")
-gpu = Gpu()
-assert digest(golden_edits(CudaDevice(gpu, of_golden_shape(bundle), GpuCopy(gpu), 2))) == EDIT
+assert golden.digest(copied_edits(bundle, eager=False)) == golden.COPIED
 """
 
 

@@ -121,12 +121,15 @@ def test_what_is_below_the_threshold_stays() -> None:
     assert ((after != np.asarray(photo)).any(axis=2) == (mask >= np.float32(THRESHOLD))).all()
 
 
-@pytest.mark.parametrize(("brightest", "said"), [(0.0, "0"), (0.004, "0.004")])
-def test_a_mask_that_edits_nothing_is_refused(brightest: float, said: str) -> None:
-    mask = np.full((8, 12), brightest, np.float32)
-    message = refusal(masked_canvas, random_photo(12, 8), mask, MODEL, 0, THRESHOLD)
-    expected = f"mask edits nothing: its brightest value is {said}, with white 1, and t0 and steps edit from 0.1 on"
-    assert message == expected
+def test_a_mask_that_edits_nothing_is_refused() -> None:
+    nearly = "The mask is nearly black: its brightest value is 0.004, and editing starts at 0.1. "
+    nearly += "For masks of 0 and 1, use bool or multiply by 255."
+    for brightest, expected in (
+        (0.0, "The mask is black, so it edits nothing. White edits, black keeps."),
+        (0.004, nearly),
+    ):
+        mask = np.full((8, 12), brightest, np.float32)
+        assert refusal(masked_canvas, random_photo(12, 8), mask, MODEL, 0, THRESHOLD) == expected
 
 
 @pytest.mark.parametrize("context", [-0.1, float("inf"), float("nan")])

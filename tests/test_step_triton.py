@@ -13,7 +13,6 @@ from ptx import Kernel, launch, parse
 from states import ANY_SHAPES, State, copy_state, random_state, same_bits, seeds, step_state
 from triton_interpreter import Interpreter
 
-from sdedit.export import triton_kernels as aot
 from sdedit.kernels import twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
 from sdedit.runtime.bundle.kernels import MANIFEST
@@ -146,10 +145,8 @@ class Gpu:
 
 
 @pytest.fixture(scope="module")
-def gpu(tmp_path_factory: pytest.TempPathFactory) -> Gpu:
-    folder = tmp_path_factory.mktemp("kernels")
-    aot.export_kernels(folder, targets=())
-    return Gpu(folder)
+def gpu(exported_kernels: Path) -> Gpu:
+    return Gpu(exported_kernels)
 
 
 def step_variant(state: State) -> str:

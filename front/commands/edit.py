@@ -14,6 +14,7 @@ from .options import BUNDLE, ENGINE, PLAN, together
 
 if TYPE_CHECKING:
     from sdedit.runtime import Edit
+    from sdedit.runtime.editor import DeviceName, EngineName, PrecisionName
 
 EXAMPLES = """\b
 Examples:
@@ -43,11 +44,11 @@ def command(
     mask: Path | None,
     base: Path | None,
     bundle: Path | None,
-    engine: str,
-    precision: str,
+    engine: "EngineName",
+    precision: "PrecisionName",
     threads: int | None,
     slots: int,
-    device: str,
+    device: "DeviceName",
     as_json: bool,
     **options: Any,
 ) -> None:

@@ -3,12 +3,17 @@
 import io
 import os
 import secrets
+import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from sdedit.errors import ImageError, reason
+
+from .sources import memory_for
 
 
 def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
@@ -29,15 +34,34 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
 
 
 def encode_png(image: Image.Image, texts: Mapping[str, str]) -> bytes:
-    """The image as a PNG with these text chunks and its colour profile."""
+    """The image as a PNG with these text chunks (key: text) and the description of its colours. Raises ImageError."""
     from PIL.PngImagePlugin import PngInfo  # a seventh of what importing the runtime would cost
 
     info = PngInfo()
+    for chunk, body in colour_chunks(image.info).items():
+        info.add(chunk, body)
     for key, text in texts.items():
         info.add_itxt(key, text)
     file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
-    return file.getvalue()
+    with memory_for(f"a PNG of {image.width}x{image.height} pixels", 4 * image.width * image.height):
+        image.save(file, "PNG", pnginfo=info, icc_profile=image.info.get("icc_profile"))
+        return file.getvalue()
+
+
+def colour_chunks(info: Mapping[Any, Any]) -> dict[bytes, bytes]:
+    """PNG chunks for the colours that an image's `info` describes, without those that do not fit the format."""
+    chunks = {}
+    with suppress(KeyError, TypeError, ValueError, struct.error):
+        chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 100000))
+    with suppress(KeyError, TypeError, ValueError, struct.error):
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 100000) for value in info["chromaticity"]))
+    with suppress(KeyError, struct.error):
+        chunks[b"sRGB"] = struct.pack("B", info["srgb"])
+    with suppress(KeyError, struct.error):
+        chunks[b"cICP"] = struct.pack("4s", info["cicp"])
+    if info.get("icc_profile"):
+        chunks.pop(b"sRGB", None)  # a PNG has one or the other
+    return chunks
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:

@@ -14,6 +14,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from sdedit.errors import ImageError, reason
 
+from ..storage import why_unreadable
+
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CACHED = 64
 """Number of pictures kept decoded, each at one scale."""
@@ -96,6 +98,8 @@ def find_pictures(source: Path, size: int) -> list[Path]:
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     else:
         paths = [source]
+        if problem := why_unreadable(source):
+            raise ImageError(f"{source} {problem}")
     if not paths:
         raise ImageError(f"{source} has no images; looked for {', '.join(SUFFIXES)}")
     sizes = [(path, _size(path)) for path in paths]
