@@ -1,5 +1,6 @@
 """PTX as text, parsed into a program of known instructions; whatever is not known exactly is refused here."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -126,6 +127,7 @@ HARMLESS = {"maxnreg", "minnctapersm"}
 """Directives of an entry that only guide the assembler."""
 
 
+@functools.cache
 def parse(ptx: str, entry: str | None = None) -> Kernel:
     """The entry of that name, or the only one. Raises UnsupportedPtx for whatever is not known exactly."""
     text = COMMENT.sub(" ", ptx)
