@@ -1,1 +1,1 @@
-"""What things cost, measured. Nothing here is a test."""
+"""Measure how fast things run here, and compare with alternatives. Nothing here is a test."""

@@ -1,42 +1,45 @@
-"""`sdedit-bench`: how fast SDEdit runs here, beside what others would run, in one run on one machine."""
+"""`sdedit-bench`: measure how fast SDEdit runs on this machine, with this runtime and with alternatives."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
 import click
 
-from sdedit.cli import fail
+from sdedit.console import run_command
 from sdedit.errors import SdeditError
-from sdedit.runtime.machine import available_processors
+from sdedit.runtime.machine import available_processors, load_average
 
 from . import report
-from .machine import describe, load_average, peaks
+from .machine import describe, peaks
 from .page import page
 from .scenarios import Scenario, scenarios
 from .suite import Suite
 
 QUICK_MINUTES = 1.0
 FULL_MINUTES = 17.0
-"""Nothing is begun later, so that what was begun ends within 90 s and 20 minutes."""
+"""No contender is started later than this, so that a run ends within 90 s (--quick) or 20 minutes."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Measure this one.  [default: the shipped, the official]"
+    "--bundle", type=click.Path(path_type=Path), help="Bundle to measure.  [default: shipped model, official network]"
 )
-@click.option("--scenario", "names", multiple=True, help="Only this one; may be repeated. A wrong name lists them.")
+@click.option("--scenario", "names", multiple=True, help="Only this scenario; may be repeated. A wrong name lists all.")
 @click.option(
-    "--quick", is_flag=True, help="Within 90 seconds: the shipped model, masked, nothing that compiles first."
+    "--quick",
+    is_flag=True,
+    help="Finish in 90 seconds: the shipped model, masked edit, nothing that compiles first.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="For everybody.  [default: all processors]")
-@click.option("--seconds", type=click.FloatRange(min=0), help="Of timing, for each scenario.")
-@click.option("--load", type=click.Path(path_type=Path), help="Measure nothing: take this run, written by --json.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the run.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Write the page, docs/benchmarks.md.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each contender.  [default: all processors]")
+@click.option("--seconds", type=click.FloatRange(min=0), help="Seconds of timing per scenario.")
+@click.option("--load", type=click.Path(path_type=Path), help="Measure nothing and show this run, a file of --json.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the run to this file.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write the page docs/benchmarks.md to this file.")
 @click.option("--plot", "plots", type=click.Path(path_type=Path), help="Write pictures into this folder.")
-@click.option("--compare", "old", type=click.Path(path_type=Path), help="Say what changed since this run.")
+@click.option(
+    "--compare", "old", type=click.Path(path_type=Path), help="List changes since this run, a file of --json."
+)
 def command(
     bundle: Path | None,
     names: tuple[str, ...],
@@ -49,9 +52,9 @@ def command(
     plots: Path | None,
     old: Path | None,
 ) -> None:
-    """Measure SDEdit here: this runtime and, step by step in turns with it, what others would run.
+    """Measure how fast SDEdit runs on this machine: with this runtime and with alternatives, step by step in turns.
 
-    What does not pass its parity check is not timed. Ctrl-C keeps what was measured.
+    A contender that fails its parity check is not timed. Ctrl-C keeps the measurements so far.
     """
     earlier = None if old is None else report.read_run(old)
     run = measure(bundle, names, quick, threads, seconds) if load is None else report.read_run(load)
@@ -75,7 +78,7 @@ def measure(
     bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int | None, seconds: float | None
 ) -> report.Run:
     chosen = choose(scenarios(bundle), names, quick)
-    command_line = said(bundle, names, quick, threads, seconds)
+    command_line = describe_command(bundle, names, quick, threads, seconds)
     threads = threads or available_processors()
     deadline = time.perf_counter() + 60 * (QUICK_MINUTES if quick else FULL_MINUTES)
     suite = Suite(threads, deadline, quick, seconds, say=lambda line: click.echo(line, err=True))
@@ -92,8 +95,10 @@ def measure(
     return run
 
 
-def said(bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int | None, seconds: float | None) -> str:
-    """The command without what it writes, and with the names of folders alone."""
+def describe_command(
+    bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int | None, seconds: float | None
+) -> str:
+    """The command line without its output files; of a folder only the name, so that a report shows no paths."""
     parts = ["sdedit-bench", *(["--quick"] if quick else []), *(f"--scenario {name}" for name in names)]
     parts += [f"--bundle {bundle.name}"] if bundle else []
     parts += [
@@ -102,25 +107,16 @@ def said(bundle: Path | None, names: tuple[str, ...], quick: bool, threads: int 
     return " ".join(parts)
 
 
-def choose(there_are: list[Scenario], names: tuple[str, ...], quick: bool) -> list[Scenario]:
-    known = {scenario.name: scenario for scenario in there_are}
+def choose(available: list[Scenario], names: tuple[str, ...], quick: bool) -> list[Scenario]:
+    known = {scenario.name: scenario for scenario in available}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SdeditError(f"scenario {unknown[0]!r} is not one of {', '.join(known)}")
     if names:
         return [known[name] for name in names]
-    return [scenario for scenario in there_are if scenario.quick or not quick]
+    return [scenario for scenario in available if scenario.quick or not quick]
 
 
 def main() -> None:
-    """Entry point: every error that a user can cause is one line on stderr and exit code 2."""
-    try:
-        command.main(standalone_mode=False)
-    except click.ClickException as error:
-        fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except SdeditError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
+    """Entry point of `sdedit-bench`."""
+    run_command(command, "sdedit-bench")

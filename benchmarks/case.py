@@ -1,4 +1,4 @@
-"""One edit that every contender does alike: levels, guide, mask, noise. It travels to cold processes as JSON."""
+"""The edit that every contender makes: levels, guide, mask and noise. A cold process receives it as JSON."""
 
 import json
 from collections.abc import Callable
@@ -19,14 +19,16 @@ R = TypeVar("R")
 
 
 class MissingError(Exception):
-    """A contender that cannot be had here; the message says why, on one line."""
+    """A contender cannot run on this machine; the message says why, on one line."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """bundle: folder. weights: folder with the same network for torch and diffusers (weights.py); "": there is none.
+    """The arguments of the edit.
 
-    t0, seed: as in Settings. batch: images at once. threads: of the network's engine, for all contenders.
+    bundle: its folder. weights: folder with the same network for torch and diffusers (weights.py), "" if there is none.
+    masked: edit the middle alone. batch: images at once. threads: threads of each contender's engine.
+    t0, seed: as in Settings.
     """
 
     bundle: str
@@ -46,7 +48,7 @@ class Case:
 
 
 class Problem:
-    """A case with its bundle read: arrays in the shapes that loops take."""
+    """A case and its bundle: the arrays that a contender's loop takes."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -54,13 +56,13 @@ class Problem:
         self.shape = self.bundle.state_shape
 
     def levels(self, steps: int) -> list[Level]:
-        """Those that an edit visits, and the clean one."""
+        """Levels that the edit visits, from noisy to clean, the clean level included."""
         schedule = self.bundle.schedule
         return [*map(schedule.level, schedule.visit(self.case.t0, steps)), CLEAN]
 
     @cached_property
     def guide(self) -> np.ndarray:
-        """A horizon in two colours; float32 [C, H, W] in [-1, 1]."""
+        """Two flat areas, above and below a horizon; float32 [C, H, W] in [-1, 1]."""
         channels, height, _ = self.shape
         guide = np.empty(self.shape, np.float32)
         guide[:, : height // 2] = np.linspace(-0.8, 0.0, channels, dtype=np.float32)[:, None, None]
@@ -69,20 +71,20 @@ class Problem:
 
     @cached_property
     def mask(self) -> np.ndarray:
-        """1 = edit: the middle, or all; float32 [H, W]."""
+        """1 where the edit may change pixels: the middle, or everywhere; float32 [H, W]."""
         _, height, width = self.shape
         mask = np.full((height, width), float(not self.case.masked), np.float32)
         mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
         return mask
 
     def noise(self, kind: int, step: int) -> np.ndarray:
-        """The project's own, float32 [B, C, H, W]."""
+        """The project's noise of all images, float32 [B, C, H, W]. kind: KIND_BEGIN or KIND_STEP."""
         count = int(np.prod(self.shape))
         images = [normal_numpy(self.case.seed, i, 0, step, kind, count) for i in range(self.case.batch)]
         return np.stack(images).reshape(-1, *self.shape)
 
     def plan(self, steps: int) -> Plan:
-        """The official code's edit as rows: ancestral, no clamp, its keep rule."""
+        """The edit of the official code as a plan: ancestral, no clamp, keep rule `official`."""
         return make_plan(
             self.bundle.schedule,
             self.bundle.prediction,
@@ -95,30 +97,30 @@ class Problem:
 
 
 class Contender(Protocol):
-    """A way to do the case's edit. network: seconds spent in the network's evaluations so far."""
+    """A way to make the case's edit. network: counts the seconds in the network's evaluations."""
 
     version: str
     problem: Problem
     network: "Stopwatch"
 
     def predict(self, x: np.ndarray, time: float) -> np.ndarray:
-        """The network alone: float32 [1, C, H, W] -> float32 [1, C, H, W]."""
+        """One evaluation of the network: float32 [1, C, H, W] -> float32 [1, C, H, W]."""
 
     def begin(self, steps: int, exact: bool = False) -> None:
-        """Start an edit of so many steps; exact: with the project's noise, so that results can be compared."""
+        """Start an edit of `steps` steps. exact: take the project's noise, so that results can be compared."""
 
     def step(self) -> None:
-        """One step of the edit: an evaluation of the network and the update; its result is complete on return."""
+        """Do one step of the edit: evaluate the network and update. The result is complete on return."""
 
     def done(self) -> bool:
-        """Whether all steps of the edit are taken."""
+        """Whether all steps of the edit are done."""
 
     def result(self) -> np.ndarray:
-        """Of an edit that is done: float32 [B, C, H, W]."""
+        """The images of a finished edit, float32 [B, C, H, W]."""
 
 
 class Stopwatch:
-    """Adds up what the functions that it is put around take."""
+    """Adds up the seconds that the wrapped functions take."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.seconds = 0.0

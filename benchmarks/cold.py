@@ -1,6 +1,6 @@
-"""From nothing to an image on disk: `python -m sdedit.benchmarks.cold CASE.json CONTENDER STEPS OUT.png`, timed.
+"""A cold start, for sdedit-bench to time: `python -m sdedit.benchmarks.cold CASE.json CONTENDER STEPS OUT.png`.
 
-The process imports what its contender needs, loads the network, makes one edit, writes it, and prints its peak memory.
+The process imports the contender's packages, loads the network, makes one edit, writes it, and prints its peak memory.
 """
 
 import subprocess
@@ -28,7 +28,7 @@ def main(case: Path, name: str, steps: int, out: Path) -> None:
 
 
 def peak_mib() -> float | None:
-    """Of this process, on Linux: getrusage would count what its parent held when it was made."""
+    """Peak memory of this process on Linux, else None. (getrusage would count memory of the parent at the fork.)"""
     if not STATUS.exists():
         return None
     lines = STATUS.read_text(encoding="utf-8").splitlines()
@@ -36,7 +36,10 @@ def peak_mib() -> float | None:
 
 
 def time_cold(case: Path, name: str, steps: int) -> tuple[float, float | None]:
-    """Seconds of such a process from its start to its end, and its peak memory in MiB; raises RuntimeError."""
+    """Start such a process. Returns its seconds from start to end and its peak memory in MiB.
+
+    Raises RuntimeError with the last line of its stderr if it fails.
+    """
     out = case.with_suffix(".png")
     out.unlink(missing_ok=True)
     command = [sys.executable, "-m", "sdedit.benchmarks.cold", str(case), name, str(steps), str(out)]
@@ -44,8 +47,8 @@ def time_cold(case: Path, name: str, steps: int) -> tuple[float, float | None]:
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if child.returncode != 0 or not out.exists():
-        said = child.stderr.strip().splitlines()
-        raise RuntimeError(said[-1] if said else f"exit code {child.returncode}")
+        lines = child.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit code {child.returncode}")
     peak = child.stdout.split()[-1]
     return seconds, None if peak == "None" else float(peak)
 

@@ -1,4 +1,4 @@
-"""Who takes part, by name. Building one imports only what it needs, so that cold starts are its own."""
+"""The contenders by name. Building one imports only its own packages, so that cold starts are fair."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from .case import Case, Contender, MissingError
 
 @dataclass(frozen=True)
 class Spec:
-    """precision: what its network computes in. ours: whether it is this project's. slow_start: it compiles first."""
+    """A contender that can be built. ours: it is this project's runtime. slow_start: it compiles for minutes first."""
 
     precision: str
     build: Callable[[Case], Contender]
@@ -56,7 +56,7 @@ def our(engine: str, precision: str) -> Callable[[Case], Contender]:
 
 
 OFFICIAL = "official loop, torch eager, float32"
-"""What speed-ups and errors refer to."""
+"""The contender that speed-ups are measured against."""
 
 CONTENDERS: dict[str, Spec] = {
     OFFICIAL: Spec("float32", torch_peer("float32", compiled=False)),
@@ -71,4 +71,4 @@ CONTENDERS: dict[str, Spec] = {
     "diffusers, float32": Spec("float32", diffusers_peer("float32")),
     "diffusers, bfloat16": Spec("bfloat16", diffusers_peer("bfloat16")),
 }
-"""In the order in which they are proven: what time is too short for are peers."""
+"""In the order of the parity checks: if time runs out, peers are dropped first."""

@@ -1,6 +1,7 @@
-"""What the GPU kernels cost by their machine code, and what unfused torch would: `python -m sdedit.benchmarks.kernels`.
+"""Count what the GPU kernels and unfused torch cost: `python -m sdedit.benchmarks.kernels`.
 
-Nothing here runs on a GPU. Instructions, registers and bytes are counted; times are bounds from datasheet rates.
+Nothing here runs on a GPU. Instructions, registers and bytes are counted in the machine code. Times are lower bounds
+that follow from the rates in datasheets.
 """
 
 import math
@@ -24,12 +25,15 @@ from sdedit_ref import sde
 SHAPE = (3, 256, 256)
 ELEMENTS_A_THREAD = 4
 FREE = ("detach", "view", "_unsafe_view", "unsqueeze", "expand")
-"""Operations that launch nothing and move nothing."""
+"""Operations that launch no kernel and move no data."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Datasheet: bytes a second, and instructions a second over all lanes (processors x 128 x boost clock)."""
+    """Rates of a GPU's datasheet.
+
+    bandwidth: bytes per second. issue: instructions per second of all lanes (processors x 128 x boost clock).
+    """
 
     name: str
     target: str
@@ -63,7 +67,7 @@ def main() -> None:
 
 
 def count_instructions(cubin: Path) -> int:
-    """All that a thread may execute, the slow path of the square root included, padding not."""
+    """Instructions that a thread may execute, with the square root's slow path and without padding."""
     text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
     return len(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?(?!NOP)[A-Z][A-Z0-9_.]+", text))
 
@@ -76,7 +80,7 @@ def print_machine_code(manifest: dict[str, Any], counts: dict[tuple[str, str], i
 
 
 def bytes_an_element(channels: int, guided: bool) -> float:
-    """Unavoidable by contract 2: x, h, guide, o (and o_uncond) read, the mask read once a pixel, x and h written."""
+    """Bytes that contract 2 makes unavoidable: read x, h, guide, o, o_uncond; the mask once a pixel; write x, h."""
     return 4 * (4 + guided + 1 / channels + 2)
 
 
@@ -95,7 +99,7 @@ def print_bounds(counts: dict[tuple[str, str], int]) -> None:
 
 @dataclass
 class Counter(TorchDispatchMode):
-    """Counts operations that would be launched, and the bytes of their inputs and outputs."""
+    """Counts the operations that a GPU would launch, and the bytes of their inputs and outputs."""
 
     launches: int = 0
     moved: int = 0
@@ -108,7 +112,7 @@ class Counter(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if name not in FREE:
             self.launches += 1
-            read = () if name == "randn_like" else args  # it asks for the shape alone
+            read = () if name == "randn_like" else args  # it reads the shape alone
             tensors = [value for value in (*read, out) if isinstance(value, Tensor)]
             self.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return out
@@ -117,7 +121,7 @@ class Counter(TorchDispatchMode):
 def unfused_step(
     x: Tensor, h: Tensor, g: Tensor, m: Tensor, o: Tensor, row: Any, z_begin: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A step as one writes it in torch: no term whose coefficient is zero, one noise tensor."""
+    """A step in plain torch, without terms whose coefficient is zero and with one noise tensor."""
     x0 = (row["a_x"] * x + row["a_o"] * o).clamp(-row["clip"], row["clip"])
     edit = row["c_0"] * x0
     if row["c_x"]:
@@ -134,7 +138,7 @@ def unfused_step(
 
 
 def count_unfused(sampler: str, keep: str) -> Counter:
-    """The second row of a plan, in mid-edit, with a mask."""
+    """Count one step in the middle of an edit with a mask: the second row of a plan."""
     plan = make_plan(Schedule(sde.linear()), "eps", t0=0.5, steps=10, sampler=sampler, keep=keep)
     row = {name: plan.rows[1][name].item() for name in plan.rows.dtype.names or ()}
     x, h, guide, o, z_begin = torch.zeros(5, 1, *SHAPE)

@@ -1,7 +1,6 @@
-"""What a measurement depends on: the machine, its load, versions, commit, and the peak of its matrix products."""
+"""Describe what a measurement depends on: machine, load, versions, commit, and the peak rate of matrix products."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import time
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sdedit import __version__
-from sdedit.runtime.engines.openvino import HINTS, import_openvino
+from sdedit.runtime.engines.importing import import_openvino
+from sdedit.runtime.engines.openvino import HINTS
 from sdedit.runtime.machine import processor_features, processor_name
 
 DISTRIBUTIONS = ("numpy", "onnxruntime", "openvino", "nncf", "torch", "diffusers")
@@ -43,7 +43,7 @@ def installed() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the clone that this runs from, with a + where files differ from it; "unknown" elsewhere."""
+    """Commit of the clone that this runs from, with "+" if files differ from it; "unknown" outside a clone."""
     folder = Path(__file__).parent
     try:
         asked = subprocess.run(
@@ -58,12 +58,8 @@ def commit() -> str:
     return asked.stdout.strip()
 
 
-def load_average() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
 def peaks(threads: int) -> dict[str, dict[str, float]]:
-    """Precision -> library -> GFLOP/s (int8: GOP/s) of a matrix product; a library that cannot is left out."""
+    """Precision -> library -> GFLOP/s (int8: GOP/s) of a matrix product, without libraries that cannot compute it."""
     ways: dict[str, dict[str, Callable[[], Callable[[], object]]]] = {
         "float32": {
             "numpy": numpy_product,
@@ -84,13 +80,13 @@ def peaks(threads: int) -> dict[str, dict[str, float]]:
         for library, prepare in libraries.items():
             try:
                 found.setdefault(precision, {})[library] = rate(prepare())
-            except Exception:  # not installed, or not on this processor: its libraries' errors share no base class
+            except Exception:  # not installed, or not on this processor: the libraries' errors share no base class
                 continue
     return found
 
 
 def rate(product: Callable[[], object]) -> float:
-    """The best of some, in GFLOP/s: a peak is what the machine can do when left alone."""
+    """The fastest of several runs in GFLOP/s: a peak is the rate of an undisturbed machine."""
     product()
     times = []
     for _ in range(REPEATS):
@@ -114,7 +110,7 @@ def torch_product(precision: str, threads: int) -> Callable[[], object]:
 
 
 def openvino_product(precision: str, threads: int) -> Callable[[], object]:
-    """x W with constant weights, which it packs beforehand; int8: both quantised, as its graphs have it."""
+    """Product of an input and constant weights, which openvino packs beforehand; for int8 both are quantised."""
     ov = import_openvino()
     ops = ov.opset13
     if precision == "bfloat16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -1,53 +1,53 @@
-"""Parity first, then time: contenders take turns, step by step, so that a busy machine is equally busy for all."""
+"""Check parity, then time. Contenders take turns, step by step, so that a busy machine is equally busy for all."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from sdedit.runtime.checks.parity import TOLERANCES, judged, parity_input, relative_error
+from sdedit.runtime.checks.turns import take_turns
 
 from .case import Contender
 
-TURN = 3
-"""Steps of a contender in a turn, after one that is not kept: it wakes threads and fills caches."""
-
-LONG = 0.3
-"""Seconds of a step from which on a turn is that step alone: waking up is nothing beside it."""
-
-REST = 0.02
-"""Seconds before a turn: idle threads of the contender before spin on for a while, and would be paid for here."""
-
-MIN_ROUNDS = 3
-
 PSNR_FLOORS = {"float32": 60.0, "bfloat16": 20.0, "int8": 20.0}
-"""Least PSNR in dB of an edit against float32 with the same noise. float32: an error of a thousandth of the range, a
-quarter of a byte's step, which no rounding of float32 reaches. The others: below, the image is another one.
+"""Least PSNR in dB of an edit against float32 with the same noise, by precision.
+
+float32: an error of a thousandth of the range, a quarter of a byte's step, which float32's rounding never reaches.
+The others: below this the edit makes another image.
 """
 
 IDENTICAL = 200.0
-"""dB where there is no difference: JSON has no infinity."""
+"""PSNR in dB of equal images: JSON has no infinity."""
+
+
+Step = tuple[float, float]
+"""Milliseconds of a step, and of the network within it."""
 
 
 class RefusedError(Exception):
-    """A contender whose results differ from the reference: it is not timed."""
+    """A contender's results differ from the reference, so it is not timed."""
 
 
 @dataclass
 class Samples:
-    """Milliseconds of each kept step, and of the network within it."""
+    """Milliseconds of each timed step, and of the network within it."""
 
     step: list[float] = field(default_factory=list)
     network: list[float] = field(default_factory=list)
 
 
 def check_network(contender: Contender, precision: str) -> float:
-    """The largest relative error at the first, middle and last level that is judged; RefusedError above tolerance."""
+    """The largest relative error at the first, middle and last level that is judged.
+
+    Raises RefusedError if it is above the precision's tolerance.
+    """
     bundle = contender.problem.bundle
     levels, expected = bundle.reference()
-    told = judged(bundle, precision)
-    chosen = sorted({told[0], told[len(told) // 2], told[-1]})
+    indices = judged(bundle, precision)
+    chosen = sorted({indices[0], indices[len(indices) // 2], indices[-1]})
     table = bundle.schedule.table
     outputs = [
         contender.predict(parity_input(table, levels[i], i, bundle.state_shape), bundle.schedule.level(levels[i]).time)
@@ -61,7 +61,7 @@ def check_network(contender: Contender, precision: str) -> float:
 
 
 def run_edit(contender: Contender, steps: int, exact: bool = True) -> np.ndarray:
-    """The result of one edit; exact: with the project's noise."""
+    """Make one edit and return its images. exact: with the project's noise."""
     contender.begin(steps, exact)
     while not contender.done():
         contender.step()
@@ -69,7 +69,7 @@ def run_edit(contender: Contender, steps: int, exact: bool = True) -> np.ndarray
 
 
 def check_edit(result: np.ndarray, reference: np.ndarray, precision: str) -> float:
-    """PSNR in dB against the reference's edit, whose range is the peak; raises RefusedError below the floor."""
+    """PSNR in dB of an edit; the peak is the reference's range. Raises RefusedError if it is below the floor."""
     peak = float(reference.max() - reference.min())
     error = float(np.sqrt(np.mean(np.square(result.astype(np.float64) - reference))))
     psnr = 20 * float(np.log10(peak / error)) if error else IDENTICAL
@@ -79,37 +79,28 @@ def check_edit(result: np.ndarray, reference: np.ndarray, precision: str) -> flo
 
 
 def interleave(contenders: Mapping[str, Contender], steps: int, seconds: float) -> tuple[dict[str, Samples], bool]:
-    """Samples of edits of so many steps by name, and whether all turns were taken: Ctrl-C keeps what was measured."""
-    samples = {name: Samples() for name in contenders}
-    end = time.perf_counter() + seconds
-    rounds = 0
+    """Time the contenders in turns, in edits of `steps` steps, for about `seconds`.
+
+    Returns samples by name, and False if Ctrl-C ended it early; the samples until then are kept.
+    """
+    kept: list[list[Step]] = [[] for _ in contenders]
+    complete = True
     try:
         for contender in contenders.values():
             contender.begin(steps)
-        while rounds < MIN_ROUNDS or time.perf_counter() < end:
-            for name, contender in contenders.items():
-                take_turn(contender, steps, samples[name])
-            rounds += 1
+        runs = [partial(time_step, contender, steps) for contender in contenders.values()]
+        take_turns(runs, kept, lambda step: step[0], seconds)
     except KeyboardInterrupt:
-        return samples, False
-    return samples, True
+        complete = False
+    samples = {
+        name: Samples([step for step, _ in taken], [network for _, network in taken])
+        for name, taken in zip(contenders, kept, strict=True)
+    }
+    return samples, complete
 
 
-def take_turn(contender: Contender, steps: int, kept: Samples) -> None:
-    time.sleep(REST)
-    step, network = time_step(contender, steps)
-    if step > 1e3 * LONG:
-        kept.step.append(step)
-        kept.network.append(network)
-        return
-    for _ in range(TURN):
-        step, network = time_step(contender, steps)
-        kept.step.append(step)
-        kept.network.append(network)
-
-
-def time_step(contender: Contender, steps: int) -> tuple[float, float]:
-    """Milliseconds of a step and of the network within it; the edit starts again, untimed, where it has ended."""
+def time_step(contender: Contender, steps: int) -> Step:
+    """Milliseconds of a step and of the network within it. A finished edit starts again first, untimed."""
     if contender.done():
         contender.begin(steps)
     before = contender.network.seconds
@@ -119,6 +110,6 @@ def time_step(contender: Contender, steps: int) -> tuple[float, float]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """median, p5, p95 and how many."""
+    """Median, 5th and 95th percentile, and the number of values."""
     p5, median, p95 = (float(value) for value in np.percentile(values, [5, 50, 95]))
     return {"median": median, "p5": p5, "p95": p95, "count": len(values)}

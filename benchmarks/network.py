@@ -1,10 +1,9 @@
-"""What one evaluation of the network costs, by engine and precision: `python -m sdedit.benchmarks.network`.
+"""Time one evaluation of the network, by engine and precision: `python -m sdedit.benchmarks.network`.
 
-The shipped model, and the official SDEdit architecture (256x256) with random weights, there beside torch in float32.
-Every engine passes its parity check before it is timed; all take turns, run by run.
+It measures the shipped model, then the official SDEdit architecture (256x256) with random weights beside torch in
+float32. Every engine passes its parity check before it is timed. All take turns, run by run.
 """
 
-import os
 import platform
 import tempfile
 from pathlib import Path
@@ -15,16 +14,16 @@ import torch
 from sdedit.errors import EngineError
 from sdedit.export.bundle import export_bundle
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
-from sdedit.runtime.checks.tune import bind_noise, candidates, check, interleave
+from sdedit.runtime.checks.tune import bind_noise, candidates, check, time_evaluations
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.engines.remembered import installed_versions
-from sdedit.runtime.machine import available_processors, processor_features, processor_name
+from sdedit.runtime.machine import available_processors, load_average, processor_features, processor_name
 from sdedit_ref import sde
 from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
 SECONDS = 20.0
-"""Time given to each engine, about."""
+"""Time for each engine, roughly."""
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def export_official(folder: Path, network: DDPM) -> Bundle:
 
 
 def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
-    """Print one table: every engine and precision that passes its parity check here, and torch where `network` is."""
+    """Print a table of every engine and precision that passes its parity check, and of torch if `network` is given."""
     passed = []
     for engine, precision, count in candidates(threads):
         try:
@@ -67,10 +66,10 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
     evaluations = [bind_noise(bundle, engine) for engine, _ in passed]
     if network is not None:
         evaluations.append(torch_evaluation(bundle, network))
-    load = os.getloadavg()[0]
-    times = interleave(evaluations, SECONDS)
+    load = load_average()
+    times = time_evaluations(evaluations, SECONDS)
     shape = "x".join(map(str, bundle.state_shape))
-    print(f"\n{bundle.name} {shape}, load {load:.2f} to {os.getloadavg()[0]:.2f}")
+    print(f"\n{bundle.name} {shape}, load {load} to {load_average()}")
     print("| engine | precision | error | median, ms | p5 | p95 | evaluations |\n|---|---|---|---|---|---|---|")
     for (loaded, error), ms in zip(passed, times[: len(passed)], strict=True):
         print_row(f"{loaded.name}, {loaded.threads} threads", loaded.precision, f"{error:.1e}", ms)
@@ -79,11 +78,11 @@ def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:
 
 
 def torch_evaluation(bundle: Bundle, network: DDPM) -> Evaluate:
-    x, told = torch.zeros(1, *bundle.state_shape), torch.zeros(1)
+    x, time = torch.zeros(1, *bundle.state_shape), torch.zeros(1)
 
     def run() -> None:
         with torch.inference_mode():
-            network(x, told)
+            network(x, time)
 
     return run
 

@@ -14,7 +14,7 @@ from .case import Case, MissingError, Problem, Stopwatch
 
 
 class Ours:
-    """See case.Contender. A batch is as many slots, which the CPU device takes one after another."""
+    """A contender (see case.Contender). Each image of the batch has a slot; the CPU device runs them one by one."""
 
     def __init__(self, case: Case, engine: str, precision: str) -> None:
         self.problem = Problem(case)
@@ -31,12 +31,12 @@ class Ours:
         self._finished: dict[int, np.ndarray] = {}
 
     def predict(self, x: np.ndarray, time: float) -> np.ndarray:
-        x, told, out = np.ascontiguousarray(x), np.array([time], np.float32), np.empty_like(x)
-        self._engine.bind({"x": x, "time": told}, out)()
+        x, times, out = np.ascontiguousarray(x), np.array([time], np.float32), np.empty_like(x)
+        self._engine.bind({"x": x, "time": times}, out)()
         return out
 
     def begin(self, steps: int, exact: bool = False) -> None:
-        """Its noise is the project's either way."""
+        """Start an edit; its noise is the project's, exact or not."""
         self._loop.clear()
         self._finished.clear()
         problem, plan = self.problem, self.problem.plan(steps)

@@ -1,4 +1,4 @@
-"""What others would run: the official SDEdit's loop in torch, the same around onnxruntime in numpy, and diffusers."""
+"""The alternatives: the official SDEdit loop in torch, the same loop in numpy with onnxruntime, and diffusers."""
 
 import math
 import time
@@ -8,20 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from sdedit.errors import EngineError
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
+from sdedit.runtime.engines.importing import import_onnxruntime
 from sdedit.runtime.schedule import Level
 
 from .case import Case, MissingError, Problem, Stopwatch
 
 Array = Any
-"""torch.Tensor or numpy.ndarray: the loop is the same in both."""
+"""torch.Tensor or numpy.ndarray: the loop works with both."""
 
 
 class OfficialLoop:
-    """image_editing.py of the official SDEdit (VP): ancestral sampling with the posterior's variance, no clamp, no
-    noise at the last step; what the mask keeps is the guide at the level before the step, always with the same noise.
+    """The loop of image_editing.py in the official SDEdit (VP). A contender, see case.Contender.
 
-    evaluate: (x, time) -> network output. lift: from numpy. draw: normal noise of a shape. See case.Contender.
+    It samples ancestrally with the posterior's variance, without clamping and without noise at the last step. Kept
+    pixels are the guide at the level before the step, always with the same noise.
+
+    evaluate: (x, time) -> network output. lift: numpy array -> Array. draw: shape -> normal noise.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class OfficialLoop:
         self._row += 1
 
     def update(self, out: Array, now: Level, then: Level) -> Array:
-        """One ancestral step; b is the beta that leads from `then` to `now`."""
+        """The edited pixels after one ancestral step; b is the beta between the levels `then` and `now`."""
         (a, s, _), (a_next, s_next, _) = now, then
         eps = out if self.problem.bundle.prediction == "eps" else a * out + s * self._x
         b = 1 - (a / a_next) ** 2
@@ -78,7 +82,7 @@ class OfficialLoop:
 
 
 def torch_loop(case: Case, precision: str, compiled: bool) -> OfficialLoop:
-    """The project's port of the official network, eager or through torch.compile."""
+    """The official loop with the project's port of the official network, eager or compiled by torch.compile."""
     import torch
 
     from .weights import load_network
@@ -95,7 +99,7 @@ def torch_loop(case: Case, precision: str, compiled: bool) -> OfficialLoop:
 
 
 def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], Array]:
-    """(x, time) -> float32 output of a torch module that runs in `precision`."""
+    """Function (x, time) -> float32 output of a torch module that computes in `precision`."""
     import torch
 
     dtype = getattr(torch, precision)
@@ -108,11 +112,11 @@ def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], A
 
 
 def onnxruntime_numpy(case: Case) -> OfficialLoop:
-    """What one writes first without torch: a session with its defaults, and numpy."""
+    """The plainest loop without torch: an onnxruntime session with its defaults, and numpy."""
     try:
-        import onnxruntime
-    except ImportError:
-        raise MissingError("onnxruntime is not installed: pip install onnxruntime") from None
+        onnxruntime = import_onnxruntime()
+    except EngineError as error:
+        raise MissingError(str(error)) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(
@@ -121,8 +125,8 @@ def onnxruntime_numpy(case: Case) -> OfficialLoop:
     random = np.random.default_rng(case.seed)
 
     def evaluate(x: np.ndarray, time: float) -> np.ndarray:
-        told = np.full(len(x), time, np.float32)
-        out: np.ndarray = session.run(None, {"x": x.astype(np.float32, copy=False), "time": told})[0]
+        times = np.full(len(x), time, np.float32)
+        out: np.ndarray = session.run(None, {"x": x.astype(np.float32, copy=False), "time": times})[0]
         return out
 
     def draw(shape: tuple[int, ...]) -> np.ndarray:
@@ -132,7 +136,7 @@ def onnxruntime_numpy(case: Case) -> OfficialLoop:
 
 
 class DiffusersLoop(OfficialLoop):
-    """UNet2DModel with the same weights; its DDIMScheduler with eta = 1, which is ancestral, takes the step."""
+    """The loop with diffusers' UNet2DModel and DDIMScheduler; the scheduler's eta = 1 makes ancestral steps."""
 
     def __init__(self, case: Case, version: str, evaluate: Callable[[Array, float], Array], scheduler: Any) -> None:
         import torch
@@ -145,7 +149,7 @@ class DiffusersLoop(OfficialLoop):
         self._scheduler.set_timesteps(round(steps / self.problem.case.t0))
         self._timesteps = self._scheduler.timesteps[-steps:]
         if self._timesteps.tolist() != [level.time for level in self._levels[:-1]]:
-            raise MissingError(f"its scheduler visits other levels in {steps} steps from t0 {self.problem.case.t0:g}")
+            raise MissingError(f"its scheduler visits other levels with {steps} steps from t0 {self.problem.case.t0:g}")
 
     def update(self, out: Array, now: Level, then: Level) -> Array:
         noise = self._noise(KIND_STEP, self._row)
@@ -154,7 +158,7 @@ class DiffusersLoop(OfficialLoop):
 
 
 def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
-    """diffusers' model and scheduler in the loop that its image-to-image pipelines run."""
+    """diffusers' model, with the same weights, and scheduler, in the loop of its image-to-image pipelines."""
     import torch
 
     from .weights import DIFFUSERS, betas
@@ -184,7 +188,7 @@ def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
 
 
 def in_patches(network: Any, patch: int) -> Callable[[Array, Array], Array]:
-    """diffusers' network around squares of patch x patch pixels, as ours has them inside."""
+    """Function (x, time) -> output of a diffusers network that works on patches of patch x patch pixels."""
     from torch.nn import functional as F
 
     def evaluate(x: Array, time: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Three pictures of a run: throughput against batch, where a step's time goes, speed against error."""
+"""Draw three pictures of a run: throughput by batch, parts of a step's time, and error by speed."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,10 @@ from .report import Run
 
 
 def plot(run: Run, folder: Path) -> list[Path]:
-    """Write them into `folder`, those for which the run has numbers; raises SdeditError where matplotlib is missing."""
+    """Write the pictures that the run has numbers for into `folder` and return their paths.
+
+    Raises SdeditError if matplotlib is missing.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -37,7 +40,7 @@ def new_axes(width: float = 9, height: float = 5) -> Any:
 
 
 def batches(run: Run) -> Any:
-    """Images a second of one step, by batch, of the scenarios that differ in it alone."""
+    """Steps of one image per second, by batch, of the scenarios that differ in the batch alone."""
     named = [s for s in run["scenarios"] if not s["name"].startswith("official")]
     by_batch = {s["batch"]: s for s in named if s["name"].endswith(("-masked", f"-batch{s['batch']}"))}
     if len(by_batch) < 2:
@@ -48,13 +51,13 @@ def batches(run: Run) -> Any:
             (b, 1e3 * b / r["step_ms"]["median"]) for b, s in by_batch.items() for r in measured(s) if r["name"] == name
         ]
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
-    axes.set(xlabel="images at once", ylabel="steps of one image a second", yscale="log", xticks=sorted(by_batch))
+    axes.set(xlabel="images at once", ylabel="steps of one image per second", yscale="log", xticks=sorted(by_batch))
     axes.legend(fontsize="small")
     return axes.figure
 
 
 def step_parts(run: Run) -> Any:
-    """The network and everything else, of the first scenario."""
+    """Time of the network and of everything else in a step, in the first scenario."""
     scenario = next((s for s in run["scenarios"] if measured(s)), None)
     if scenario is None:
         return None
@@ -64,13 +67,13 @@ def step_parts(run: Run) -> Any:
     other = [row["step_ms"]["median"] - row["network_ms"]["median"] for row in rows]
     axes.barh(names, network, label="network")
     axes.barh(names, other, left=network, label="everything else")
-    axes.set(xlabel="ms a step", title=scenario["title"])
+    axes.set(xlabel="ms per step", title=scenario["title"])
     axes.legend()
     return axes.figure
 
 
 def errors(run: Run) -> Any:
-    """PSNR of an edit against float32 over the speed of a step."""
+    """PSNR of an edit against float32, by the time of a step, in the first scenario."""
     scenario = next((s for s in run["scenarios"] if measured(s)), None)
     rows = [row for row in measured(scenario or {"rows": []}) if row.get("edit_psnr") is not None]
     if scenario is None or not rows:
@@ -78,6 +81,6 @@ def errors(run: Run) -> Any:
     axes = new_axes()
     for row in rows:
         axes.plot(row["step_ms"]["median"], min(row["edit_psnr"], 120), "s" if row["ours"] else "o", label=row["name"])
-    axes.set(xlabel="ms a step", ylabel="PSNR of an edit against float32, dB", xscale="log", title=scenario["title"])
+    axes.set(xlabel="ms per step", ylabel="PSNR of an edit against float32, dB", xscale="log", title=scenario["title"])
     axes.legend(fontsize="small")
     return axes.figure

@@ -1,4 +1,4 @@
-"""A run as JSON, as tables in Markdown, and against an earlier one."""
+"""Write a run as JSON or as Markdown tables, and compare it with an earlier run."""
 
 import json
 from collections.abc import Iterator
@@ -8,14 +8,16 @@ from typing import Any
 from sdedit.errors import SdeditError, reason
 
 REVISION = 1
-"""Bump when a reader of the old revision would misread the new files."""
+"""Raise it when a reader of the old revision would misread new files."""
 
 Run = dict[str, Any]
-"""revision, command, machine, load_before, load_after, peaks {precision: {library: GFLOP/s}}, complete, scenarios."""
+"""Keys: revision, command, machine, load_before, load_after, complete, scenarios, and
+peaks {precision: {library: GFLOP/s}}.
+"""
 
 COLUMNS = (
     "contender",
-    "ms a step",
+    "ms per step",
     "p5 to p95",
     "not network",
     "GFLOP/s",
@@ -32,11 +34,11 @@ COLUMNS = (
 
 
 def read_run(path: Path) -> Run:
-    """Raises SdeditError for what is no run of this revision."""
+    """Read a run of --json. Raises SdeditError if the file is not a run of this revision."""
     try:
         run: Run = json.loads(path.read_text(encoding="utf-8"))
         if run["revision"] != REVISION:
-            raise SdeditError(f"{path} is of revision {run['revision']}, this version reads {REVISION}")
+            raise SdeditError(f"{path} has revision {run['revision']}; this version reads {REVISION}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SdeditError(f"{path} is not a run of sdedit-bench: {reason(error)}") from None
     return run
@@ -47,6 +49,7 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def header(run: Run) -> str:
+    """Lines about the machine of the run."""
     machine = run["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
     lines = [
@@ -61,7 +64,7 @@ def header(run: Run) -> str:
 
 
 def tables(run: Run) -> Iterator[str]:
-    """A Markdown table a scenario, and the lines of what has no row of numbers."""
+    """For each scenario a Markdown table of measured contenders, and a line for each of the others."""
     for scenario in run["scenarios"]:
         yield f"### {scenario['title']}\n"
         yield f"Load average {scenario['load_before']} before, {scenario['load_after']} after.\n"
@@ -90,35 +93,35 @@ def cells(row: dict[str, Any], scenario: dict[str, Any], peaks: dict[str, dict[s
         f"{step['median']:.2f}",
         f"{step['p5']:.2f} to {step['p95']:.2f}",
         f"{row['other_percent']:.2f} %",
-        said(rate, ".0f"),
-        said(100 * rate / peak if rate and peak else None, ".0f", " %"),
+        format_number(rate, ".0f"),
+        format_number(100 * rate / peak if rate and peak else None, ".0f", " %"),
         str(row["evaluations"]),
         f"{row['images_per_second']:.3g}",
-        said(row.get("cold_s"), ".2f", " s"),
-        said(row.get("peak_mib"), ".0f", " MiB"),
-        said(row.get("network_error"), ".1e"),
-        said(row.get("edit_psnr"), ".1f", " dB"),
-        said(row.get("step_speedup"), ".2f", "x"),
-        said(row.get("edit_speedup"), ".1f", "x"),
+        format_number(row.get("cold_s"), ".2f", " s"),
+        format_number(row.get("peak_mib"), ".0f", " MiB"),
+        format_number(row.get("network_error"), ".1e"),
+        format_number(row.get("edit_psnr"), ".1f", " dB"),
+        format_number(row.get("step_speedup"), ".2f", "x"),
+        format_number(row.get("edit_speedup"), ".1f", "x"),
     ]
 
 
 def gflops(row: dict[str, Any], scenario: dict[str, Any]) -> float | None:
-    """Of the network alone, by its median."""
-    return (
-        None if not scenario.get("gflop") else scenario["gflop"] * scenario["batch"] / row["network_ms"]["median"] * 1e3
-    )
+    """Rate of the network from its median time; None if its work is not known."""
+    if not scenario.get("gflop"):
+        return None
+    return float(scenario["gflop"] * scenario["batch"] / row["network_ms"]["median"] * 1e3)
 
 
-def said(value: float | None, form: str, unit: str = "") -> str:
+def format_number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
 def compare(new: Run, old: Run) -> Iterator[str]:
-    """What changed in the median of a step, in per cent; rows that only one of both has are named."""
+    """A line for each contender: how the median of its step changed, in per cent, or that one run alone has it."""
     before = {(s["name"], r["name"]): r for s in old["scenarios"] for r in s["rows"]}
     after = {(s["name"], r["name"]): r for s in new["scenarios"] for r in s["rows"]}
-    yield f"against {old['machine']['commit']} on {old['machine']['processor']}, load {old['load_before']}"
+    yield f"compared with {old['machine']['commit']} on {old['machine']['processor']}, load {old['load_before']}"
     for key in sorted(before.keys() | after.keys()):
         old_row, new_row = before.get(key, {}), after.get(key, {})
         name = ", ".join(key)
@@ -128,7 +131,7 @@ def compare(new: Run, old: Run) -> Iterator[str]:
                 new_row["step_ms"]["p5"] > old_row["step_ms"]["p95"]
                 or new_row["step_ms"]["p95"] < old_row["step_ms"]["p5"]
             )
-            note = "" if apart else " (their p5 to p95 overlap)"
-            yield f"{name}: {was:.2f} -> {now:.2f} ms a step, {100 * (now / was - 1):+.1f} %{note}"
+            note = "" if apart else " (p5 to p95 overlap)"
+            yield f"{name}: {was:.2f} -> {now:.2f} ms per step, {100 * (now / was - 1):+.1f} %{note}"
         elif "step_ms" in old_row or "step_ms" in new_row:
-            yield f"{name}: measured {'before' if 'step_ms' in old_row else 'now'} alone"
+            yield f"{name}: measured only {'before' if 'step_ms' in old_row else 'now'}"

@@ -1,4 +1,4 @@
-"""What is measured: a network, whether there is a mask, how many images at once."""
+"""The scenarios of sdedit-bench: a network, with or without a mask, one or more images at once."""
 
 import os
 from collections.abc import Callable
@@ -12,20 +12,21 @@ from sdedit.runtime.checks.parity import parity_inputs
 from .case import Case
 
 OFFICIAL_EVALUATIONS = 500
-"""Of the official code at t0 = 0.5."""
+"""Network evaluations of the official code at t0 = 0.5."""
 
 OUR_EVALUATIONS = 25
-"""The runtime's default; docs/few-steps.md measures what it is worth."""
+"""The runtime's default number of steps; docs/few-steps.md measures its quality."""
 
 COLD_STEPS = 25
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """prepare: where its bundle and its torch weights are, made in that folder where they must be made.
+    """An edit to measure.
 
-    quick: part of --quick. cold: cold starts are measured as well. compiled: so are peers that compile first, which
-    takes minutes. parity_steps: of the edit that proves a contender.
+    prepare: temporary folder -> folders of the bundle and of the torch weights (None: no weights); it may make them.
+    quick: part of --quick. cold: measure cold starts too. compiled: measure peers that compile for minutes first.
+    parity_steps: steps of the edit in the parity check. seconds: of timing.
     """
 
     name: str
@@ -40,8 +41,8 @@ class Scenario:
     seconds: float = 60.0
 
     def case(self, bundle: Path, weights: Path | None, threads: int) -> Case:
-        told = "" if weights is None else str(weights)
-        return Case(str(bundle), told, masked=self.masked, batch=self.batch, threads=threads)
+        folder = "" if weights is None else str(weights)
+        return Case(str(bundle), folder, masked=self.masked, batch=self.batch, threads=threads)
 
 
 def from_bundle(path: Path) -> Callable[[Path], tuple[Path, Path | None]]:
@@ -52,7 +53,7 @@ def from_bundle(path: Path) -> Callable[[Path], tuple[Path, Path | None]]:
 
             if not weights.exists():
                 save_network(network_of(read_bundle(path)), weights)
-        except (ImportError, ValueError, KeyError):  # no torch, or a graph of another family: peers say so
+        except (ImportError, ValueError, KeyError):  # no torch, or another family: each peer reports it
             return path, None
         return path, weights
 
@@ -60,7 +61,7 @@ def from_bundle(path: Path) -> Callable[[Path], tuple[Path, Path | None]]:
 
 
 def official256(folder: Path) -> tuple[Path, Path | None]:
-    """The official 256x256 architecture with random weights."""
+    """Export the official 256x256 architecture with random weights."""
     import torch
 
     from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
@@ -78,7 +79,7 @@ def official256(folder: Path) -> tuple[Path, Path | None]:
 
 
 def add_unjudged_int8(bundle: Bundle) -> None:
-    """For its speed alone: edits with random weights are no images to judge. Nothing where nncf is not installed."""
+    """Add an int8 network for its speed alone: edits with random weights cannot be judged. Needs nncf, else nothing."""
     import onnx
 
     from sdedit.errors import SdeditError
@@ -95,7 +96,7 @@ def add_unjudged_int8(bundle: Bundle) -> None:
 
 
 def scenarios(bundle: Path | None) -> list[Scenario]:
-    """Those of a bundle alone, or all."""
+    """The scenarios of one bundle, or by default those of the shipped model and of the official network."""
     own = from_bundle(SHIPPED if bundle is None else bundle)
     name = "earth64" if bundle is None else os.path.basename(os.path.abspath(bundle))  # noqa: PTH119, PTH100
     found = [

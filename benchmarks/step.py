@@ -1,7 +1,7 @@
-"""What one step costs: `python -m sdedit.benchmarks.step`.
+"""Time one step: `python -m sdedit.benchmarks.step`.
 
-First the twins are compared by bits; then the fused step is timed on one thread at 3x256x256, and one step of the
-shipped model split into the network and everything else, both in the same run.
+First the C and numpy twins are compared bit by bit. Then the fused step is timed on one thread at 3x256x256, and one
+step of the shipped model is split into the network and everything else.
 """
 
 import os
@@ -18,6 +18,7 @@ from sdedit.runtime import Editor
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
+from sdedit.runtime.machine import load_average
 from sdedit.runtime.plan import Plan, make_plan
 
 SHAPE = (3, 256, 256)
@@ -27,7 +28,7 @@ def main() -> None:
     """Print the tables."""
     editor = Editor.open()
     plan = make_plan(editor.bundle.schedule, editor.bundle.prediction, t0=0.5, steps=25, sampler="ancestral")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {load_average()}")
     engine = editor.device.engine
     print(f"python {platform.python_version()}, numpy {np.__version__}, {engine.name} {engine.version}")
     check_parity(plan)
@@ -41,11 +42,11 @@ def main() -> None:
     print_row("  network", network)
     print_row("  everything else", rest)
     share = 100 * sum(rest) / (sum(network) + sum(rest))
-    print(f"  everything else is {share:.2f} % of a step; load {os.getloadavg()[0]:.2f}")
+    print(f"  everything else is {share:.2f} % of a step; load {load_average()}")
 
 
 def check_parity(plan: Plan) -> None:
-    """Raise RuntimeError unless the twins agree by bits: what is wrong is not timed."""
+    """Raise RuntimeError unless the twins give the same bits: a wrong twin is not timed."""
     results = []
     for name in ("c", "numpy"):
         state = random_state(plan)
@@ -83,7 +84,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of the network and of everything else, for every step of some edits after a first one."""
+    """Milliseconds of the network and of everything else, for every step of `edits` edits after an untimed one."""
     loop, device = Loop(editor.device), editor.device
     inner: list[float] = []
 

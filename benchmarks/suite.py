@@ -1,4 +1,4 @@
-"""Run scenarios: build, prove, time, start cold. What fails is a row that says why, and loses nothing else."""
+"""Run scenarios: build contenders, check parity, time, start cold. A failure becomes a row; the rest goes on."""
 
 import statistics
 import tempfile
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sdedit.errors import reason
+from sdedit.runtime.machine import load_average
 
 from .case import Case, Contender, MissingError
 from .cold import time_cold
 from .contenders import CONTENDERS, OFFICIAL, Spec
-from .machine import load_average
 from .measure import RefusedError, Samples, check_edit, check_network, interleave, run_edit, spread
 from .scenarios import COLD_STEPS, OFFICIAL_EVALUATIONS, OUR_EVALUATIONS, Scenario
 
@@ -28,9 +28,11 @@ COLD_STARTS = 3
 
 @dataclass
 class Suite:
-    """threads: for everybody. deadline: by time.perf_counter; nothing is begun after it. seconds: of timing a scenario.
+    """Runs scenarios and reports them.
 
-    quick: little time, no contender that compiles first, one cold start each.
+    threads: threads of each contender. deadline: time by time.perf_counter after which nothing is started.
+    seconds: of timing per scenario; None: the scenario's own. quick: short timing, no contender that compiles first,
+    one cold start each.
     """
 
     threads: int
@@ -42,7 +44,7 @@ class Suite:
     interrupted: bool = False
 
     def run(self, wanted: Sequence[Scenario]) -> list[dict[str, Any]]:
-        """A report of each scenario that was begun."""
+        """A report of each scenario that was started."""
         reports = []
         with tempfile.TemporaryDirectory() as folder:
             for scenario in wanted:
@@ -65,7 +67,7 @@ class Suite:
                 self._start_cold(case, rows, folder)
         except KeyboardInterrupt:
             self.interrupted = True
-        except Exception as error:  # of a scenario, whatever it is: the others still run
+        except Exception as error:  # any error of one scenario: the others still run
             report["failed"] = f"{type(error).__name__}: {reason(error)}"
             self.say(f"  failed: {report['failed']}")
             rows = {name: row for name, row in rows.items() if row["status"] == "measured"}
@@ -87,7 +89,7 @@ class Suite:
                 rows[name].update(status="measured", why="", **timings(kept, rows[name]["evaluations"], case.batch))
 
     def _prove(self, case: Case, scenario: Scenario, rows: dict[str, Row]) -> dict[str, Contender]:
-        """The contenders that are right; the first one in float32 is what edits are compared with."""
+        """Build the contenders and return those that pass. The first float32 edit is the reference for the others."""
         passed: dict[str, Contender] = {}
         reference: np.ndarray | None = None
         for name, spec in self.contenders.items():
@@ -96,7 +98,7 @@ class Suite:
                 contender = spec.build(case)
                 rows[name]["version"] = contender.version
                 rows[name]["network_error"] = check_network(contender, spec.precision)
-                # what the mask keeps has no error of the network's, and would flatter
+                # kept pixels have no network error and would raise the PSNR
                 result = run_edit(contender, scenario.parity_steps)[..., contender.problem.mask > 0]
                 if reference is None and spec.precision == "float32":
                     reference = result
@@ -105,7 +107,7 @@ class Suite:
                 else:
                     rows[name]["edit_psnr"] = check_edit(result, reference, spec.precision)
                 passed[name] = contender
-            except Exception as error:  # of a contender, whatever it is: a row says so
+            except Exception as error:  # any error of one contender: its row reports it
                 rows[name].update(outcome(error))
             self.say(f"  {name}: {rows[name]['why'] if name not in passed else 'passed'}")
         return passed
@@ -114,12 +116,12 @@ class Suite:
         if time.perf_counter() > self.deadline:
             raise SkippedError("out of time")
         if spec.slow_start and self.quick:
-            raise SkippedError("not in a quick run: it compiles for minutes")
+            raise SkippedError("it compiles for minutes, too long for a quick run")
         if spec.slow_start and not scenario.compiled:
-            raise SkippedError("compiles for minutes: measured in the first scenario")
+            raise SkippedError("it compiles for minutes and is measured in the first scenario")
 
     def _start_cold(self, case: Case, rows: dict[str, Row], folder: Path) -> None:
-        """In turns as well; of what was measured alone."""
+        """Time cold starts of the measured contenders, in turns."""
         file = folder / "case.json"
         case.dump(file)
         found: dict[str, list[tuple[float, float | None]]] = {}
@@ -139,7 +141,7 @@ class Suite:
 
 
 class SkippedError(Exception):
-    """Not measured, by choice."""
+    """A contender is left out on purpose; the message says why."""
 
 
 def start_row(name: str, spec: Spec) -> Row:
@@ -166,7 +168,7 @@ def timings(kept: Samples, evaluations: int, batch: int) -> Row:
 
 
 def compare_with_official(rows: Mapping[str, Row]) -> None:
-    """How many times faster than the official loop: a step, and an edit in each one's number of evaluations."""
+    """Add speed-ups over the official loop: of a step, and of an edit with each contender's number of evaluations."""
     base = rows.get(OFFICIAL, {})
     if "step_ms" not in base:
         return
@@ -177,7 +179,7 @@ def compare_with_official(rows: Mapping[str, Row]) -> None:
 
 
 def gflop(weights: Path | None) -> float | None:
-    """Of an evaluation of one image: two for each product and sum of convolutions and matrix products."""
+    """GFLOP of one evaluation of one image: two operations per multiply-add of convolutions and matrix products."""
     if weights is None:
         return None
     import torch

@@ -1,7 +1,8 @@
-"""A bundle's network back as torch modules: the project's own port and diffusers' UNet2DModel.
+"""Read a bundle's network back into torch: the project's own module, and diffusers' UNet2DModel.
 
-The graph keeps the parameters' names, but for those of norms, which it takes apart; they are found by their order. That
-all of it is right is not assumed: a contender that differs from the bundle's reference outputs is not timed.
+The graph keeps the names of all parameters except those of norms, which it splits into several nodes; these are found
+by their order. Mistakes here would be noticed: a contender that differs from the bundle's reference outputs is not
+timed.
 """
 
 import json
@@ -19,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdedit.runtime.bundle import Bundle
+from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.checkpoints.ddpm import read_config
-from sdedit_ref.checkpoints.files import Contents
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
 NETWORK = "network.safetensors"
@@ -29,7 +30,7 @@ DIFFUSERS = "diffusers"
 
 
 def save_network(network: DDPM, folder: Path) -> None:
-    """What load_network and diffusers read."""
+    """Write the files that load_network and diffusers read."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}, folder / NETWORK)
     (folder / CONFIG).write_text(json.dumps(asdict(network.config)), encoding="utf-8")
@@ -37,13 +38,14 @@ def save_network(network: DDPM, folder: Path) -> None:
 
 
 def load_network(folder: Path) -> DDPM:
-    said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    lists = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
-    return filled(DDPMConfig(**{**said, **lists}), load_file(folder / NETWORK))
+    """Read the network that save_network wrote."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    tuples = {name: tuple(value) for name, value in config.items() if isinstance(value, list)}
+    return fill(DDPMConfig(**{**config, **tuples}), load_file(folder / NETWORK))
 
 
 def network_of(bundle: Bundle) -> DDPM:
-    """The network of a bundle that was exported of a DDPM checkpoint; raises ValueError for any other."""
+    """The network of a bundle that was exported from a DDPM checkpoint. Raises ValueError for any other bundle."""
     model = onnx.load(bundle.network)
     tensors = {}
     for initializer in model.graph.initializer:
@@ -61,10 +63,11 @@ def network_of(bundle: Bundle) -> DDPM:
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ValueError(f"its graph has no {missing[0]}")
-    return filled(config, {name: tensors[name] for name in names})
+    return fill(config, {name: tensors[name] for name in names})
 
 
-def filled(config: DDPMConfig, tensors: dict[str, Tensor]) -> DDPM:
+def fill(config: DDPMConfig, tensors: dict[str, Tensor]) -> DDPM:
+    """A network with these parameters."""
     with torch.device("meta"):
         network = DDPM(config)
     network.load_state_dict(tensors, assign=True)
@@ -72,7 +75,7 @@ def filled(config: DDPMConfig, tensors: dict[str, Tensor]) -> DDPM:
 
 
 def norm_names(network: DDPM) -> list[str]:
-    """Of the group norms, in the order in which they run; `network` is on the meta device."""
+    """Names of the group norms in the order in which they run. network: on the meta device."""
     order: list[str] = []
     for name, module in network.named_modules():
         if isinstance(module, nn.GroupNorm):
@@ -83,7 +86,10 @@ def norm_names(network: DDPM) -> list[str]:
 
 
 def norms(model: onnx.ModelProto, tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """Scale and bias of each: the constants of InstanceNormalization -> Reshape -> Mul -> Add; ValueError elsewhere."""
+    """Scale and bias of each norm: the constants of InstanceNormalization -> Reshape -> Mul -> Add.
+
+    Raises ValueError if the graph has other nodes there.
+    """
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -101,13 +107,13 @@ def norms(model: onnx.ModelProto, tensors: dict[str, Tensor], names: list[str]) 
 
 
 def betas(table: np.ndarray) -> np.ndarray:
-    """Of a variance-preserving schedule [T, 3]."""
+    """Betas [T] of a variance-preserving schedule [T, 3]."""
     alpha = np.concatenate([[1.0], table[:, 0]])
     return 1 - (alpha[1:] / alpha[:-1]) ** 2
 
 
 def save_diffusers(network: DDPM, folder: Path) -> None:
-    """Nothing where diffusers is not installed: its contender says so."""
+    """Write the network as a UNet2DModel. Writes nothing if diffusers is missing: its contender reports that."""
     try:
         from diffusers import UNet2DModel
     except ImportError:
@@ -130,7 +136,7 @@ def save_diffusers(network: DDPM, folder: Path) -> None:
         norm_eps=1e-6,
         attention_head_dim=None,
     )
-    model.load_state_dict({diffusers_name(name, len(levels)): t for name, t in renamed(network.state_dict()).items()})
+    model.load_state_dict({diffusers_name(name, len(levels)): t for name, t in as_linear(network.state_dict()).items()})
     model.save_pretrained(folder)
 
 
@@ -152,11 +158,11 @@ PATTERNS = (
     (r"(attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
     (r"proj_out", "to_out.0"),
 )
-"""From the official names to diffusers', in this order."""
+"""Replacements that turn the official names into diffusers' names, applied in this order."""
 
 
-def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Attention's 1x1 convolutions as linear layers, which diffusers has."""
+def as_linear(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with attention's 1x1 convolutions as linear layers, which diffusers uses."""
     return {
         name: t.flatten(1) if re.search(r"attn.*\.(q|k|v|proj_out)\.weight", name) else t for name, t in tensors.items()
     }

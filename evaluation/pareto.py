@@ -12,18 +12,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
+from sdedit.console import run_command
 from sdedit.errors import ImageError, SdeditError, reason
 from sdedit.runtime import Editor
 from sdedit.runtime.plan import KEEPS, SAMPLERS
-from sdedit_ref.command import run_command
 from sdedit_ref.training.crops import Crops, find_pictures, parse_numbers, parse_scales
 
 from .metrics import root_mean_square, sliced_wasserstein
 from .views import cut, edit, middle_mask, paint
+
+if TYPE_CHECKING:
+    from sdedit.runtime.editor import PrecisionName
 
 T0 = 0.5
 YARDSTICK_STEPS = 500
@@ -84,7 +88,7 @@ def command(
     bundle: Path | None,
     views: int,
     seeds: int,
-    precision: str,
+    precision: "PrecisionName",
     threads: int | None,
     json_file: Path | None,
     markdown: Path | None,

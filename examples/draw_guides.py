@@ -1,22 +1,22 @@
-"""Draw the guides of this folder: python examples/draw_guides.py [bmng.jpg], the picture only to cut views anew."""
+"""Draw the guides of this folder from lists of strokes: `python examples/draw_guides.py --help`."""
 
 import math
 import random
-import sys
 from pathlib import Path
 
+import click
 from PIL import Image, ImageDraw
 
 HERE = Path(__file__).parent
 SIZE = 512
-VIEWS = {  # boxes in bmng.jpg, 5400x2700, all held out of training
+VIEWS = {  # boxes in bmng.jpg (5400x2700); no training crop came from them
     "view": (4880, 1780, 5008, 1908),  # the coast of New South Wales
     "cape": (4790, 1500, 4918, 1628),  # Cape York
     "gulf": (4718, 1782, 4846, 1910),  # Spencer Gulf
     "desert": (4720, 1660, 4848, 1788),  # Lake Eyre
     "tasmania": (4846, 1934, 4942, 2030),
 }
-GROWN = 3  # pixels of a view that a mask reaches beyond the strokes, or beyond what is pasted
+GROWN = 3  # pixels of a view by which a mask is larger than the strokes or the pasted part
 
 DEEP, SEA, SHELF = (3, 7, 30), (14, 40, 92), (28, 74, 132)
 FOREST, OLIVE, TAN, SAND = (44, 60, 22), (84, 78, 42), (160, 130, 92), (206, 168, 124)
@@ -24,7 +24,7 @@ ICE = (232, 232, 230)
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-Stroke = tuple[Colour, int, list[Point]]  # colour, width of the brush, where it goes; SIZE pixels are the whole width
+Stroke = tuple[Colour, int, list[Point]]  # colour, width of the brush, path; the picture is SIZE pixels wide
 
 COAST: list[Stroke] = [
     (SEA, 70, [(330, 512), (290, 400), (230, 300), (200, 200)]),
@@ -113,7 +113,7 @@ FOREST_PATCH: list[Stroke] = [(FOREST, 110, [(110, 110), (210, 90), (240, 200), 
 
 
 def curve(points: list[Point]) -> list[Point]:
-    """Close points on the smooth line (Catmull-Rom) through `points`."""
+    """Dense points on the smooth curve (Catmull-Rom) through `points`."""
     line = []
     ends = [points[0], *points, points[-1]]
     for a, b, c, d in zip(ends, ends[1:], ends[2:], ends[3:], strict=False):
@@ -126,7 +126,7 @@ def curve(points: list[Point]) -> list[Point]:
 
 
 def paint(picture: Image.Image, strokes: list[Stroke], grow: float = 0) -> Image.Image:
-    """Lay the strokes on `picture` as overlapping dabs of an unsteady hand, `grow` pixels wider on each side."""
+    """Paint strokes on `picture` as overlapping dabs of an unsteady hand, `grow` pixels wider on each side."""
     draw = ImageDraw.Draw(picture)
     hand = random.Random(1)
     for colour, width, points in strokes:
@@ -147,18 +147,20 @@ def open_view(name: str) -> Image.Image:
 
 
 def stroke_mask(strokes: list[Stroke], size: tuple[int, int]) -> Image.Image:
+    """Mask of `size` that covers the strokes and GROWN pixels around them."""
     mask = paint(Image.new("L", (SIZE, SIZE)), strokes, grow=GROWN * SIZE / size[0])
     return mask.resize(size, Image.Resampling.NEAREST)
 
 
 def over_view(strokes: list[Stroke], name: str) -> Image.Image:
+    """The view with strokes painted on it."""
     view = open_view(name)
     large = view.resize((SIZE, SIZE), Image.Resampling.NEAREST)
     return paint(large, strokes).resize(view.size, Image.Resampling.BOX)
 
 
 def composite(onto: str, of: str, shift: tuple[int, int], strokes: list[Stroke]) -> tuple[Image.Image, Image.Image]:
-    """Paste the part of one view that `strokes` cover onto another, moved by `shift`; and where it may be edited."""
+    """Paste the part of view `of` that `strokes` cover onto view `onto`, moved by `shift`; returns picture and mask."""
     ground, piece = open_view(onto), open_view(of)
     shape = paint(Image.new("L", (SIZE, SIZE)), strokes).resize(ground.size, Image.Resampling.NEAREST)
     ground.paste(piece, shift, shape)
@@ -168,14 +170,18 @@ def composite(onto: str, of: str, shift: tuple[int, int], strokes: list[Stroke])
 
 
 def cut_views(picture: Path) -> None:
+    """Cut all views from the map and save them, 64x64 pixels each."""
     with Image.open(picture) as earth:
         for name, box in VIEWS.items():
             save(earth.convert("RGB").crop(box).resize((64, 64), Image.Resampling.BOX), name)
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        cut_views(Path(sys.argv[1]))
+@click.command()
+@click.argument("picture", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
+def main(picture: Path | None) -> None:
+    """Draw the guides of this folder again. With PICTURE, the map bmng.jpg, cut the views again first."""
+    if picture is not None:
+        cut_views(picture)
     for name, ground, strokes in (
         ("coast", SHELF, COAST),
         ("islands", SHELF, ISLANDS),

@@ -1,9 +1,9 @@
-"""Make the pictures of docs/gallery.md with the shipped model: python examples/make_gallery.py [FOLDER]."""
+"""Make the pictures of docs/gallery.md with the shipped model: `python examples/make_gallery.py --help`."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from PIL import Image, ImageDraw, ImageFont
 
 from sdedit.runtime import Editor
@@ -17,7 +17,11 @@ CELL, GAP, HEADER = 128, 4, 20  # the model's 64 pixels twice, nearest neighbour
 
 @dataclass(frozen=True)
 class Entry:
-    """A guide of the gallery: a file, or the strokes of one; where it may change is said by a mask or by its base."""
+    """A row of the gallery.
+
+    name: the guide's file; with `photo` the guide is a stroke painting of that photo, in `colours` colours.
+    mask, base: files that say where the guide may change.
+    """
 
     name: str
     photo: str | None = None
@@ -48,7 +52,7 @@ def open_image(name: str) -> Image.Image:
 
 
 def cells(entry: Entry, editor: Editor) -> list[tuple[str, Image.Image]]:
-    """What stands in the entry's row, with what is written above it."""
+    """The pictures of the entry's row, each with its title."""
     found = []
     if entry.photo is not None:
         photo = open_image(entry.photo)
@@ -73,6 +77,7 @@ def cells(entry: Entry, editor: Editor) -> list[tuple[str, Image.Image]]:
 
 
 def row(shown: list[tuple[str, Image.Image]]) -> Image.Image:
+    """One picture of titled pictures side by side."""
     step = CELL + GAP
     sheet = Image.new("RGB", (step * len(shown) - GAP, HEADER + CELL), "white")
     draw = ImageDraw.Draw(sheet)
@@ -84,8 +89,10 @@ def row(shown: list[tuple[str, Image.Image]]) -> Image.Image:
     return sheet
 
 
-def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "docs" / "gallery"
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=HERE.parent / "docs" / "gallery")
+def main(folder: Path) -> None:
+    """Make the pictures of docs/gallery.md in FOLDER  [default: docs/gallery]."""
     folder.mkdir(exist_ok=True)
     with Editor.open() as editor:
         for entry in ENTRIES:

@@ -1,17 +1,18 @@
-"""Make docs/first-light.png, the picture of the README, with the shipped model: make_picture.py [OUT]."""
+"""Make docs/first-light.png, the README's picture, with the shipped model: `python examples/make_picture.py --help`."""
 
-import sys
 from pathlib import Path
 
+import click
 from PIL import Image, ImageDraw, ImageFont
 
 from sdedit.runtime import Editor
 
 HERE = Path(__file__).parent
+PICTURE = HERE.parent / "docs" / "first-light.png"
 EXAMPLES: list[tuple[str, str | None]] = [("coast.png", None), ("islands.png", None), ("lake.png", "lake-mask.png")]
 T0S = (0.3, 0.5, 0.7)
-SEED = 1  # all else is as by default
-CELL = 192  # the model's 64 pixels, three times, nearest neighbour
+SEED = 1  # everything else is default
+CELL = 192  # the model's 64 pixels enlarged 3 times with nearest neighbour
 GAP, HEADER = 8, 24
 
 
@@ -20,8 +21,10 @@ def enlarge(image: Image.Image, size: int = CELL) -> Image.Image:
     return image.convert("RGB").resize((size, size), method)
 
 
-def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "docs" / "first-light.png"
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False), default=PICTURE)
+def main(out: Path) -> None:
+    """Make the README's picture as the file OUT  [default: docs/first-light.png]."""
     editor = Editor.open()
     step = CELL + GAP
     sheet = Image.new("RGB", (GAP + step * (1 + len(T0S)), HEADER + step * len(EXAMPLES)), "white")
@@ -33,7 +36,7 @@ def main() -> None:
         y = HEADER + row * step
         with Image.open(HERE / guide) as image:
             sheet.paste(enlarge(image), (GAP, y))
-        if mask is not None:  # small, in the corner of its guide
+        if mask is not None:  # shown small, in a corner of its guide
             with Image.open(HERE / mask) as image:
                 corner = (GAP + CELL - 64, y + CELL - 64)
                 draw.rectangle((corner[0] - 3, corner[1] - 3, GAP + CELL, y + CELL), "white")

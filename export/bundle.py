@@ -1,4 +1,4 @@
-"""Write a bundle and prove it: its files, read back and run by the runtime's own engine, give what torch gives."""
+"""Write a bundle and verify it: its files, read back and run by the runtime's engines, give torch's outputs."""
 
 import math
 import platform
@@ -14,8 +14,7 @@ from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
 from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
 from sdedit.runtime.checks.parity import measure_errors, parity_input, parity_label, relative_error
-from sdedit.runtime.engines import load_engine
-from sdedit.runtime.engines.opening import installed_engines
+from sdedit.runtime.engines import installed_engines, load_engine
 from sdedit.runtime.machine import available_processors
 from sdedit_ref.checkpoints import Checkpoint
 
@@ -84,8 +83,10 @@ def export_bundle(
 
 
 def read_card(path: Path) -> bytes:
-    """The text of a model card; raises BundleError where it is none."""
+    """The text of a model card; raises BundleError if the file is not a text of MAX_CARD_BYTES at most."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise BundleError(f"card {path} is not a file")
         with path.open("rb") as file:
             text = file.read(MAX_CARD_BYTES + 1)
         text.decode("utf-8")
@@ -102,7 +103,7 @@ def parity_levels(levels: int) -> list[int]:
 
 
 def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
-    """The outputs of its network at `levels`, float32 [L, C, H, W], for the inputs of parity.py."""
+    """The network's outputs at `levels`, float32 [L, C, H, W], for the inputs of parity.py."""
     network, schedule = checkpoint.network, checkpoint.schedule
     outputs = []
     for index, k in enumerate(levels):
@@ -116,7 +117,7 @@ def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
 
 
 def verify(bundle: Bundle) -> dict[str, list[float]]:
-    """Each installed engine's errors against the bundle's reference, by level; BundleError for one above TOLERANCE."""
+    """Errors of each installed engine against the bundle's reference, by level. Raises BundleError above TOLERANCE."""
     errors = {}
     for name in installed_engines():
         try:

@@ -8,7 +8,6 @@ sensitive ones stay in float: as few as edits need to reach the wanted PSNR with
 import copy
 import json
 import logging
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,6 +20,7 @@ from sdedit.errors import BundleError, SdeditError
 from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
 from sdedit.runtime.bundle.variants import FOLDER, VARIANTS
 from sdedit.runtime.engines import load_engine
+from sdedit.runtime.engines.importing import import_onnxruntime, without_telemetry
 from sdedit.runtime.machine import available_processors
 
 from .additions import Addition
@@ -134,18 +134,12 @@ def counts(convolutions: int) -> Iterator[int]:
 
 
 def import_nncf() -> ModuleType:
-    """Import NNCF without its telemetry; raises SdeditError if it is not installed."""
-    name = "openvino_telemetry"
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment] # "cannot be imported": it has a stub then
-    try:
-        import nncf
-    except ImportError:
-        raise SdeditError("--int8 needs the package nncf: pip install 'sdedit[export]'") from None
-    finally:
-        del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
+    """The package nncf, with no telemetry. Raises SdeditError if it is not installed."""
+    with without_telemetry():
+        try:
+            import nncf
+        except ImportError:
+            raise SdeditError("--int8 needs the package nncf: pip install 'sdedit[export]'") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 
@@ -194,8 +188,7 @@ def rank(model: onnx.ModelProto, quantised: onnx.ModelProto, states: States) -> 
 
 
 def outputs(model: onnx.ModelProto, states: States) -> np.ndarray:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # dozens of sessions, some at once

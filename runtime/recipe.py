@@ -1,6 +1,7 @@
 """An image's recipe: everything that made it, as JSON in a text chunk of its PNG. A recipe from outside is checked."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ RECIPE_KEY = "sdedit"
 """The PNG text chunk that holds the recipe."""
 
 MAX_RECIPE_BYTES = 1 << 16
+"""Recipes are a few hundred bytes long; a longer one is damaged."""
 
 
 def write_recipe(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -33,7 +35,9 @@ def parse_recipe(path: Path, image: Image.Image) -> dict[str, Any]:
     if not isinstance(text, str):
         raise ImageError(f"{path} carries no recipe: only PNGs that sdedit wrote do")
     try:
-        recipe = json.loads(text, parse_constant=refuse_constant) if len(text) <= MAX_RECIPE_BYTES else None
+        if len(text) > MAX_RECIPE_BYTES:
+            raise ValueError("too long")
+        recipe = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         recipe = None
     if not isinstance(recipe, dict):
@@ -41,6 +45,9 @@ def parse_recipe(path: Path, image: Image.Image) -> dict[str, Any]:
     return recipe
 
 
-def refuse_constant(name: str) -> float:
-    """JSON has no NaN and no infinity; Python's reader takes them."""
-    raise ValueError(f"{name} is not JSON")
+def _finite(text: str) -> float:
+    """Refuse NaN and infinities, which JSON does not have, and 1e999, which Python reads as one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sdedit.errors import ImageError, PlanError
 
+from .devices import check_recipe
 from .editor import EditedImage, Editor
 from .images import file_sha256, load_result
 from .recipe import parse_recipe
@@ -52,15 +53,18 @@ def replay(
         raise PlanError(f"{path}: the recipe's image {index!r} is not in 0..{settings.images - 1}")
     engine = _mapping(path, recipe, "engine")
     wanted = _mapping(path, recipe, "bundle").get("sha256")
-    device = str(recipe.get("device"))
+    device: Any = recipe.get("device")
+    name: Any = engine.get("name")
+    precision: Any = engine.get("precision")
     threads, batch = engine.get("threads"), engine.get("batch", 1)
-    for name, value, kind in (("threads", threads, int if device == "cpu" else type(None)), ("batch", batch, int)):
+    for field, value, kind in (("threads", threads, int if device == "cpu" else type(None)), ("batch", batch, int)):
         if type(value) is not kind:
-            raise PlanError(f"{path}: the recipe's {name} {value!r} is no number that device {device} takes")
+            raise PlanError(f"{path}: the recipe's {field} {value!r} is no number that device {device} takes")
+    check_recipe(device, threads, batch)
     with Editor.open(
         bundle,
-        engine=str(engine.get("name")),
-        precision=str(engine.get("precision")),
+        engine=name,
+        precision=precision,
         threads=threads,
         slots=batch,
         device=device,
@@ -68,8 +72,8 @@ def replay(
         if editor.bundle.sha256 != wanted:
             raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")
         inputs = (sources["guide"], sources["mask"], sources["base"])
-        job = editor.submit(inputs[0], inputs[1], base=inputs[2], image_numbers=[index], **settings.options())
-        (again,) = job.result().images
+        edit = editor.edit(inputs[0], inputs[1], base=inputs[2], image_numbers=[index], **settings.options())
+        (again,) = edit.images
     used = [source for source in inputs if source is not None]
     return Replay(again, _count_differences(shown, again.pil), _compare(recipe, again.recipe), used)
 

@@ -1,4 +1,4 @@
-"""Damaged bundles and what becomes of an edit with them; a module of its own, for other processes import it."""
+"""Damaged bundles and the edits made with them. This is a module of its own because other processes import it."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def mutate_bytes(chance: random.Random, data: bytes) -> bytes:
 
 
 def mutate_json(chance: random.Random, value: Any) -> Any:
-    """One place of it becomes something odd, is lost, or has its name changed."""
+    """Damage one place of the JSON: an odd value, a lost key or another name."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
         name = chance.choice(sorted(value))
         kind = chance.randrange(6)
@@ -54,7 +54,7 @@ def mutate_json(chance: random.Random, value: Any) -> Any:
 
 
 def damage(chance: random.Random, folder: Path) -> str:
-    """Damage the bundle in one way; what was damaged."""
+    """Damage the bundle in one way and return what was damaged."""
     manifest = json.loads((folder / MANIFEST).read_text())
     kind = chance.choice(["manifest", "manifest bytes", "file", "rehashed", "rehashed", "missing"])
     name = chance.choice([NETWORK, NETWORK, SCHEDULE, REFERENCE])
@@ -72,7 +72,7 @@ def damage(chance: random.Random, folder: Path) -> str:
 
 
 def fate(folder: Path) -> str:
-    """What becomes of an edit with this bundle: the error's type, or the pixels' digest."""
+    """Edit with this bundle: returns the error's type or the pixels' digest."""
     try:
         with Editor.open(folder, engine="onnxruntime", threads=1) as editor:
             return hashlib.sha256(editor.edit(GUIDE, steps=2).images[0].pil.tobytes()).hexdigest()
@@ -81,7 +81,7 @@ def fate(folder: Path) -> str:
 
 
 def work(seed: int, source: str, scratch: str) -> list[tuple[str, str, bool]]:
-    """BATCH mutants: what was damaged, the fate, and whether the damage could be seen by hashes alone."""
+    """Make BATCH mutants. For each: what was damaged, its fate, and whether only hashes can show the damage."""
     results = []
     whole = fate(Path(source))
     for index in range(BATCH):

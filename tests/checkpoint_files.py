@@ -1,4 +1,4 @@
-"""What a checkpoint file of the tiny DDPM holds, and what torch computes with it."""
+"""The contents of a checkpoint file of the tiny DDPM, and torch's outputs with it."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoints, and what becomes of them; a module of its own, for other processes import it."""
+"""Damaged and hostile checkpoints and their fates. This is a module of its own because other processes import it."""
 
 import random
 import time
@@ -53,7 +53,7 @@ FAMILIES: dict[str, tuple[Callable[[], dict[str, Tensor]], dict[str, str | int]]
 
 
 def wrap(chance: random.Random, state: dict[str, Any]) -> Any:
-    """As some training script saves it."""
+    """The tensors wrapped as some training script saves them."""
     shadow = list(state.values())[1:]
     wrapped: list[Any] = [
         state,
@@ -67,7 +67,7 @@ def wrap(chance: random.Random, state: dict[str, Any]) -> Any:
 
 
 def mutate_state(chance: random.Random, state: dict[str, Any]) -> dict[str, Any]:
-    """A tensor is lost, renamed, of another shape, kind or value, or there is one more."""
+    """Lose, rename or add a tensor, or change a shape, dtype or value."""
     changed = dict(state)
     for _ in range(chance.randint(1, 3)):
         name = chance.choice(sorted(changed))
@@ -96,7 +96,7 @@ def mutate_name(chance: random.Random, name: str) -> str:
 
 
 def damage_bytes(chance: random.Random, data: bytes) -> bytes:
-    """Anywhere, but mostly at the ends, where containers have their tables."""
+    """A random place, mostly near the ends, where containers have their tables."""
     where = chance.random()
     if where < 0.4:
         return mutate_bytes(chance, data[:EDGE]) + data[EDGE:]
@@ -106,7 +106,7 @@ def damage_bytes(chance: random.Random, data: bytes) -> bytes:
 
 
 def write_mutant(chance: random.Random, path: Path) -> tuple[str, dict[str, str | int]]:
-    """A damaged checkpoint of some family in some container: what was done, and what is said of it."""
+    """Write a damaged checkpoint of some family in some container. Returns its description and the answers for it."""
     family = chance.choice(sorted(FAMILIES))
     build, said = FAMILIES[family]
     state: dict[str, Any] = dict(build())
@@ -127,7 +127,7 @@ def write_mutant(chance: random.Random, path: Path) -> tuple[str, dict[str, str 
 
 
 def fate(path: Path, said: dict[str, str | int]) -> str:
-    """ "loaded", "refused", or what is wrong with the refusal."""
+    """Load it. Returns "loaded", "refused" or a fault of the refusal."""
     try:
         checkpoint = load_checkpoint(path, **said)
     except CheckpointError as error:
@@ -138,7 +138,7 @@ def fate(path: Path, said: dict[str, str | int]) -> str:
 
 
 def work(seed: int, scratch: str) -> list[tuple[str, str, float]]:
-    """BATCH mutants: what was done, their fate, and the seconds that took."""
+    """Make BATCH mutants. For each: what was done, its fate, and the seconds it took."""
     torch.set_num_threads(1)
     tiny_ddpm()  # what is imported at the first use is not timed
     results = []

@@ -112,7 +112,7 @@ def fake(fake_library: ctypes.CDLL, bundle_with_kernels: Bundle) -> Iterator[Fak
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """For torch: more cost a hundred times as much for networks this small, where other processes run."""
+    """Let torch use one thread: with more, networks this small take a hundred times as long beside other processes."""
     import torch
 
     threads = torch.get_num_threads()
@@ -123,7 +123,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`sdedit` in this process."""
+    """Run `sdedit` in this process."""
 
     def in_process(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sdedit", *map(str, arguments)])

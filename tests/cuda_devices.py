@@ -22,7 +22,7 @@ NOTHING = dict.fromkeys(("allocations", "streams", "events", "graphs", "executab
 
 
 def mixing(x: np.ndarray, told: float) -> np.ndarray:
-    """Depends on every pixel and the level, so that a mixed-up slot or time shows."""
+    """A network whose output depends on every pixel and the level, so that a mixed-up slot or time shows."""
     return np.tanh(x + np.roll(x, 1, axis=3) - np.float32(told / 20))
 
 

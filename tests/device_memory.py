@@ -28,14 +28,14 @@ REASONS = {OUTSIDE: "out of bounds", FREED: "use after free", FRESH: "uninitiali
 
 
 class DeviceFault(Exception):  # noqa: N818 - a fault is what devices have
-    """What a device would report, or not even notice. The message says who did it, what, and at which address."""
+    """A wrong access, which a real device reports late or never. The message names kernel, access and address."""
 
 
 class DeviceMemory:
     """A device's global memory, for copies (`write`, `read`) and for the threads of kernels (`load`, `store`)."""
 
     def __init__(self, capacity: int = 1 << 27) -> None:
-        """capacity: bytes of all allocations ever made; the host's memory is taken as it is touched."""
+        """capacity: bytes of all allocations ever made. The host's memory is used only where it is touched."""
         self._data = np.zeros(capacity, np.uint8)
         self._state = np.zeros(capacity, np.uint8)  # OUTSIDE
         self._writer = np.zeros(capacity, np.int32)
@@ -46,7 +46,7 @@ class DeviceMemory:
         self._who = "a kernel"
 
     def __contains__(self, address: int) -> bool:
-        """Whether that is an address of the device, allocated or not."""
+        """Whether `address` is an address of the device, allocated or not."""
         return BASE <= address < BASE + self._data.size
 
     # The host's side.
@@ -88,7 +88,7 @@ class DeviceMemory:
 
     @contextmanager
     def running(self, kernel: str) -> Iterator[None]:
-        """While that kernel runs, faults carry its name, and its threads must not get in each other's way."""
+        """While the kernel `name` runs, faults carry its name, and its threads must not touch each other's bytes."""
         before = self._who
         self._who = kernel
         try:
@@ -126,7 +126,7 @@ class DeviceMemory:
     # Checks.
 
     def _range(self, address: int, nbytes: int, needed: int, who: str) -> slice:
-        """Where those bytes are, if all of them may be written (needed is FRESH) or read (WRITTEN)."""
+        """Place of these bytes, all of which must be writable (needed is FRESH) or readable (WRITTEN)."""
         start = address - BASE
         if not 0 <= start <= self._data.size - nbytes:
             raise self._fault(who, OUTSIDE, needed, nbytes, address)
@@ -160,7 +160,7 @@ class DeviceMemory:
             raise DeviceFault(f"{self._who}: misaligned {_access(nbytes, needed)} at {int(bad[0]):#x}")
 
     def _foreign(self, threads: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Which bytes some other thread of this launch has written."""
+        """Bytes that another thread of this launch has written."""
         writer = self._writer[index]
         return (writer != NOBODY) & (writer != threads[:, None] + 1)
 
@@ -182,7 +182,7 @@ class DeviceMemory:
         return DeviceFault(f"{who}: {REASONS[state]} {_access(nbytes, needed)} at {address:#x}{self._place(address)}")
 
     def _place(self, address: int) -> str:
-        """Where that is in the last allocation that starts before it, live or freed."""
+        """Position of the address in the last allocation that starts before it, live or freed."""
         start = max((start for start in self._sizes if start <= address), default=None)
         if start is None:
             return ", before any allocation"

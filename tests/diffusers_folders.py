@@ -38,7 +38,7 @@ VE_SCHEDULE = {"num_train_timesteps": 50, "sigma_min": 0.01, "sigma_max": 348.0}
 
 
 def save(folder: Path, options: dict[str, Any], scheduler: Any) -> Any:
-    """A folder as pipelines save it, of a network of random weights; returns the network."""
+    """Save a network with random weights in a folder, as pipelines do; returns the network."""
     import diffusers
 
     torch.manual_seed(0)

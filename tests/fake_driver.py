@@ -54,7 +54,7 @@ class Executor(ctypes.Structure):
 
 
 def build(folder: Path) -> ctypes.CDLL:
-    """Compile it, and load it under the driver's name: who asks for libcuda.so.1 from now on gets this one."""
+    """Compile the driver and load it as libcuda.so.1: whoever loads that library from now on gets this one."""
     import triton
 
     library = folder / "libcuda.so.1"
@@ -90,12 +90,12 @@ class FakeDriver:
         library.fake_start(ctypes.byref(self._callbacks), version, capability, U64(self.limit))
 
     def stop(self) -> None:
-        """What tests forgot goes now: the next fake driver knows nothing of it."""
+        """Free what tests forgot: the next fake driver does not know it."""
         gc.collect()
         self.library.fake_stop()
 
     def counts(self) -> dict[str, int]:
-        """What is alive, of the kinds of COUNTED and of memory."""
+        """Number of live objects by kind (COUNTED), and of live allocations."""
         gc.collect()
         return {"allocations": len(self.live)} | {
             name: self.library.fake_count(index) for index, name in enumerate(COUNTED)
@@ -110,7 +110,7 @@ class FakeDriver:
         return int(self.library.fake_waits())
 
     def _guarded(self, name: str) -> Callable[..., int]:
-        """What Python raises must not be lost in C: it becomes the device's error, and `fault`."""
+        """Keep a Python exception, which C would lose, as the device's error and as `fault`."""
 
         def call(*arguments: Any) -> int:
             try:
@@ -178,7 +178,7 @@ class FakeDriver:
         return np.frombuffer(ctypes.string_at(address, nbytes), np.uint8)
 
     def enqueue(self, stream: int, function: Callable[[], None]) -> None:
-        """Run a function in its turn on that stream; what it raises is a fault of the device."""
+        """Run a function in turn on the stream; an exception of it is a fault of the device."""
 
         def run(_: object) -> None:
             try:
@@ -195,7 +195,7 @@ class FakeDriver:
 
 
 def binaries(folder: Path) -> dict[str, tuple[str, str]]:
-    """Of an export, by the sha256 of its PTX and cubins: the file's name, and the PTX that it is or was made of."""
+    """Files of an export by sha256: the name, and the text of the PTX that the file is or was assembled from."""
     found = {}
     for kernel in json.loads((folder / "kernels.json").read_text())["kernels"].values():
         text = (folder / kernel["ptx"]["file"]).read_text()
@@ -205,7 +205,7 @@ def binaries(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def image_bytes(address: int) -> bytes:
-    """A cubin in memory is as long as its header says, PTX ends with a zero."""
+    """Bytes of a module in memory: a cubin's header states its length, PTX ends with a zero."""
     if ctypes.string_at(address, 4) != b"\x7fELF":
         return ctypes.string_at(address)
     header = ctypes.string_at(address, 64)
@@ -220,7 +220,7 @@ def end_of_table(header: bytes, offset_at: int, size_at: int) -> int:
 
 
 class StandInEngine:
-    """See engines.CudaEngine: a Python function x [1, C, H, W], time -> out, run in its turn on the fake stream."""
+    """A CudaEngine whose network is a Python function (x [1, C, H, W], time) -> out, run in turn on the fake stream."""
 
     name, precision, version = "stand-in", "float32", "0"
     threads = None
@@ -245,7 +245,7 @@ class StandInEngine:
         return lambda stream: self.driver.enqueue(stream, evaluate)
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Release nothing: the engine holds nothing."""
 
 
 def values(driver: FakeDriver, array: DeviceArray) -> np.ndarray:

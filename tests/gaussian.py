@@ -27,7 +27,7 @@ def denoiser(level: Level) -> tuple[float, float]:
 
 
 def predict(x: np.ndarray, level: Level, prediction: str) -> np.ndarray:
-    """What a perfect network of that prediction type returns."""
+    """Output of a perfect network with that prediction type."""
     a, s, _ = level
     gain, offset = denoiser(level)
     x0 = gain * x + offset
@@ -65,7 +65,7 @@ WEIGHTS, CENTRES, WIDTHS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array
 
 
 def mixture_posterior(x: np.ndarray, a: float, s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of x0 given x at (a, s): shares [..., 2] of the two Gaussians, their means [..., 2] and variances [2]."""
+    """Posterior of x0 given x at (a, s): weights [..., 2] of both Gaussians, their means [..., 2], variances [2]."""
     total = a * a * WIDTHS**2 + s * s
     distance = x[..., None] - a * CENTRES
     log_share = np.log(WEIGHTS) - distance**2 / (2 * total) - np.log(total) / 2

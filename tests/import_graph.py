@@ -20,7 +20,7 @@ PACKAGES = {
 }
 """Room -> the package that it is installed as."""
 
-OPEN = ("sdedit.errors", "sdedit.__version__")
+OPEN = ("sdedit.errors", "sdedit.console", "sdedit.__version__")
 """Names of front that every room may import."""
 
 Graph = dict[str, set[str]]
@@ -58,7 +58,7 @@ def package_of(path: Path, room: str) -> str:
 
 
 def room_of(module: str) -> str | None:
-    """None: the name is not of this project, or open to all."""
+    """The room of a name; None if it is not of this project or open to all."""
     if any(within(module, name) for name in OPEN):
         return None
     around = [room for room, package in PACKAGES.items() if within(module, package)]

@@ -15,7 +15,7 @@ def random_photo(width: int, height: int) -> Image.Image:
 
 
 def write_even(folder: Path) -> Path:
-    """Ten pictures of one colour each, into that folder."""
+    """Write ten pictures of one colour each into the folder."""
     for index in range(10):
         Image.new("RGB", (12, 10), (25 * index, 128, 255 - 25 * index)).save(folder / f"{index}.png")
     return folder

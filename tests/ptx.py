@@ -1,14 +1,14 @@
 """Run PTX on a machine without a GPU: every thread of the grid is a lane of numpy arrays.
 
-What is executed is the text that ships, from the packed parameters, in memory that checks every access. So this proves
-addresses, masks, the parameters' layout and, bit for bit, the arithmetic; it says nothing of speed.
+It executes the text that ships, from the packed parameters, in memory that checks every access. So it proves
+addresses, masks, the parameters' layout and, bit for bit, the arithmetic; it says nothing about speed.
 
-Only code whose result is known exactly is run: straight lines of predicated instructions, of the table OPERATIONS.
-Anything else is refused when parsed. In particular float32 arithmetic must say .rn, for ptxas may fuse what does not.
-Results that are NaN are the one NaN that NVIDIA's float32 arithmetic gives.
+It runs only code whose result is known exactly: straight lines of predicated instructions of the table OPERATIONS.
+Parsing refuses everything else. In particular float32 arithmetic must say .rn, because ptxas may fuse other arithmetic.
+A result that is NaN is the one NaN of NVIDIA's float32 arithmetic.
 
-Threads run in lock step. That is no restriction for kernels without barriers whose threads do not communicate; memory
-checks that they do not, except for a store to what another thread has loaded before.
+Threads run in lock step. This does not restrict kernels without barriers whose threads do not communicate. Memory
+checks that they do not, except for a store to a place that another thread loaded before.
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ GRID_LIMITS = (2**31 - 1, 65535, 65535)
 
 
 def launch(kernel: Kernel, memory: DeviceMemory, grid: tuple[int, int, int], parameters: bytes) -> None:
-    """Run the kernel on that many blocks. Raises DeviceFault for a wrong launch and for whatever goes wrong in it."""
+    """Run the kernel on a grid of blocks. Raises DeviceFault for a wrong launch and for every fault in it."""
     if len(parameters) != kernel.param_bytes:
         raise DeviceFault(f"{kernel.name}: {len(parameters)} bytes of parameters, it takes {kernel.param_bytes}")
     if not all(1 <= size <= limit for size, limit in zip(grid, GRID_LIMITS, strict=True)):
@@ -52,7 +52,7 @@ def launch(kernel: Kernel, memory: DeviceMemory, grid: tuple[int, int, int], par
 
 
 class _Threads:
-    """All threads of a launch: an array for each register, of one value for all threads or of one for each."""
+    """All threads of a launch: each register is an array, with one value for all threads or one per thread."""
 
     def __init__(self, kernel: Kernel, memory: DeviceMemory, grid: tuple[int, int, int], parameters: bytes) -> None:
         self.name = kernel.name
@@ -72,7 +72,7 @@ class _Threads:
             raise DeviceFault(f"{fault}, in {instruction.text}") from None
 
     def _active(self, guard: Guard | None) -> np.ndarray | None:
-        """Which threads take part; None for all."""
+        """The threads that take part; None for all."""
         if guard is None:
             return None
         predicate = self._read((guard.register,), PREDICATE, None)
@@ -176,18 +176,18 @@ def _special_registers(kernel: Kernel, grid: tuple[int, int, int]) -> dict[str, 
 
 
 def _along(number: np.ndarray, sizes: tuple[int, int, int], axis: int) -> np.ndarray:
-    """The coordinate along one axis of what is numbered with x running fastest."""
+    """Coordinates along one axis of numbers that count with x fastest."""
     stride = int(np.prod(sizes[:axis], dtype=np.int64))
     return number // np.uint32(stride) % np.uint32(sizes[axis])
 
 
 def _cut(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The low bits of a register, seen as that type."""
+    """The low bits of a register, viewed as the type."""
     if values.itemsize > dtype.itemsize:
         values = values.astype(unsigned(dtype.itemsize))
     return values.view(dtype)
 
 
 def _extend(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """As a register keeps it, extended by the sign of signed types."""
+    """The value as a register keeps it, extended by the sign if the type is signed."""
     return values.view(dtype) if values.itemsize == dtype.itemsize else values.astype(dtype)

@@ -33,7 +33,7 @@ NAN = {2: 0x7FFF, 4: 0x7FFFFFFF}
 
 @dataclass(frozen=True)
 class Operation:
-    """widens: registers may be wider than the types; sources are cut to them, the result is extended by its sign."""
+    """An instruction. widens: registers may be wider than its types; sources are cut, the result is sign-extended."""
 
     result: np.dtype
     sources: tuple[np.dtype, ...]
@@ -51,7 +51,7 @@ def _each(stem: str, suffixes: str, build: Callable[[np.dtype], Operation]) -> d
 
 
 def _canonical(values: np.ndarray) -> np.ndarray:
-    """With the hardware's NaN in place of the host's."""
+    """The values with the hardware's NaN in place of the host's."""
     nan = np.isnan(values)
     if not nan.any():
         return values
@@ -67,8 +67,8 @@ def _rounded(compute: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 def _fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """a b + c with a single rounding, by way of float64.
 
-    There the product is exact. The sum is rounded to odd, that is, an inexact sum whose last bit is even is replaced by
-    its neighbour on the exact sum's other side: then rounding again, to float32, is as if from the exact sum.
+    In float64 the product is exact. The sum is rounded to odd: an inexact sum whose last bit is even is replaced by its
+    neighbour on the other side of the exact sum. Then the second rounding, to float32, is as if from the exact sum.
     """
     product = a.astype(np.float64) * b.astype(np.float64)
     addend = c.astype(np.float64)
@@ -82,7 +82,7 @@ def _fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _smaller(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The number where one is NaN, and -0 of two zeros."""
+    """The smaller value: the number if the other is NaN, and -0 if both are zeros."""
     least = (a.view(np.uint32) | b.view(np.uint32)).view(np.float32)
     return _canonical(np.where(a == b, least, np.fmin(a, b)))
 
@@ -144,7 +144,7 @@ ORDERS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _comparisons() -> dict[str, Operation]:
-    """Of floats, the plain ones are false where one is NaN, and those with a u are true."""
+    """Comparisons by name. If a float is NaN the plain ones are false, and the ones with a u are true."""
     table = _each("setp.nan", "f32", _compare(_unordered))
     table |= _each("setp.num", "f32", _compare(lambda a, b: ~_unordered(a, b)))
     for name, order in ORDERS.items():

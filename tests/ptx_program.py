@@ -1,4 +1,4 @@
-"""PTX as text, parsed into a program of known instructions; whatever is not known exactly is refused here."""
+"""Parse PTX text into a program of known instructions; everything that is not known exactly is refused here."""
 
 import functools
 import re
@@ -41,7 +41,7 @@ Results = tuple[Register | None, ...]
 
 @dataclass(frozen=True)
 class Guard:
-    """The predicate under which an instruction takes place, or unless."""
+    """The predicate of an instruction, and whether it must be true or false."""
 
     register: Register
     negated: bool
@@ -89,7 +89,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Kernel:
-    """params: (name, offset, size) of each, in bytes. block: the threads of a block, along x, y and z."""
+    """A parsed kernel. params: (name, offset, size) of each, in bytes. block: threads of a block along x, y and z."""
 
     name: str
     params: tuple[tuple[str, int, int], ...]
@@ -129,7 +129,7 @@ HARMLESS = {"maxnreg", "minnctapersm"}
 
 @functools.cache
 def parse(ptx: str, entry: str | None = None) -> Kernel:
-    """The entry of that name, or the only one. Raises UnsupportedPtx for whatever is not known exactly."""
+    """Parse the entry of that name, or the only one. Raises UnsupportedPtx for everything not known exactly."""
     text = COMMENT.sub(" ", ptx)
     found = _find_entry(text, entry)
     if _header(text, "address_size") != "64":
@@ -210,7 +210,7 @@ class _Body:
         self.registers: dict[str, Register] = {}
 
     def program(self) -> tuple[Instruction, ...]:
-        """Everything but the `ret` at the end, the only one there may be."""
+        """The statements without the `ret` at the end, the only one that is allowed."""
         for text in self.statements:
             if text.startswith(".reg "):
                 self._declare(text)

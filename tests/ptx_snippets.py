@@ -1,4 +1,4 @@
-"""PTX around a body or around one instruction, for the emulator's tests, and what it leaves in memory."""
+"""Wrap PTX around a body or one instruction for the emulator's tests, and read the results from memory."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ REGISTERS = """
 
 
 def module(body: str, params: tuple[str, ...] = ("u64", "u64"), threads: str = "4") -> str:
-    """A kernel `test` with those parameters p0, p1, ... and those threads in a block."""
+    """PTX of a kernel `test` with the given parameters p0, p1, ... and threads in a block."""
     declared = ", ".join(f".param .{kind} p{i}" for i, kind in enumerate(params))
     return f"{HEADER}.visible .entry test({declared})\n.reqntid {threads}\n{{\n{REGISTERS}\n{body}\nret;\n}}\n"
 
@@ -69,7 +69,7 @@ IN_MEMORY = {"pred": "u32", "f16": "b16"}
 
 
 def evaluate(opcode: str, result: str, *sources: tuple[str, Any]) -> np.ndarray:
-    """What the instruction gives for each of the values; sources: (type, values). Predicates are 0 and 1 of u32."""
+    """Results of the instruction for the values; sources: (type, values). Predicates are 0 and 1 of u32."""
     columns = [np.array(values, TYPES["u32" if kind == "pred" else kind]) for kind, values in sources]
     memory = DeviceMemory(1 << 18)
     addresses = [upload(memory, column) for column in columns]
@@ -98,7 +98,7 @@ def access(text: str, i: int, kind: str) -> str:
 
 
 def run(body: str, dtype: Any, count: int, threads: str = "4", grid: tuple[int, int, int] = (1, 1, 1)) -> list[Any]:
-    """What a kernel leaves in `count` values at its only parameter p0."""
+    """Run a kernel and return the `count` values at its only parameter p0."""
     memory = DeviceMemory(1 << 20)
     out = memory.alloc(np.dtype(dtype).itemsize * count)
     ptx.launch(ptx.parse(module(body, ("u64",), threads)), memory, grid, pack(out))

@@ -1,4 +1,4 @@
-"""How bundles and images are refused: by an error of one line."""
+"""Check that bundles and images are refused by an error of one line."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -51,7 +51,7 @@ SCRATCH = 4096
 
 
 class StandInTensorRt:
-    """In place of the module. compiled: how often kernels were compiled, which a cache spares."""
+    """Stand-in for the module. compiled: number of compilations, which a cache avoids."""
 
     __name__ = "tensorrt_rtx"
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
@@ -167,7 +167,7 @@ class StandInContext:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        """Addresses are those of now, also for a graph that is replayed later."""
+        """Enqueue with the addresses of this moment, which a graph keeps for later replays."""
         assert self.memory
         driver, memory, function = self.trt.driver, self.memory, self.trt.function
         x = DeviceArray(self.addresses["x"], self.shapes["x"])

@@ -54,7 +54,7 @@ def copy_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def step_state(state: dict[str, np.ndarray], guided: bool) -> dict[str, np.ndarray]:
-    """The same arrays; without guidance there is no o_uncond."""
+    """The same arrays, without o_uncond if there is no guidance."""
     return {name: array for name, array in state.items() if name != "o_uncond" or guided}
 
 
@@ -64,7 +64,7 @@ def step_arguments(state: dict[str, np.ndarray], guided: bool) -> list[Any]:
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal bit for bit, where a NaN is a NaN whatever its payload."""
+    """Whether the arrays are equal bit for bit; all NaNs count as equal."""
     return a.dtype == b.dtype and bool(np.all((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))))
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sdedit.kernels import twin
-from sdedit.runtime.bundle import network_inputs
+from sdedit.runtime import Editor
+from sdedit.runtime.bundle import SHIPPED, network_inputs, read_bundle
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
@@ -15,7 +16,7 @@ Function = Callable[[np.ndarray, float], np.ndarray]
 
 
 class StubEngine:
-    """An engine whose network is `function`; `calls` records the times it was told."""
+    """An engine whose network is `function`; `calls` records the times of its calls."""
 
     name, precision, version = "stub", "float32", "0"
     batch = threads = 1
@@ -38,8 +39,14 @@ def stub_loop(function: Function, shape: tuple[int, int, int], slots: int = 1, k
     return Loop(CpuDevice(StubEngine(function), network_inputs(shape), slots, twin(kernels)))
 
 
+def stub_editor(function: Function, slots: int = 1) -> Editor:
+    """An editor whose bundle is the shipped one, and whose network is `function`."""
+    bundle = read_bundle(SHIPPED)
+    return Editor(bundle, CpuDevice(StubEngine(function), bundle.inputs, slots, twin()))
+
+
 def run(loop: Loop, tasks: list[Task]) -> list[np.ndarray]:
-    """The results of tasks, which are told apart by (seed, image), in their order."""
+    """Run tasks, which differ in (seed, image); returns their results in order."""
     waiting = list(tasks)
     results = {}
     while waiting or loop.busy:

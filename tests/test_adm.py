@@ -27,7 +27,7 @@ from sdedit.runtime.plan import make_plan
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref.checkpoints import adm, load_checkpoint
 from sdedit_ref.checkpoints.adm import PRESETS, Preset, training_schedule
-from sdedit_ref.checkpoints.files import Contents
+from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,13 +65,13 @@ def difference(out: np.ndarray, golden: np.ndarray) -> float:
 
 
 def answers(config: ADMConfig) -> dict[str, str]:
-    """What must be said of a file of this network."""
+    """Answers that a file of this network needs."""
     said = Preset(config).answers()
     return {name: said[name] for name in said if name != "rescale_timesteps"}
 
 
 def weights(config: ADMConfig) -> dict[str, Tensor]:
-    """Random, by the source's names."""
+    """Random weights with the source's names."""
     return make.random_state(make.shapes_on_paper(config))
 
 
@@ -297,7 +297,7 @@ def test_an_edit_is_that_of_the_original(bundle: Bundle) -> None:
 
 
 def edit_in_torch(file: Path, label: int, guidance: float) -> np.ndarray:
-    """As `edit`, by the loaded network and the formulas."""
+    """The edit of `edit` with the loaded network and the formulas."""
     checkpoint = load_checkpoint(file, **SAID_4000)
     plan = make_plan(Schedule(checkpoint.schedule), "eps", t0=0.5, steps=5, sampler="ddim", guidance=guidance)
     z = normal_numpy(make.SEED, 0, 0, 0, KIND_BEGIN, 192).reshape(3, 8, 8)

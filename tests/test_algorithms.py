@@ -288,7 +288,7 @@ def away(g: Tensor, C: float) -> Score:
 
 
 def distances(s: Score, g: Tensor, visited: list[Level]) -> np.ndarray:
-    """Of the results from the guide, squared; as printed, with the last line's noise."""
+    """Squared distances of results from the guide; as printed, with the last line's noise."""
     result = algorithm_2(s, g, visited, generated(tuple(g.shape)), last_noise=True)
     return (result - g).flatten(1).square().sum(1).numpy()
 
@@ -296,7 +296,7 @@ def distances(s: Score, g: Tensor, visited: list[Level]) -> np.ndarray:
 @settings(max_examples=10, deadline=None)
 @given(C=st.sampled_from([0.0, 1.0, 100.0, 1e4]), t0=st.floats(0.2, 0.8), delta=st.sampled_from([0.3, 0.05]))
 def test_proposition_1_with_both_noises(C: float, t0: float, delta: float) -> None:
-    """300 edits; where delta exceed the bound, 5 deviations more than 300 delta are a chance of 1e-6."""
+    """If a share delta of 300 edits exceeds the bound, 5 deviations more than 300 delta have a chance of 1e-6."""
     table = sde.variance_exploding(sigma_max=25.0)
     visited = levels(table, Schedule(table).visit(t0, 20))
     g = torch.full((300, 3, 4, 4), 0.1, dtype=torch.float64)
@@ -316,7 +316,7 @@ def test_proposition_1_as_printed_counts_one_of_two_noises() -> None:
 
 
 def test_proposition_1_as_printed_holds_for_a_denoiser() -> None:
-    """A true score pulls back what the noise pushed, and its own bound C is large; here it is measured on the way."""
+    """A true score pulls the noise back, and its bound C is large; this test measures C during the edits."""
     table = sde.variance_exploding(sigma_max=25.0)
     visited = levels(table, Schedule(table).visit(0.5, 50))
     g = torch.full((200, 3, 8, 8), -0.4, dtype=torch.float64)

@@ -53,13 +53,13 @@ def manifest(folder: Path) -> dict:
 
 @functools.cache
 def machine_code(cubin: Path) -> Counter[str]:
-    """How often each instruction, modifiers included, stands in a cubin, which does not change."""
+    """Count each instruction of a cubin, modifiers included; the file does not change."""
     text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", text))
 
 
 def inexact(code: Counter[str]) -> Counter[str]:
-    """What an exact kernel has only inside its square roots."""
+    """Instructions that an exact kernel has only inside its square roots."""
     return Counter({op: n for op, n in code.items() if op.startswith(("FFMA", "MUFU")) or ".FTZ" in op})
 
 
@@ -97,7 +97,7 @@ def test_ptx_rounds_every_operation_and_fuses_none(folder: Path, name: str) -> N
 def test_machine_code_is_exact_outside_the_square_roots(
     folder: Path, roots_alone: Callable[[int, str], Counter[str]], name: str, target: str
 ) -> None:
-    """The same count of fused, approximate and flushing instructions as so many square roots have by themselves."""
+    """The kernel has as many fused, approximate and flushing instructions as its square roots have by themselves."""
     expected = roots_alone(SQUARE_ROOTS[name], target) if name in SQUARE_ROOTS else Counter()
     assert inexact(machine_code(folder / f"{name}.{target}.cubin")) == expected
 

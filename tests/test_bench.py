@@ -1,4 +1,4 @@
-"""sdedit-bench with stubs: turns, refusals, rows for what is missing, Ctrl-C, reports. No time is asserted."""
+"""sdedit-bench with stubs: turns, refusals, rows of missing contenders, Ctrl-C, reports. No time is asserted."""
 
 import copy
 import json
@@ -21,12 +21,13 @@ from sdedit.benchmarks.scenarios import Scenario
 from sdedit.benchmarks.suite import Suite
 from sdedit.errors import SdeditError
 from sdedit.export.bundle import export_bundle
+from sdedit.runtime.checks import turns
 
 Log = list[str]
 
 
 class Stub:
-    """A right contender of the tiny bundle, whose network halves; it logs its steps. `late`: runs at each step."""
+    """A correct contender for the tiny bundle, whose network halves its input. It logs its steps and calls `late`."""
 
     version = "stub 1"
 
@@ -55,7 +56,7 @@ class Stub:
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "REST", 0.0)
+    monkeypatch.setattr(turns, "REST", 0.0)
 
 
 @pytest.fixture
@@ -84,18 +85,18 @@ def test_contenders_take_turns_step_by_step(bundle: Path) -> None:
     log: Log = []
     contenders: dict[str, Contender] = {name: Stub(Case(str(bundle)), name, log) for name in "ab"}
     samples, complete = measure.interleave(contenders, steps=500, seconds=0.0)
-    turn = measure.TURN + 1  # the first one of a turn is not kept
-    assert log == (["a"] * turn + ["b"] * turn) * measure.MIN_ROUNDS
+    turn = turns.TURN + 1  # the first one of a turn is not kept
+    assert log == (["a"] * turn + ["b"] * turn) * turns.MIN_ROUNDS
     assert complete
     assert {name: len(kept.step) for name, kept in samples.items()} == dict.fromkeys(
-        "ab", measure.TURN * measure.MIN_ROUNDS
+        "ab", turns.TURN * turns.MIN_ROUNDS
     )
 
 
 def test_an_edit_that_has_ended_starts_again(bundle: Path) -> None:
     log: Log = []
     samples, _ = measure.interleave({"a": Stub(Case(str(bundle)), "a", log)}, steps=2, seconds=0.0)
-    assert len(samples["a"].step) == measure.TURN * measure.MIN_ROUNDS
+    assert len(samples["a"].step) == turns.TURN * turns.MIN_ROUNDS
 
 
 def test_what_is_wrong_is_not_timed(bundle: Path) -> None:
@@ -162,14 +163,14 @@ def test_ctrl_c_keeps_what_was_measured(bundle: Path) -> None:
     log: Log = []
 
     def interrupt() -> None:
-        if log.count("b") == measure.TURN + 3:  # two of the proof, and its first turn
+        if log.count("b") == turns.TURN + 3:  # two of the proof, and its first turn
             raise KeyboardInterrupt
 
     running = suite(a=stub(log, "a"), b=stub(log, "b", late=interrupt))
     reports = running.run([scenario(bundle), scenario(bundle, "never")])
     assert [report["name"] for report in reports] == ["tiny-masked"]
-    assert row(reports, "a")["step_ms"]["count"] == 2 * measure.TURN
-    assert row(reports, "b")["step_ms"]["count"] == measure.TURN
+    assert row(reports, "a")["step_ms"]["count"] == 2 * turns.TURN
+    assert row(reports, "b")["step_ms"]["count"] == turns.TURN
     assert running.interrupted
 
 
@@ -209,7 +210,7 @@ def test_a_run_survives_its_file(bundle: Path, tmp_path: Path) -> None:
     assert report.read_run(tmp_path / "run.json") == run
     for text in ("{}", "[]", "nothing", json.dumps({**run, "revision": 0})):
         (tmp_path / "other.json").write_text(text, encoding="utf-8")
-        with pytest.raises(SdeditError, match=r"other\.json is "):
+        with pytest.raises(SdeditError, match=r"other\.json (is not a|has) r"):
             report.read_run(tmp_path / "other.json")
 
 
@@ -229,11 +230,11 @@ def test_compare_says_what_changed(bundle: Path) -> None:
     new["scenarios"][0]["rows"][0]["step_ms"] = {"median": 1.0, "p5": 0.9, "p95": 1.1, "count": 9}
     new["scenarios"][0]["rows"][1] = {"name": "other", "status": "measured", "step_ms": new["scenarios"][0]["rows"][1]}
     lines = list(report.compare(new, old))
-    assert f"tiny-masked, {OFFICIAL}: 2.00 -> 1.00 ms a step, -50.0 %" in lines
-    assert "tiny-masked, fast: measured before alone" in lines
-    assert "tiny-masked, other: measured now alone" in lines
+    assert f"tiny-masked, {OFFICIAL}: 2.00 -> 1.00 ms per step, -50.0 %" in lines
+    assert "tiny-masked, fast: measured only before" in lines
+    assert "tiny-masked, other: measured only now" in lines
     assert lines[1:] != list(report.compare(old, old))[1:]
-    assert "+0.0 % (their p5 to p95 overlap)" in list(report.compare(old, old))[1]
+    assert "+0.0 % (p5 to p95 overlap)" in list(report.compare(old, old))[1]
 
 
 def test_plots_without_matplotlib_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_plots_are_written(bundle: Path, tmp_path: Path) -> None:
     run = a_run(bundle)
     twice = copy.deepcopy(run["scenarios"][0])
     run["scenarios"].append({**twice, "name": "tiny-batch4", "batch": 4})
-    run["scenarios"].append({**twice, "name": "official256-masked"})  # of another model: it is in no way of the others
+    run["scenarios"].append({**twice, "name": "official256-masked"})  # of another model: the others are still drawn
     run["scenarios"][0]["rows"][1]["edit_psnr"] = 90.0
     written = plot(run, tmp_path / "plots")
     assert [file.name for file in written] == ["benchmark-batch.png", "benchmark-step.png", "benchmark-error.png"]
@@ -256,7 +257,7 @@ def test_plots_are_written(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: Path) -> None:
-    """The same formulas in another order: float32's rounding alone is between them, 2^-24 a step and term: 100 dB."""
+    """The formulas are equal, their order is not: float32 rounds 2^-24 per step and term, 100 dB."""
     case = Case(str(bundle), masked=masked, batch=2)
     ours, peer = (
         CONTENDERS[name].build(case) for name in ("sdedit, onnxruntime, float32", "onnxruntime and a numpy loop")
@@ -267,7 +268,7 @@ def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: 
 
 
 def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None:
-    """Read back from the graph, with norms that no two have alike: all outputs as the reference's, and whole edits."""
+    """Weights that were read back from the graph, each norm different, give the reference's outputs and whole edits."""
     weights = pytest.importorskip("sdedit.benchmarks.weights")
     network = tiny_ddpm()
     with torch.no_grad():

@@ -58,7 +58,7 @@ def test_a_bundles_codec_has_its_states_shape() -> None:
 
 @dataclass(frozen=True)
 class HalvedCodec:
-    """States of four channels at half the picture's sides, as of a latent network: the green values of 2x2 cells."""
+    """Codec like a latent network's: the state has four channels, the green values of 2x2 cells, at half the size."""
 
     state_shape: tuple[int, int, int] = (4, 32, 32)
     picture_size: tuple[int, int] = (64, 64)

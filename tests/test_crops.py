@@ -60,7 +60,7 @@ def test_crops_reach_every_place_and_both_mirror_images(picture: Path) -> None:
 def test_training_shares_no_pixel_with_what_is_held_out(
     tmp_path_factory: pytest.TempPathFactory, seed: int, scale: float, width: int, corner: tuple[int, int]
 ) -> None:
-    """White is held out, up to the picture's own edges: all of it is white, and nothing else has a trace of it."""
+    """The held-out part is white, up to the picture's edges: held-out crops are white, training crops have no white."""
     left, top = corner
     box = (left, top, left + 30, top + 20)
     picture = tmp_path_factory.mktemp("marked") / "box.png"
@@ -80,7 +80,7 @@ def test_a_reduced_picture_is_the_mean_of_what_its_pixels_cover(picture: Path) -
 
 
 def test_a_photo_is_upright(tmp_path: Path) -> None:
-    """As its camera noted: red is at the top of a picture whose file has it at the left."""
+    """A photo is turned as its camera noted: red is at the left of the file and at the top of the photo."""
     values = np.zeros((8, 16, 3), np.uint8)
     values[:, :8, 0] = 255
     note = Image.Exif()
@@ -105,6 +105,19 @@ def test_pictures_that_would_not_be_what_they_look_like(picture: Image.Image, me
     picture.save(tmp_path / "strange.tif")
     with pytest.raises(ImageError, match=message):
         decoded(tmp_path / "strange.tif", 1.0)
+
+
+def test_pictures_may_be_larger_than_a_process_opens_and_its_limit_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(Image.Image, "convert", lambda image, mode: limits.append(Image.MAX_IMAGE_PIXELS) or image)
+    for kind in ("png", "jpg", "bmp", "ppm"):
+        Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / f"large.{kind}")
+        assert find_pictures(tmp_path / f"large.{kind}", 8)
+        assert decoded(tmp_path / f"large.{kind}", 1.0).shape == (9, 9, 3)
+    assert limits == [10] * 4
 
 
 def test_an_alpha_channel_of_an_opaque_picture_is_no_matter(tmp_path: Path) -> None:
@@ -155,6 +168,8 @@ def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> No
         find_pictures(tmp_path, 8)
     with pytest.raises(ImageError, match="cannot be read"):
         find_pictures(tmp_path / "nowhere.png", 8)
+    with pytest.raises(ImageError, match="/dev/zero is not a regular file"):
+        find_pictures(Path("/dev/zero"), 8)
     with pytest.raises(ImageError, match=r"ramp.png is 60x40 pixels, smaller than the crop of 48x48$"):
         find_pictures(picture, 48)
     (tmp_path / "text.png").write_text("no image")

@@ -37,7 +37,7 @@ def bundle(bundle_with_kernels: Bundle) -> Bundle:
 
 
 def resized(bundle: Bundle, height: int, width: int) -> Bundle:
-    """As if its images were of that size; the kernels take any."""
+    """The bundle as if its images had that size; the kernels take any."""
     image = ImageSpec(3, height, width, multiple_of=1)
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
@@ -173,13 +173,11 @@ library = ctypes.CDLL({library!r}, mode=ctypes.RTLD_GLOBAL)
 from pathlib import Path
 from fake_driver import FakeDriver
 from sdedit.runtime.bundle import read_bundle
-from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.cuda.context import Gpu
-from sdedit.runtime.checks.gpu import EDIT, GpuCopy, digest, golden_edits, of_golden_shape
+from sdedit.runtime.checks import golden
+from sdedit.runtime.checks.gpu import copied_edits
 bundle = read_bundle({bundle!r})
 driver = FakeDriver(library, bundle.path / "kernels")
-gpu = Gpu()
-assert digest(golden_edits(CudaDevice(gpu, of_golden_shape(bundle), GpuCopy(gpu), 2))) == EDIT
+assert golden.digest(copied_edits(bundle, eager=False)) == golden.COPIED
 """
 
 
@@ -284,7 +282,7 @@ def test_the_graph_that_was_not_used_for_longest_makes_room(
 
 
 def test_a_preview_is_copied_while_the_device_goes_on(fake: FakeDriver, bundle: Bundle) -> None:
-    """The copy is of the moment that was asked for, and asking does not wait."""
+    """A preview shows the moment of the request, and the request does not wait."""
     device, on_host = make_device(fake, bundle), on_cpu(bundle)
     found = []
     for loop in (Loop(device), Loop(on_host)):

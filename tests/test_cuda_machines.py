@@ -17,7 +17,8 @@ from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, network_inputs, read_bundle
-from sdedit.runtime.checks import gpu as doctor_gpu
+from sdedit.runtime.checks import golden
+from sdedit.runtime.checks import gpu as gpu_checks
 from sdedit.runtime.cuda import driver
 from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
@@ -123,16 +124,16 @@ def test_names_that_are_no_device() -> None:
 
 @pytest.mark.parametrize("kernels", ["c", "numpy"])
 def test_the_doctors_edit_is_the_cpus(kernels: str) -> None:
-    device = CpuDevice(StubEngine(lambda x, time: x), network_inputs(doctor_gpu.GOLDEN), 2, twin(kernels))
-    assert doctor_gpu.digest(doctor_gpu.golden_edits(device)) == doctor_gpu.EDIT
+    device = CpuDevice(StubEngine(lambda x, time: x), network_inputs(golden.SHAPE), 2, twin(kernels))
+    assert golden.digest(golden.copied_edits(device)) == golden.COPIED
 
 
 def test_doctor_tries_the_device(fake: FakeDriver, bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_gpu, "CUDA_ENGINES", ("onnxruntime",))  # tensorrt would meet the fake driver
+    monkeypatch.setattr(gpu_checks, "ENGINES", {"cuda": ("onnxruntime",)})  # tensorrt would meet the fake driver
     findings = doctor_findings(run, bundle)
     assert findings["GPU"] == ("ok", "fake sm89, sm89, its driver runs CUDA 13.0")
     verdict, detail = findings["kernels on the GPU"]
-    assert (verdict, detail[12:24]) == ("ok", doctor_gpu.EDIT[:12])
+    assert (verdict, detail[12:24]) == ("ok", golden.COPIED[:12])
     assert fake.graphs_launched > 0
     assert findings["engine onnxruntime on the GPU"][0] == "warning"
     assert "has no CUDA provider" in findings["engine onnxruntime on the GPU"][1]
@@ -142,14 +143,14 @@ def test_doctor_tries_the_device(fake: FakeDriver, bundle: Bundle, run: Run, mon
 def test_doctor_sees_wrong_bits_and_a_lost_device(
     fake: FakeDriver, bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_gpu, "CUDA_ENGINES", ())
-    real = doctor_gpu.GpuCopy.bind
+    monkeypatch.setattr(gpu_checks, "ENGINES", {"cuda": ()})
+    real = gpu_checks.GpuCopy.bind
     with monkeypatch.context() as patch:
         patch.setattr(
-            doctor_gpu.GpuCopy, "bind", lambda self, inputs, out: real(self, {**inputs, "x": out}, inputs["x"])
+            gpu_checks.GpuCopy, "bind", lambda self, inputs, out: real(self, {**inputs, "x": out}, inputs["x"])
         )
         verdict, detail = doctor_findings(run, bundle)["kernels on the GPU"]
-    assert (verdict, detail[-12:]) == ("wrong", doctor_gpu.EDIT[:12])
+    assert (verdict, detail[-12:]) == ("wrong", golden.COPIED[:12])
     fake.lose_after = len(fake.launches) + 5
     verdict, detail = doctor_findings(run, bundle)["kernels on the GPU"]
     assert verdict == "wrong"

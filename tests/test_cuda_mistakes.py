@@ -59,7 +59,7 @@ def no_mistake(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyP
 
 
 def bakes_the_time(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that reads on the host what it is told, when it is enqueued."""
+    """An engine that reads the time on the host when it is enqueued."""
 
     def bind(inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         x, time = inputs["x"], inputs["time"]
@@ -76,7 +76,7 @@ def bakes_the_time(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.Mon
 
 
 def bakes_the_counter(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that has its row by value, as it was at capture."""
+    """A step that takes its row by value, so that it stays as it was at capture."""
     arguments = device._arguments
     frozen = device._gpu.allocate(4)
     real = device._launch
@@ -101,7 +101,7 @@ def swaps(one: str, other: str) -> Sabotage:
 
 
 def reallocates_after_capture(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nobody notices that the address is another one."""
+    """Reallocate a buffer after capture without a new graph."""
     (key,) = device._graphs
     monkeypatch.setattr(device, "_key", lambda busy: key)
     with device._gpu.calls("in a test"):
@@ -133,7 +133,7 @@ def overwrites_what_is_still_to_be_copied(
 
 
 def off_by_four_bytes(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With our own check of multiples out of the way, which `test_what_a_kernel_does_not_take_is_refused` is about."""
+    """Move a pointer by 4 bytes, with our own check off, which another test is about."""
     real = device._arguments
 
     class Shifted:
@@ -145,7 +145,7 @@ def off_by_four_bytes(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.
 
 
 def rows_one_short(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for 7 rows, where the plan has 8."""
+    """Allocate room for 7 rows although the plan has 8."""
     with device._gpu.calls("in a test"):
         device._buffers["rows"] = device._gpu.allocate(7 * 64)
 

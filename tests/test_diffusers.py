@@ -168,7 +168,7 @@ def test_trained_betas_are_a_schedule(copied: Path) -> None:
 
 
 def test_sigmas_are_the_schedulers_for_data_of_twice_the_range(ve: tuple[Path, Any]) -> None:
-    """They take the exponential in float32, of up to log 348 = 5.9, which is rounded by 2^-22."""
+    """diffusers takes the exponential in float32, of up to log 348 = 5.9, which is rounded by 2^-22."""
     schedule = load_checkpoint(ve[0]).schedule
     sigmas = diffusers.ScoreSdeVeScheduler(**VE_SCHEDULE).discrete_sigmas.double().numpy()
     assert np.abs(schedule[:, 2] / sigmas - 1).max() < 4 * 2**-22

@@ -1,4 +1,4 @@
-"""What the documents show is run: the Python of README, embedding.md and training.md, the commands of cli.md."""
+"""Run what the documents show: the Python of README, embedding.md and training.md, the commands of cli.md."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
     [("README.md", "out.png"), ("docs/embedding.md", "out.png"), ("docs/training.md", "start.safetensors")],
 )
 def test_the_python_of_a_document_runs(name: str, written: str, tmp_path: Path) -> None:
-    """All blocks of a document, one after another, in a process and a folder of their own."""
+    """The blocks of a document run one after another, in a process and a folder of their own."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

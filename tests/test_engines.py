@@ -12,15 +12,17 @@ from onnx import helper
 from tiny import model, rewrite, write_bundle
 
 from sdedit.errors import EngineError
-from sdedit.runtime import Editor, read_bundle
+from sdedit.runtime import Editor, engines, read_bundle
 from sdedit.runtime.bundle import NETWORK, SHIPPED
 from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
-from sdedit.runtime.engines import ENGINES, load_engine, open_engine
-from sdedit.runtime.engines import opening as choice
+from sdedit.runtime.engines import load_engine, open_engine, opening
 from sdedit.runtime.engines import openvino as openvino_engine
+from sdedit.runtime.engines.importing import import_openvino
 from sdedit.runtime.engines.remembered import Measured
 from sdedit.runtime.machine import available_processors
 from sdedit.runtime.schedule import Schedule
+
+ENGINES = tuple(engines.ENGINES["cpu"])
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
@@ -75,7 +77,7 @@ def test_a_network_that_an_engine_refuses_is_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_bundle(tmp_path / "tiny")
-    wrong = model([helper.make_node("Unheard", ["x"], ["out"])], [])
+    wrong = model([helper.make_node("MatMul", ["x", "time"], ["out"], axis=3)], [])
     for data in (onnx.ModelProto(ir_version=8).SerializeToString(), wrong.SerializeToString()):
         rewrite(folder, NETWORK, data)
         with pytest.raises(EngineError) as caught:
@@ -98,7 +100,7 @@ def test_a_network_of_another_signature_is_refused(name: str, tmp_path: Path) ->
 
 def test_bfloat16_is_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(SHIPPED)
-    with pytest.raises(EngineError, match="is not one that engine onnxruntime runs: float32"):
+    with pytest.raises(EngineError, match="not one of auto, float32, which engine onnxruntime on device cpu has"):
         open_engine(bundle, engine="onnxruntime", precision="bfloat16")
     monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda core: False)
     with pytest.raises(EngineError, match="has no instructions for it; accepted: float32"):
@@ -107,7 +109,7 @@ def test_bfloat16_is_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_runs_is_read_back_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor without bfloat16 OpenVINO runs float32 without a word; that is an error here."""
-    core = openvino_engine.import_openvino().Core()
+    core = import_openvino().Core()
     if openvino_engine.has_bfloat16(core):
         assert open_engine(read_bundle(SHIPPED), precision="bfloat16").precision == "bfloat16"
         return
@@ -149,7 +151,7 @@ def test_the_last_level_is_always_judged(tmp_path: Path) -> None:
 
 def chosen(monkeypatch: pytest.MonkeyPatch, memory: list[Measured], *asked: object) -> tuple[object, ...]:
     monkeypatch.setattr("sdedit.runtime.engines.opening.remembered", lambda bundle: memory)
-    made = choice.choose(read_bundle(SHIPPED), *asked)  # type: ignore[arg-type]
+    made = opening.choose(read_bundle(SHIPPED), *asked)  # type: ignore[arg-type]
     return made.engine, made.precision, made.threads, made.origin
 
 
@@ -175,11 +177,10 @@ def test_auto_takes_the_fastest_measured_of_what_was_asked_for(monkeypatch: pyte
 
 @pytest.mark.parametrize("missing", ENGINES)
 def test_one_engine_is_enough(missing: str, tmp_path: Path) -> None:
-    """In a process of its own, where the other cannot be imported."""
+    """The test runs in a process in which the other engine cannot be imported."""
     script = (
         "import importlib.util, sys\n"
         f"sys.modules[{missing!r}] = None\n"
-        "from sdedit.runtime.engines import opening as choice\n"
         "real = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name: None if name == {missing!r} else real(name)\n"
         "from sdedit.runtime import Editor\n"
@@ -195,7 +196,7 @@ def test_one_engine_is_enough(missing: str, tmp_path: Path) -> None:
 def test_openvino_is_imported_without_its_telemetry() -> None:
     script = (
         "import sys\n"
-        "from sdedit.runtime.engines.openvino import import_openvino\n"
+        "from sdedit.runtime.engines.importing import import_openvino\n"
         "import_openvino()\n"
         "print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules)"
     )

@@ -136,7 +136,7 @@ def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
 def test_weights_too_large_for_one_file_go_beside_it(
     safetensors: Path, half: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a lowered limit; docs/checkpoints.md says how the real one was tried."""
+    """The limit is lowered here; docs/checkpoints.md says how the real limit was tried."""
     monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 1000)
     bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="")
     files = bundle.manifest.files

@@ -1,4 +1,4 @@
-"""What tests/test_cuda.py proves on a driver made for tests, on a real one: `pytest -m gpu`, where there is a GPU."""
+"""The proofs of tests/test_cuda.py on a real driver: `pytest -m gpu`, on a machine with a GPU."""
 
 import ctypes
 import dataclasses
@@ -14,11 +14,11 @@ from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.bundle.manifest import ImageSpec
-from sdedit.runtime.checks import gpu as doctor_gpu
+from sdedit.runtime.checks import gpu as gpu_checks
 from sdedit.runtime.cuda.context import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
-from sdedit.runtime.engines.opening_cuda import choose_cuda_engine
+from sdedit.runtime.engines.names import first_engine
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.plan import make_plan
 
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
-    """Skips where there is no GPU, or where the fake driver of other tests is loaded in its place."""
+    """Skip if there is no GPU or if the fake driver of other tests is loaded."""
     try:
         if hasattr(ctypes.CDLL("libcuda.so.1"), "fake_start"):
             pytest.skip("the fake driver is loaded in this process: run pytest -m gpu")
@@ -69,7 +69,7 @@ def test_edits_side_by_side_are_the_cpus_bit_for_bit(
         guide = rng.uniform(-1, 1, bundle.state_shape).astype(np.float32)
         mask = rng.integers(0, 5, size).astype(np.float32) / 4
         tasks.append(Task(make_plan(bundle.schedule, "x0", **options), guide, mask, 2**64 - 7, index))
-    device = CudaDevice(gpu, bundle, doctor_gpu.GpuCopy(gpu), 2, eager)
+    device = CudaDevice(gpu, bundle, gpu_checks.GpuCopy(gpu), 2, eager)
     found = run(Loop(device), tasks)
     expected = run(Loop(CpuDevice(StubEngine(lambda x, time: x), bundle.inputs, 2, twin())), tasks)
     for one, other in zip(found, expected, strict=True):
@@ -78,18 +78,18 @@ def test_edits_side_by_side_are_the_cpus_bit_for_bit(
 
 def test_doctor_finds_nothing_wrong(gpu: Gpu, bundle: Bundle) -> None:
     gpu.close()
-    findings = list(doctor_gpu.try_gpu(bundle))
-    assert [finding for finding in findings if finding[0] == "wrong"] == []
-    assert ("ok", "kernels on the GPU") in [finding[:2] for finding in findings]
+    findings = list(gpu_checks.examine_gpu(bundle))
+    assert [finding for finding in findings if finding.verdict == "wrong"] == []
+    assert ("ok", "kernels on the GPU") in [(finding.verdict, finding.what) for finding in findings]
 
 
 def test_an_edit_through_an_engine_is_near_the_cpus(gpu: Gpu, bundle: Bundle, guide: Path) -> None:
-    """On the network's own rounding the two differ: at most 2 of 255 in any pixel, as the engine's error is 1e-4."""
+    """The two differ by the network's rounding: at most 2 of 255 in any pixel, because the engine's error is 1e-4."""
     from sdedit.runtime import Editor
 
     gpu.close()
     try:
-        engine = choose_cuda_engine("auto", "float32")
+        engine = first_engine("cuda", "float32")
     except EngineError as error:
         pytest.skip(str(error))
     with Editor.open(bundle.path, device="cuda", engine=engine) as editor, Editor.open(bundle.path) as on_cpu:

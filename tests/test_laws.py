@@ -26,7 +26,7 @@ def gaussian_network(schedule: Schedule, prediction: str) -> Function:
 
 
 def wild_network(x: np.ndarray, time: float) -> np.ndarray:
-    """Nonlinear and different at every time, so that nothing cancels by accident."""
+    """A nonlinear network that differs at every time, so that nothing cancels by accident."""
     return np.sin(3 * x + np.float32(time)) + np.float32(0.1) * x
 
 
@@ -85,7 +85,7 @@ def test_state_and_image_are_inverse() -> None:
 
 
 def mixed_tasks() -> list[Task]:
-    """Different t0, steps, samplers, keep rules, repeats, masks and seeds."""
+    """Tasks with different t0, steps, samplers, keep rules, repeats, masks and seeds."""
     rng = np.random.default_rng(0)
     tasks = []
     for index, sampler in enumerate([*SAMPLERS, *SAMPLERS]):
@@ -124,7 +124,7 @@ def test_seed_and_image_each_change_the_noise_of_every_pixel() -> None:
 
 
 def test_every_repeat_has_noise_of_its_own() -> None:
-    """The state that the network first sees in each repeat, with a network whose prediction is always grey."""
+    """With a network that always predicts grey, the first state of each repeat shows that repeat's noise."""
     times: list[np.ndarray] = []
 
     def network(x: np.ndarray, time: float) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_idle_slots_cost_no_evaluation_and_every_row_is_told_its_time() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 @EVERY_SAMPLER
 def test_sampled_moments_are_those_of_the_recursion(name: str, sampler: str) -> None:
-    """65,536 samples; mean and variance within five standard errors."""
+    """Mean and variance of 65,536 samples are within five standard errors."""
     schedule, steps, guide = SCHEDULES[name], 8, -0.5
     plan = make_plan(schedule, "x0", t0=0.6, steps=steps, sampler=sampler, clip=math.inf)
     loop = stub_loop(gaussian_network(schedule, "x0"), (1, 128, 128))
@@ -181,7 +181,7 @@ FINE = Schedule(sde.rectified_flow(2**16))
 
 @EVERY_SAMPLER
 def test_errors_fall_with_the_order_of_the_sampler(sampler: str) -> None:
-    """1/N and 1/N^2; the second order carries a logarithm, as the log-SNR has no end."""
+    """Errors fall like 1/N and 1/N^2; the second order carries a logarithm, because the log-SNR has no end."""
     preset = SAMPLERS[sampler]
     errors = []
     for steps in (64, 1024):

@@ -17,7 +17,7 @@ from weights import normals, weight
 
 from sdedit.errors import CheckpointError
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
-from sdedit_ref.checkpoints.files import Contents
+from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.checkpoints.ncsnpp import PUBLISHED, Shape, read_config
 from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
 
@@ -34,7 +34,7 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """More cost a hundred times as much for networks this small, where other processes run."""
+    """Let torch use one thread: with more, networks this small take a hundred times as long beside other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,7 +53,7 @@ def state_of(case: str) -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: Path, case: str) -> Path:
-    """As score_sde saves it: what was trained last under `model`, the averages as a list without names."""
+    """Write the file as score_sde does: the last weights under `model`, the averages as a list without names."""
     state = state_of(case)
     trained = set(GOLDEN[f"{case}/trained"])
     model = OrderedDict((f"module.{k}", v + 1 if k in trained else v) for k, v in state.items())
@@ -212,7 +212,7 @@ def test_the_shape_of_a_network_is_read_from_its_parts(config: NCSNppConfig) -> 
 
 
 def test_the_largest_published_networks_have_their_parameters() -> None:
-    """As many as score_sde's own code builds for ve/church_ncsnpp_continuous and ve/ffhq_ncsnpp_continuous."""
+    """score_sde's own code builds as many for ve/church_ncsnpp_continuous and ve/ffhq_ncsnpp_continuous."""
     ffhq = NCSNppConfig(width=16, width_multiples=(1, 2, 4, 8, 16, 32, 32, 32), blocks=1, attention=(6,))
     with torch.device("meta"):
         counts = [sum(p.numel() for p in NCSNpp(config).parameters()) for config in (NCSNppConfig(), ffhq)]
@@ -242,9 +242,9 @@ def change(state: dict[str, Any], key: str, *shape: int) -> None:
         ("all_modules.99999999.weight", (1,), "it has a part 99999999"),
         ("all_modules.4.Conv_0.weight", None, "a block lacks Conv_0.weight"),
         ("all_modules.4.Conv_0.weight", (16, 24, 3, 3), "damaged: its all_modules form no NCSN"),
-        ("all_modules.4.Conv_1.weight", (16, 24, 3, 3), "does not fit the NCSN.. network its keys describe"),
+        ("all_modules.4.Conv_1.weight", (16, 24, 3, 3), "does not fit the NCSN.. network that its keys describe"),
         ("all_modules.5.strange", (1,), "does not fit"),
-        ("all_modules.0.W", (), "does not fit"),
+        ("all_modules.0.W", (), "damaged: its all_modules form no NCSN"),
     ],
 )
 def test_tensors_that_form_no_network(tmp_path: Path, key: str, shape: tuple[int, ...] | None, message: str) -> None:

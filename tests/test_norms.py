@@ -24,8 +24,10 @@ def random_norm(channels: int = 64, groups: int = 32) -> nn.GroupNorm:
 @pytest.mark.parametrize("groups", [1, 4, 64])
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 def test_it_computes_the_group_norm(groups: int, mean: float) -> None:
-    """Against float64. What is lost is 2^-24 of `mean` an operation on values of that size: four of them, a scale of at
-    most 3, and means of at most 4 `mean` make 3e-6 `mean`; without it 2^-24 of sums of some hundred values.
+    """The result is compared with float64.
+
+    Each operation on values of the size of `mean` loses 2^-24 of it. Four operations, a scale of at most 3 and means of
+    at most 4 `mean` make 3e-6 `mean`. Without `mean` the loss is 2^-24 of sums of some hundred values.
     """
     torch.manual_seed(0)
     norm = random_norm(groups=groups)
@@ -37,7 +39,7 @@ def test_it_computes_the_group_norm(groups: int, mean: float) -> None:
 
 
 def test_large_norms_are_replaced_and_the_network_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the tiny network: width 32 at 8 x 8 pixels, 64 at 4 x 4."""
+    """The tiny network has width 32 at 8 x 8 pixels and 64 at 4 x 4."""
     network = tiny_ddpm()
     assert with_large_norms_by_channel(network, SHAPE) is network
     monkeypatch.setattr(norms, "LARGE", 32 * 8 * 8)

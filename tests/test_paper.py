@@ -29,7 +29,7 @@ TOLERANCE = 1e-4 * 2
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """More cost a hundred times as much for networks this small, where other processes run."""
+    """Let torch use one thread: with more, networks this small take a hundred times as long beside other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +51,7 @@ def some_guide(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edit(bundle: Bundle, guide: np.ndarray, mask: np.ndarray, **options: object) -> np.ndarray:
-    """The runtime's, before it becomes bytes: float32 [C, H, W]."""
+    """The runtime's edit before it becomes bytes: float32 [C, H, W]."""
     plan = make_plan(bundle.schedule, bundle.prediction, clip=math.inf, **options)  # type: ignore[arg-type]
     loop = Loop(CpuDevice(open_engine(bundle, engine="onnxruntime", threads=1), bundle.inputs, 1, twin()))
     loop.admit(Task(plan, guide, mask, SEED, 0))
@@ -165,7 +165,7 @@ def test_an_exploding_edit_is_the_papers(exploding: tuple[Checkpoint, Bundle], m
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Bundle]:
-    """A network of its family at random, in its own format."""
+    """A random network of the official family, in its own format."""
     folder = tmp_path_factory.mktemp("official")
     config = DDPMConfig(size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,))
     with torch.device("meta"):

@@ -17,7 +17,7 @@ def point(distance: float, difference: float, steps: int = 9, sampler: str = "dd
 
 
 def yardstick(masked: bool = False) -> list[Point]:
-    """Means 0.2 and 0.3; the seeds are 0.04 and 0.02 apart."""
+    """A yardstick with means 0.2 and 0.3, whose seeds are 0.04 and 0.02 apart."""
     return [point(d, g, YARDSTICK_STEPS, "ancestral", masked) for d, g in ((0.18, 0.31), (0.22, 0.29))]
 
 

@@ -120,7 +120,7 @@ for _build, _kinds in {
 
 
 def edges(kind: str) -> list[int]:
-    """The ends and the middle of the type, and amounts around the widths to shift by."""
+    """Values at the ends and in the middle of the type, and shift amounts around its widths."""
     half = 2 ** (width(kind) // 2)
     top = 2 ** (width(kind) - 1)
     near = [0, 1, 2, -1, -2, half - 1, half, top - 1, top, top + 1, 16, 31, 32, 40, 64]
@@ -189,7 +189,7 @@ FLOAT_OPCODES = {
 
 
 def nearest(value: Fraction, precision: int = 24, lowest: int = -149) -> Fraction:
-    """The closest multiple of a power of two with that many bits, even on a tie; float32 unless told."""
+    """The closest number with `bits` bits, even on a tie; by default float32's."""
     if value == 0:
         return value
     exponent = math.frexp(abs(value.numerator) / 2 ** value.numerator.bit_length())[1]
@@ -275,7 +275,7 @@ PAIRS = np.array(np.meshgrid(SPECIAL, SPECIAL)).reshape(2, -1)
 
 
 def bits(values: np.ndarray) -> list[int]:
-    """NaN is the one that the hardware gives."""
+    """A NaN is the one that the hardware gives."""
     return np.where(np.isnan(values), np.uint32(0x7FFFFFFF), values.astype(np.float32).view(np.uint32)).tolist()
 
 

@@ -120,7 +120,7 @@ def test_races(memory: DeviceMemory, body: str) -> None:
 
 
 def test_threads_may_agree(memory: DeviceMemory) -> None:
-    """In one launch about a value; the next launch starts anew."""
+    """Threads of one launch must agree about a value; the next launch starts anew."""
     out = memory.alloc(4)
     for value in (5, 6):
         body = f"ld.param.u64 %d0, [p0]; st.global.u32 [%d0], {value};"

@@ -1,4 +1,4 @@
-"""What the PTX emulator reads of a module, and that whatever it does not know exactly is refused by name."""
+"""The PTX emulator reads a module, and refuses by name everything that it does not know exactly."""
 
 import ptx
 import pytest

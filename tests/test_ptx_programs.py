@@ -174,7 +174,7 @@ def small_numpy(x: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def compile_small(aligned: bool) -> ptx.Kernel:
-    """aligned: pointers and n are multiples of 16, for accesses of 128 bits."""
+    """A Triton kernel. aligned: pointers and n are multiples of 16, for accesses of 128 bits."""
     types = {"p_x": "*fp32", "p_index": "*i32", "p_out": "*fp32", "n": "i32", "BLOCK": "constexpr"}
     divisible = {(i,): [["tt.divisibility", 16]] for i in range(4)} if aligned else {}
     with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():

@@ -68,7 +68,7 @@ def test_samples_of_an_exact_denoiser_have_its_variance() -> None:
 
 @pytest.mark.parametrize("prediction", ["v", "eps"])
 def test_training_samples_as_the_runtime_does(prediction: str) -> None:
-    """With ddim, clip 1 and the noise of seed 0."""
+    """Samples are made with ddim, clip 1 and the noise of seed 0."""
     plan = make_plan(Schedule(cosine()), t0=1.0, steps=7, prediction=prediction, sampler="ddim", clip=1.0)
     nothing, mask = np.zeros((3, 8, 10), np.float32), np.ones((8, 10), np.float32)
     loop = stub_loop(lambda x, time: np.float32(0.4) * x + np.float32(time / 2000), (3, 8, 10))

@@ -116,7 +116,7 @@ def test_a_slot_does_not_depend_on_its_place_and_neighbours(
 
 
 def one_slot(shape: tuple[int, int, int] = (1, 2, 4), **row: float) -> dict[str, np.ndarray]:
-    """One busy slot of zeros with mask 1, whose row edits nothing but what is given."""
+    """One busy slot of zeros with mask 1; its row has only the given coefficients."""
     state = allocate_state(1, 2, shape)
     state["row_count"][:] = 1
     state["mask"][:] = 1
@@ -231,7 +231,7 @@ def test_arrays_that_do_not_fit_are_refused(twin: object, name: str, value: np.n
 
 
 def test_the_extension_itself_checks_sizes() -> None:
-    """Whatever calls it, it reads and writes only what it was given."""
+    """However it is called, it reads and writes only the buffers it was given."""
     arguments = step_arguments(one_slot(), False)
     sizes = [1, 2, 1, 8]
     _step.step(*arguments, *sizes)

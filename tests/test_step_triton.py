@@ -102,7 +102,7 @@ def test_interpreted_kernels_give_the_bits_of_numpy(
 
 
 class Gpu:
-    """The exported kernels on emulated memory, launched by what the manifest says of them."""
+    """The exported kernels on emulated memory, launched as their manifest says."""
 
     def __init__(self, folder: Path) -> None:
         self.manifest = json.loads((folder / MANIFEST).read_text())
@@ -150,7 +150,7 @@ def gpu(exported_kernels: Path) -> Gpu:
 
 
 def step_variant(state: State) -> str:
-    """The smallest kernel that serves these rows."""
+    """Name of the smallest kernel that serves these rows."""
     needs_begin_noise = any(
         state["rows"][b, state["counter"][b]]["keep_noise"] for b in busy_slots(state["counter"], state["row_count"])
     )
@@ -231,7 +231,7 @@ def test_memory_that_was_never_written_is_caught(gpu: Gpu) -> None:
 
 
 class CountingMemory(DeviceMemory):
-    """Counts what kernels ask for: bytes of the vector accesses, and which bytes of memory they cover."""
+    """Counts the memory that kernels access: bytes of the vector accesses, and the bytes of memory that they cover."""
 
     def __init__(self) -> None:
         super().__init__()

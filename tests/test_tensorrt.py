@@ -84,7 +84,7 @@ def test_what_half_cannot_hold_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Built by the command line in a process of its own: TensorRT would meet the fake driver of other tests here."""
+    """Engines built by the command line in a process of its own: here TensorRT would meet other tests' fake driver."""
     pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
     folder = tmp_path_factory.mktemp("engines")
     source = write_bundle(folder / "plain")
@@ -224,7 +224,7 @@ def test_an_engine_of_another_version_or_architecture_is_not_taken(
     data, batches = tensorrt.find_engine(the_package(version=version), with_engines, "sm89", "float16", 2)
     assert (len(data) > 64, batches, built) == (True, (1, 2), [])
     for package, architecture in ((the_package(), "sm89"), (the_package(version=version), "sm86")):
-        with pytest.warns(RuntimeWarning, match="builds the float16 engine for sm8., once; it is kept in"):
+        with pytest.warns(RuntimeWarning, match="builds the float16 engine for sm8. and puts it into"):
             data, batches = tensorrt.find_engine(package, with_engines, architecture, "float16", 2)
         assert (data, batches) == (b"built here", (1, 1))
     with pytest.warns(RuntimeWarning, match="tensorrt builds the float32 engine for sm90"):
@@ -278,7 +278,7 @@ def stand_in(
 
 
 def test_what_the_stand_in_offers_is_the_real_packages() -> None:
-    """In a process of its own, as above."""
+    """Run in a process of its own, as above."""
     pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
     script = "import json, sys, tensorrt_rtx as t; names = json.loads(sys.argv[1]); print([(c, n) for c in names "
     script += "for n in names[c] if not hasattr(getattr(t, c), n)])"
@@ -372,8 +372,8 @@ def test_doctor_measures_the_engine_on_the_gpu(
     ("request_", "message"),
     [
         ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, which device cuda has"),
-        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, of device cuda"),
-        ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, of"),
+        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, which device cuda has"),
+        ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, which"),
         ({"threads": 2}, "threads 2 goes with device cpu"),
         ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*sdedit\[cuda-ort\]"),
     ],

@@ -1,6 +1,7 @@
 """Training: the weighted loss, runs that go on to the bit, and mistakes."""
 
 import dataclasses
+import io
 import json
 import math
 import subprocess
@@ -24,6 +25,7 @@ from sdedit_ref.training import __main__ as training
 from sdedit_ref.training import train
 from sdedit_ref.training.crops import find_pictures, split
 from sdedit_ref.training.hyperparameters import Hyperparameters
+from sdedit_ref.training.progress import Progress, duration
 from sdedit_ref.training.quality import denoising_error, held_out_loss
 from sdedit_ref.training.run import Run, new_run, resume, save, start_from
 
@@ -130,7 +132,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
 
 
 def test_training_learns(folder: Path, tmp_path: Path) -> None:
-    """Even pictures: where x0 is known up to three numbers, most of v can be told; an untrained network tells none."""
+    """With flat pictures x0 is known up to three numbers, so most of v can be learned; untrained networks know none."""
     crops, held_out = split(find_pictures(folder, 8), None, 8, 0, [(1, 1)], 1.0, False)
     run = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     views = torch.from_numpy(cut(held_out, 0, 16))
@@ -334,7 +336,7 @@ def test_pictures_that_cannot_be_used_are_one_line_and_exit_code_2(
     workers: str,
     command: Command,
 ) -> None:
-    """Found before training, or when a worker comes to them: the held-out one is whole."""
+    """Damaged pictures are found before training or when a worker reads them; the held-out picture is whole."""
     arguments = ["--out", tmp_path / "run", *NETWORK, *SHORT, "--workers", workers]
     (tmp_path / "none").mkdir()
     cases = [(tmp_path / "none", "has no images; looked for"), (tmp_path / "cut", "b.jpg is damaged: ")]
@@ -365,3 +367,61 @@ def test_without_torch_it_says_what_to_install(folder: Path, tmp_path: Path) -> 
         assert done.returncode == code, done.stderr
         expected = "train: training needs the package torch: pip install 'sdedit[export]'\n" if code else ""
         assert done.stderr == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_weights_are_readable_as_the_umask_says(tmp_path: Path, umask: int) -> None:
+    """In a process of its own: the umask is the process's."""
+    script = f"""
+import os, torch
+os.umask({umask})
+from pathlib import Path
+from tiny import TINY
+from sdedit_ref.training.run import new_run, save
+save(new_run(TINY, "v", "cosine", torch.float32, "cpu", 0), Path({str(tmp_path)!r}), {{}})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"ema.safetensors": 0o666 & ~umask, "state.pt": 0o666 & ~umask}
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 599), (False, 15)])
+def test_progress_is_told_a_few_times_a_minute(terminal: bool, lines: int) -> None:
+    """600 steps of half a second."""
+    seconds = iter(range(601))
+    stream = Stream(terminal)
+    progress = Progress(1000, 5800, stream, clock=lambda: next(seconds) / 2)
+    for step in range(1, 601):
+        progress.update(1000 + 8 * step, 0.25)
+    told = stream.getvalue()
+    pieces = told.split("\r\x1b[K")[1:] if terminal else told.splitlines()
+    assert lines <= len(pieces) <= lines + 1
+    assert pieces[-1] == "image 5,800 of 5,800, 16.0 images/s, loss 0.2500, 0 s left"
+    assert "image 3,560 of 5,800, 16.0 images/s, loss 0.2500, 2 min left" in told
+    assert ("\n" in told) is not terminal
+
+
+def test_a_run_tells_its_progress_on_stderr(
+    folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdedit_ref.training.progress.ELSEWHERE", 0.0)
+    code, told = command(folder, "--out", tmp_path, *NETWORK, *SHORT)
+    assert code == 0
+    first, last = told.splitlines()
+    assert first.startswith("image 4 of 8, ")
+    assert last.startswith("image 8 of 8, ")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (90, "2 min"), (3600, "1 h 0 min")])
+def test_times_are_in_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -81,7 +81,7 @@ def write_bundle(folder: Path) -> Path:
 
 
 def rewrite(folder: Path, name: str, data: bytes) -> None:
-    """Replace a file of a bundle, and what the manifest says of it."""
+    """Replace a file of a bundle, and its size and hash in the manifest."""
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / MANIFEST).read_bytes())
     write_manifest(folder, manifest)
@@ -95,7 +95,7 @@ def tiny_ddpm(patch: int = 2) -> DDPM:
 
 
 def tiny_checkpoint(network: DDPM, levels: int = LEVELS) -> Checkpoint:
-    """As if loaded from a file: predicts v on the cosine schedule."""
+    """A checkpoint as if loaded from a file: it predicts v on the cosine schedule."""
     config = network.config
     return Checkpoint(
         Path("tiny.safetensors"),

@@ -18,7 +18,7 @@ State = dict[str, np.ndarray]
 
 
 class Interpreter:
-    """The parent's side."""
+    """The parent's end of the process."""
 
     def __enter__(self) -> "Interpreter":
         self._process = subprocess.Popen(

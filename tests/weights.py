@@ -13,12 +13,12 @@ from sdedit.kernels.noise import normal_numpy
 
 
 def normals(name: str, shape: Sequence[int]) -> np.ndarray:
-    """Standard normal, float32, by name."""
+    """A standard normal tensor, float32, that depends on the name."""
     return normal_numpy(zlib.crc32(name.encode()), 0, 0, 0, KIND_STEP, math.prod(shape)).reshape(shape)
 
 
 def weight(name: str, shape: Sequence[int]) -> Tensor:
-    """Of unit gain: norms near one, biases small, the rest by its fan-in."""
+    """Weights of unit gain: norms near one, small biases, the rest scaled by the fan-in."""
     z = torch.from_numpy(normals(name, shape))
     if len(shape) >= 2:
         return z / math.sqrt(math.prod(shape[1:]))

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import click
 
+from ..errors import printable
+
 COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 @click.command(epilog="Example: sdedit doctor --json")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]")
-@click.option("--json", "as_json", is_flag=True, help="A list of verdict, what, detail.")
-def command(bundle: Path | None, as_json: bool) -> None:
-    """Check versions, the kernels' bits, the bundle, and each engine against the bundle's reference.
+@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped model]")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of verdict, what and detail.")
+def doctor_command(bundle: Path | None, as_json: bool) -> None:
+    """Check the versions, the kernels' bits, the model's files, and each engine against the model's reference.
 
-    Exit code 2 if anything is wrong; a warning says what is missing and optional.
+    The exit code is 2 if anything is wrong. A warning names an optional part that is missing.
     """
     from sdedit.runtime.bundle import SHIPPED, read_bundle
     from sdedit.runtime.checks.doctor import examine
@@ -25,9 +27,8 @@ def command(bundle: Path | None, as_json: bool) -> None:
     for finding in examine(read_bundle(SHIPPED if bundle is None else bundle, verify_all=True)):
         findings.append(finding)
         if not as_json:
-            click.echo(
-                f"{click.style(f'{finding.verdict:8}', COLOURS[finding.verdict])}{finding.what}: {finding.detail}"
-            )
+            verdict = click.style(f"{finding.verdict:8}", COLOURS[finding.verdict])
+            click.echo(f"{verdict}{finding.what}: {printable(finding.detail)}")
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     if any(finding.verdict == "wrong" for finding in findings):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sdedit.errors import EngineError
 
-from .parts import read_part, require_listed
+from .parts import extend_command, read_part, require_listed
 from .reading import Bundle
 from .records import read_record
 
@@ -77,7 +77,7 @@ def read_kernels(bundle: Bundle) -> Kernels:
     """
     kernels = read_part(bundle, NAME, lambda value, problems: read_record(Kernels, value, "", problems))
     if kernels is None:
-        raise EngineError(f"bundle {bundle.path} has no GPU kernels: sdedit extend {bundle.path} --cubins all")
+        raise EngineError(f"bundle {bundle.path} has no GPU kernels: {extend_command(bundle, '--cubins all')}")
     files = [file for k in kernels.kernels.values() for file in (k.ptx.file, *(c.file for c in k.cubins.values()))]
     require_listed(bundle, NAME, [f"{FOLDER}/{file}" for file in files])
     return kernels

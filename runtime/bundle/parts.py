@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sdedit.errors import BundleError
 
 from .manifest import MANIFEST
-from .reading import Bundle
+from .reading import SHIPPED, Bundle
 from .records import Problems
 
 T = TypeVar("T")
@@ -35,3 +35,9 @@ def require_listed(bundle: Bundle, name: str, files: Iterable[str]) -> None:
     for file in files:
         if file not in bundle.manifest.files:
             raise BundleError(f"bundle {bundle.path}: {name} names {file!r}, which {MANIFEST} does not list")
+
+
+def extend_command(bundle: Bundle, option: str) -> str:
+    """The command that adds a part to the bundle. The installed model is not changed: it becomes a new bundle."""
+    new = " --out NEW" if bundle.path.resolve() == SHIPPED.resolve() else ""
+    return f"sdedit extend {bundle.path} {option}{new}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from sdedit.errors import BundleError, EngineError
 
-from .parts import read_part, require_listed
+from .parts import extend_command, read_part, require_listed
 from .reading import Bundle, Network
 from .records import Problems
 
@@ -48,10 +48,10 @@ def read_variant(bundle: Bundle, precision: str) -> Network:
     """The network of that precision, all in one verified file; raises EngineError if the bundle has none."""
     variants = read_variants(bundle)
     if precision not in variants:
-        path = bundle.path
-        raise EngineError(f"precision {precision!r}: bundle {path} has none: sdedit extend {path} --int8")
+        cure = extend_command(bundle, "--int8")
+        raise EngineError(f"precision {precision!r}: bundle {bundle.path} has none: {cure}")
     network = bundle.read_network(f"{FOLDER}/{variants[precision].file}")
-    if network.data is None:
+    if network.places:
         raise BundleError(
             f"bundle {bundle.path}: {network.path.name} has weights in other files: a variant is one file"
         )

@@ -10,28 +10,20 @@ import numpy as np
 from sdedit.errors import EngineError
 
 from ..bundle import Bundle
-from ..engines import PRECISIONS, Engine, Evaluate, installed_engines, load_engine
-from ..engines.opening import rule
+from ..engines import ENGINES, Engine, Evaluate, installed_engines, load_engine
+from ..engines.names import first_engine
 from ..engines.remembered import Measured, remember
-from ..machine import available_processors
+from ..machine import available_processors, load_average
 from .parity import TOLERANCES, measure_error
+from .turns import take_turns
 
 SECONDS = 3.0
-"""Time given to each candidate, in rounds over all of them."""
-
-ROUNDS = (2, 60)
-"""Fewest and most turns of a candidate."""
-
-TURN = 3
-"""Evaluations of a candidate in a turn."""
-
-REST = 0.02
-"""Seconds before a turn: idle threads of the engine before go on spinning for a while, and would be paid for here."""
+"""Time for each candidate, in turns with the others."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A candidate that is not measured, and why."""
+    """A candidate that is not measured, and the reason."""
 
     engine: str
     precision: str
@@ -41,21 +33,29 @@ class Refused:
 
 @dataclass(frozen=True)
 class Report:
-    """measured: the fastest first. file: of the cache, from which "auto" takes it from now on; None: not written."""
+    """measured: the fastest first. load: load average before the run, None if the system does not tell it.
+
+    file: remembers the times, and "auto" reads it; None if nothing is remembered, and then why.
+    """
 
     measured: list[Measured]
     refused: list[Refused]
+    load: float | None
     file: str | None
+    why: str | None
 
 
 def tune(bundle: Bundle, *, threads: int | None = None) -> Report:
-    """Check, time and remember. threads: only that many; None: half of the processors there are, and all.
+    """Check and time every candidate, and remember the times unless the run was restricted or disturbed.
 
-    Raises EngineError where no candidate passes its parity check.
+    threads: measure only that number; None: half of the processors, and all. Raises EngineError for a number that this
+    machine does not have, and if no candidate passes its parity check.
     """
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads {threads} is not at least 1")
-    rule("float32")  # raises where no engine is installed
+    processors = available_processors()
+    if threads is not None and not 1 <= threads <= processors:
+        raise EngineError(f"threads {threads} is not in 1..{processors}, the processors that this process may use")
+    first_engine("cpu", "float32")  # raises if no engine is installed
+    load = load_average()
     passed, refused = [], []
     for engine, precision, count in candidates(threads):
         try:
@@ -64,27 +64,44 @@ def tune(bundle: Bundle, *, threads: int | None = None) -> Report:
             refused.append(Refused(engine, precision, count, str(error)))
     if not passed:
         raise EngineError(f"no engine runs this bundle: {refused[0].why}")
-    times = interleave([bind_noise(bundle, engine) for engine, _ in passed])
-    measured = sorted((summary(*one, ms) for one, ms in zip(passed, times, strict=True)), key=lambda m: m.median_ms)
-    file = remember(bundle, measured)
-    return Report(measured, refused, None if file is None else str(file))
+    measured = measure(bundle, passed)
+    why = reason_to_forget(threads, load, processors)
+    file = remember(bundle, measured) if why is None else None
+    if why is None and file is None:
+        why = "the cache cannot be written"
+    return Report(measured, refused, load, None if file is None else str(file), why)
+
+
+def reason_to_forget(threads: int | None, load: float | None, processors: int) -> str | None:
+    """Why a run must not decide what "auto" means; None if it may. load: the load average before the run."""
+    if threads is not None:
+        return f"only {threads} threads were measured"
+    if load is not None and load > processors:
+        return f"other programs were running: the load was {load:.1f} on {processors} processors"
+    return None
 
 
 def candidates(threads: int | None) -> list[tuple[str, str, int]]:
-    """Engine, precision and threads of all that could make sense here."""
-    there_are = available_processors()
-    counts = [threads] if threads else sorted({max(1, there_are // 2), there_are})
-    kinds = [(engine, precision) for engine in installed_engines() for precision in PRECISIONS]
-    return [(*kind, count) for kind in kinds for count in counts if kind[0] == "openvino" or kind[1] == "float32"]
+    """Engine, precision and threads of everything that could make sense on this machine's CPU."""
+    processors = available_processors()
+    counts = [threads] if threads else sorted({max(1, processors // 2), processors})
+    kinds = [(engine, precision) for engine in installed_engines() for precision in ENGINES["cpu"][engine]]
+    return [(*kind, count) for kind in kinds for count in counts]
 
 
 def check(bundle: Bundle, engine: str, precision: str, threads: int) -> tuple[Engine, float]:
-    """The loaded engine and its error; raises EngineError where it is above the precision's tolerance."""
+    """The loaded engine and its error; raises EngineError if the error is above the precision's tolerance."""
     loaded = load_engine(bundle, engine, precision, threads)
     error = measure_error(bundle, loaded)
     if not error <= TOLERANCES[precision]:
         raise EngineError(f"its error {error:.1e} is above {TOLERANCES[precision]:.0e}")
     return loaded, error
+
+
+def measure(bundle: Bundle, engines: Sequence[tuple[Engine, float]]) -> list[Measured]:
+    """Time the engines in turns; the fastest first."""
+    times = time_evaluations([bind_noise(bundle, engine) for engine, _ in engines], SECONDS)
+    return sorted((summary(*one, ms) for one, ms in zip(engines, times, strict=True)), key=lambda m: m.median_ms)
 
 
 def bind_noise(bundle: Bundle, engine: Engine) -> Evaluate:
@@ -101,27 +118,22 @@ def bind_noise(bundle: Bundle, engine: Engine) -> Evaluate:
     return run
 
 
-def interleave(evaluations: Sequence[Evaluate], seconds: float = SECONDS) -> list[list[float]]:
-    """Milliseconds of each, in turns, so that a busy machine is equally busy for all. A turn's first one is not kept:
-    it wakes threads and fills caches.
-    """
-    cost = sum(milliseconds(evaluate) for evaluate in evaluations) / 1e3
-    rounds = int(np.clip(seconds * len(evaluations) / (cost * (TURN + 1)), *ROUNDS))
+def time_evaluations(evaluations: Sequence[Evaluate], seconds: float) -> list[list[float]]:
+    """Milliseconds of each, taken in turns. seconds: for each, about."""
     times: list[list[float]] = [[] for _ in evaluations]
-    for _ in range(rounds):
-        for evaluate, kept in zip(evaluations, times, strict=True):
-            time.sleep(REST)
-            evaluate()
-            kept += [milliseconds(evaluate) for _ in range(TURN)]
+    runs = [lambda evaluate=evaluate: milliseconds(evaluate) for evaluate in evaluations]
+    take_turns(runs, times, float, seconds * len(evaluations))
     return times
 
 
 def milliseconds(evaluate: Evaluate) -> float:
+    """Time of one evaluation."""
     start = time.perf_counter()
     evaluate()
     return 1e3 * (time.perf_counter() - start)
 
 
 def summary(engine: Engine, error: float, times: Sequence[float]) -> Measured:
+    """Median, 5th and 95th percentile of an engine's times."""
     low, high = (float(value) for value in np.percentile(times, [5, 95]))
     return Measured(engine.name, engine.precision, engine.threads, error, statistics.median(times), low, high)

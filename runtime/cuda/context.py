@@ -18,14 +18,13 @@ SCRATCH = ("global_scratch", "profile_scratch")
 """Pointers that the compiler appends to a kernel's parameters; export sees to it that they are not used."""
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
-"""In cuda.core's message of that one error which a device survives."""
-
+"""Words in cuda.core's message of the one error that a device survives."""
 
 CLOSED = "it was closed"
 
 
-class OutOfMemory(EngineError):  # noqa: N818 - what happened
-    """An allocation failed. free: bytes that the device has left."""
+class OutOfMemory(EngineError):  # noqa: N818 - named after the event
+    """An allocation on the device failed. free: bytes that the device has left."""
 
     def __init__(self, name: str, asked: int, free: int) -> None:
         super().__init__(f"{name} is out of memory: {asked / 1e6:.1f} MB asked for, {free / 1e6:.1f} MB are free")
@@ -60,7 +59,7 @@ class CompiledKernel(Protocol):
 
 @dataclass(frozen=True)
 class GpuKernel:
-    """A loaded kernel, what its manifest says of it, and the file it came from."""
+    """A loaded kernel, its description in the bundle, and the file that it came from."""
 
     function: Any
     parameters: Sequence[Parameter]
@@ -70,16 +69,20 @@ class GpuKernel:
 
 
 class Gpu:
-    """Calls may come from any thread, one at a time. After a failure of the device every further one is refused."""
+    """One GPU. Calls may come from any thread, one at a time. After a failure of the device, every call is refused.
+
+    It owns the memory that it allocates, and frees it when it is closed.
+    """
 
     def __init__(self, index: int = 0) -> None:
-        """Raises EngineError where there is no usable driver, or no GPU of that number."""
+        """Raises EngineError if there is no usable driver, or no GPU of that number."""
         self.driver = probe()
         import cuda.core
 
         self._core = cuda.core
         self._index = index
         self._builder: Any = None
+        self._owned: list[Any] = []
         self.lost: str | None = None
         self.name = f"GPU {index}"
         with self.calls("to start"):
@@ -92,7 +95,7 @@ class Gpu:
 
     @contextmanager
     def calls(self, doing: str) -> Iterator[None]:
-        """Around whatever calls cuda.core: the GPU becomes this thread's, and what goes wrong an EngineError."""
+        """Wrap all calls of cuda.core: make the GPU current for this thread, and turn errors into EngineErrors."""
         if self.lost is not None:
             raise EngineError(f"{self.name} is lost, {self.lost}: open another editor")
         try:
@@ -114,12 +117,21 @@ class Gpu:
             if OUT_OF_MEMORY in str(error):
                 raise OutOfMemory(self.name, nbytes, self.free_memory()) from None
             raise
+        self._owned.append(buffer)
         buffer.fill(0, stream=self._stream)
         return buffer
 
     def allocate_pinned(self, nbytes: int) -> tuple[Any, np.ndarray]:
-        """Memory of the host that the device copies from and to, as a buffer and as bytes."""
-        buffer = self._pinned.allocate(nbytes)
+        """Page-locked memory of the host that the device copies from and to, as a buffer and as bytes.
+
+        Raises EngineError; the device survives.
+        """
+        try:
+            buffer = self._pinned.allocate(nbytes)
+        except Exception as error:  # cuda.core raises CUDAError and MemoryError
+            size = f"{nbytes / 1e6:.1f} MB of page-locked memory"
+            raise EngineError(f"the host cannot give {self.name} {size}: {reason(error)}") from None
+        self._owned.append(buffer)
         return buffer, np.from_dlpack(buffer).view(np.uint8)
 
     def free_memory(self) -> int:
@@ -129,16 +141,16 @@ class Gpu:
         return int(free)
 
     def copy(self, to: Any, to_offset: int, source: Any, source_offset: int, nbytes: int) -> None:
-        """Between two buffers, whichever is on the device."""
+        """Enqueue a copy of bytes between two buffers, on the device or on the host."""
         self.copy_addresses(int(to.handle) + to_offset, int(source.handle) + source_offset, nbytes)
 
     def copy_addresses(self, to: int, source: int, nbytes: int) -> None:
-        """As `copy`; it may be captured."""
+        """Enqueue, or capture, a copy of bytes between two addresses."""
         part = self._core.Buffer.from_handle
         part(to, nbytes).copy_from(part(source, nbytes), stream=self._builder or self._stream)
 
     def record(self, event: Any = None) -> Any:
-        """An event after all that was enqueued; reuses the given one."""
+        """Record an event after all work that was enqueued; reuses the given one."""
         return self._stream.record(event)
 
     def wait(self) -> None:
@@ -170,13 +182,13 @@ class Gpu:
     # Graphs.
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """What `enqueue` would run, as a graph that is ready on the device; nothing runs."""
+        """Record the work that `enqueue` enqueues as a graph, ready on the device; nothing runs."""
         builder = self._stream.create_graph_builder().begin_building("thread_local")
         self._builder = builder
         try:
             enqueue()
         except BaseException:
-            with suppress(Exception):  # what went wrong is worth more than that the capture is of no use
+            with suppress(Exception):  # the first error tells more than the failure of the capture
                 builder.end_building()
             raise
         finally:
@@ -189,16 +201,17 @@ class Gpu:
     def replay(self, graph: Any) -> None:
         graph.launch(self._stream)
 
-    def close(self, *resources: Any) -> None:
-        """Wait, then let go of graphs and buffers and of the stream; a device that is lost keeps nothing anyway."""
+    def close(self, *graphs: Any) -> None:
+        """Wait, then free graphs, all memory and the stream; a device that is lost keeps nothing anyway."""
         if self.lost == CLOSED:
             return
         with suppress(Exception):
             self._core.Device(self._index).set_current()
             self._stream.sync()
-        for resource in resources:
+        for resource in (*graphs, *self._owned):
             with suppress(Exception):
                 resource.close()
+        self._owned = []
         with suppress(Exception):
             self._stream.sync()
         self._stream.close()
@@ -206,7 +219,7 @@ class Gpu:
 
 
 def typed(kernel: GpuKernel, parameter: Parameter, value: Any) -> Any:
-    """A value as the parameter's type says. Raises EngineError for what the kernel was not compiled for."""
+    """A value in the parameter's type. Raises EngineError unless the kernel was compiled for the type and the value."""
     kind, name = parameter.type, parameter.name
     packed: Any
     if kind.startswith("*"):

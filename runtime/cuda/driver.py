@@ -1,4 +1,4 @@
-"""Is there an NVIDIA driver? Asked without cuda.core, whose calls hang or crash where there is none."""
+"""Is there an NVIDIA driver? The question avoids cuda.core, whose calls hang or crash without one."""
 
 import ctypes
 import importlib.metadata
@@ -9,15 +9,15 @@ from sdedit.errors import EngineError
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 PACKAGES = ("cuda-core", "cuda-bindings")
-"""What the device needs of PyPI; no CUDA toolkit, no torch."""
+"""Packages that the device needs; it needs no CUDA toolkit and no torch."""
 
 CURE = "pip install 'sdedit[cuda]'"
 
 
 def probe() -> int:
-    """The newest CUDA that the driver runs, as 1000 major + 10 minor.
+    """The newest CUDA version that the driver runs, as 1000 major + 10 minor.
 
-    Raises EngineError where there is no driver, none that finds a GPU, or one too old for the installed packages.
+    Raises EngineError if there is no driver, if it finds no GPU, or if it is too old for the installed packages.
     """
     major = required_major()
     try:
@@ -39,7 +39,7 @@ def probe() -> int:
 
 
 def required_major() -> int:
-    """The CUDA that the installed packages are made for; raises EngineError where they are missing."""
+    """The CUDA version that the installed packages are made for; raises EngineError if one is missing."""
     for name in PACKAGES:
         try:
             version = importlib.metadata.version(name)

@@ -1,26 +1,32 @@
 """The one door for products: open a bundle once, edit as often as you like, from as many threads as you like."""
 
-import operator
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from sdedit import __version__
-from sdedit.errors import EngineError, ImageError, PlanError
+from sdedit.errors import ImageError
 
-from ..bundle import SHIPPED, Bundle, read_bundle
+from ..bundle import Bundle
 from ..codec import codec_for
 from ..devices import open_device
 from ..images import Canvas, Source, difference_mask, masked_canvas, open_mask, open_picture, whole_canvas
-from ..jobs import LOG, Progress, Ticket, Worker
+from ..jobs import LOG, Ticket, Worker
 from ..loop import Device, Loop, Task
 from ..settings import EditOptions, Settings
-from .job import Edit, Job
+from .arguments import DeviceName, EngineName, PrecisionName, check_function, check_image_numbers, check_opening, load
+from .job import Edit, Job, OnStep
+
+CLOSE_SECONDS = 5.0
+"""`close` waits this long for the evaluation under way; an engine that takes longer is freed when it returns."""
+
+EXIT_SECONDS = 15.0
+"""The same for an editor that is forgotten, or open at the interpreter's exit: onnxruntime aborts a process that ends
+during an evaluation."""
 
 
 class Editor:
@@ -30,22 +36,23 @@ class Editor:
     """
 
     def __init__(self, bundle: Bundle, device: Device, *, max_waiting: int | None = None) -> None:
+        """See `open`. The editor owns the device, and closes it."""
         self.bundle = bundle
         self.device = device
         self._codec = codec_for(bundle)
-        self._worker = Worker(Loop(device), max_waiting)
-        self._finalizer = weakref.finalize(self, self._worker.close)  # at exit as well
+        self._worker = Worker(Loop(device), None if max_waiting is None else device.slots + max_waiting)
+        self._finalizer = weakref.finalize(self, self._worker.close, EXIT_SECONDS)
 
     @classmethod
     def open(
         cls,
-        bundle: str | Path | None = None,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
         *,
-        engine: str = "auto",
-        precision: str = "auto",
+        engine: EngineName = "auto",
+        precision: PrecisionName = "auto",
         threads: int | None = None,
         slots: int = 1,
-        device: str = "cpu",
+        device: DeviceName = "cpu",
         eager: bool = False,
         max_waiting: int | None = None,
     ) -> "Editor":
@@ -54,13 +61,17 @@ class Editor:
         engine, precision: by name, or "auto" (docs/engines.md). threads: number of CPU threads of the engine; None: as
         `sdedit tune` found best, or one a processor. slots: images in flight at once. device: cpu, or cuda
         (docs/gpu.md). eager: on cuda, launch each step's calls instead of a captured graph. max_waiting: jobs that may
-        wait for a slot; None: any number. Raises BundleError, EngineError.
+        be in flight beside one for each slot; `submit` refuses more; None: any number. Raises BundleError, EngineError.
         """
-        check_arguments(bundle, engine, precision, threads, slots, device, eager, max_waiting)
-        loaded = read_bundle(SHIPPED if bundle is None else bundle)
+        threads, slots, max_waiting = check_opening(engine, precision, threads, slots, device, eager, max_waiting)
+        loaded = load(bundle)
         opened = open_device(loaded, device, engine, precision, threads, slots, eager)
-        found = opened.engine
-        LOG.info("%s on %s, %s, %s threads", loaded.name, found.name, found.precision, found.threads)
+        network = opened.engine
+        LOG.info(
+            "%s: %s %s, %s, threads %s, on %s with the %s kernels, slots %d",
+            *(loaded.name, network.name, network.version, network.precision, network.threads),
+            *(opened.name, opened.kernels, slots),
+        )
         return cls(loaded, opened, max_waiting=max_waiting)
 
     def edit(
@@ -69,28 +80,30 @@ class Editor:
         mask: Source | None = None,
         *,
         base: Source | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
+        image_numbers: Sequence[int] | None = None,
         **options: Unpack[EditOptions],
     ) -> Edit:
         """Noise the guide to t0 and bring it back to a clean image: SDEdit, Algorithms 2 to 5.
 
         guide: strokes, strokes over a photo, or a composite. mask: white = may change, grey = from that fraction of t0
-        on, black = stays byte for byte; of the guide's size. base: instead of a mask, the photo that the guide was
-        painted over. on_step: called in this thread with the network evaluations done and in all. options: see
-        Settings.
+        on, black = stays byte for byte; it has the guide's size. base: instead of a mask, the photo that the guide was
+        painted over. on_step: called in this thread with the network evaluations done and in all. image_numbers: which
+        images of the seed to make, each in 0..images-1; None: all. An image does not depend on which others are made.
+        options: see Settings.
 
         Raises ImageError, PlanError, EngineError. If on_step raises, or on Ctrl-C, the edit ends and the error comes
         through.
         """
-        check_callable("on_step", on_step)
-        job = self.submit(guide, mask, base=base, **options)
+        job = self._prepare(guide, mask, base, on_step, image_numbers, options)
         try:
+            self._worker.submit(job._ticket)
             if on_step is not None:
                 for progress in job.watch():
                     on_step(progress.step, progress.steps)
             return job.result()
         except BaseException:
-            job.cancel()
+            self._worker.cancel(job._ticket)
             raise
 
     def submit(
@@ -99,20 +112,51 @@ class Editor:
         mask: Source | None = None,
         *,
         base: Source | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
         image_numbers: Sequence[int] | None = None,
         **options: Unpack[EditOptions],
     ) -> Job:
         """Begin an edit and return at once; arguments and errors of `edit`, except an engine's failure.
 
-        on_step: called on the worker thread, see Job.subscribe. image_numbers: the images to make, of those that the
-        seed has; None: 0 .. images - 1. With the seed, an image's number keys its noise. Jobs share the slots: each
-        free slot takes the next image of the next job in turn.
+        Jobs share the slots: each free slot takes the next image of the next job in turn. on_step is called in the
+        editor's thread, so it must be quick (see Job.subscribe); what it raises ends the job and comes from its
+        `result`. Raises EngineError if the editor was opened with max_waiting and so many jobs are in flight.
         """
+        job = self._prepare(guide, mask, base, on_step, image_numbers, options)
+        if on_step is not None:
+            job._call_on_step(on_step)
+        self._worker.submit(job._ticket)
+        return job
+
+    def close(self) -> None:
+        """Cancel all jobs in flight and let go of the device; afterwards nothing can be submitted.
+
+        It waits for the evaluation under way, but no longer than CLOSE_SECONDS.
+        """
+        if not self._worker.close(CLOSE_SECONDS):
+            LOG.warning("the editor is closed, but its engine has not returned after %g s", CLOSE_SECONDS)
+
+    def __enter__(self) -> "Editor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(
+        self,
+        guide: Source,
+        mask: Source | None,
+        base: Source | None,
+        on_step: OnStep | None,
+        image_numbers: Sequence[int] | None,
+        options: EditOptions,
+    ) -> Job:
+        """A job that is not submitted yet: its arguments are checked, its pictures decoded and its tasks made."""
+        self._worker.check_process()
         begun = time.perf_counter()
-        check_callable("on_step", on_step)
+        check_function("on_step", on_step)
         settings = Settings(**options)
-        numbers = range(settings.images) if image_numbers is None else check_numbers(image_numbers)
+        numbers = check_image_numbers(image_numbers, settings.images)
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         conditions, null_conditions = self._conditions(settings)
         canvas, sources = self._place(guide, mask, base, settings, float(plan.rows["threshold"].min()))
@@ -122,21 +166,7 @@ class Editor:
             for number in numbers
         ]
         recipe = {**self._fixed_recipe(), **sources, **settings.recipe()}
-        job = Job(self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)
-        if on_step is not None:
-            job.subscribe(calling(on_step))
-        self._worker.submit(job._ticket)
-        return job
-
-    def close(self) -> None:
-        """Cancel all jobs in flight and let go of the worker thread; afterwards nothing can be submitted."""
-        self._finalizer()
-
-    def __enter__(self) -> "Editor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return Job(self, self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)
 
     def _conditions(self, settings: Settings) -> tuple[dict[str, np.generic], dict[str, np.generic]]:
         """Values of the network's inputs besides x and time, for the edit and for its unconditional pass."""
@@ -182,55 +212,3 @@ class Editor:
                 **({"batch": engine.batch} if engine.batch > 1 else {}),  # it may choose its kernels by it
             },
         }
-
-
-def calling(on_step: Callable[[int, int], None]) -> Callable[[Progress], None]:
-    """A listener that calls on_step after every evaluation."""
-    return lambda event: None if event.done else on_step(event.step, event.steps)
-
-
-def check_numbers(numbers: Sequence[int]) -> list[int]:
-    """Distinct image numbers; raises PlanError."""
-    try:
-        found = [operator.index(number) for number in numbers]
-    except TypeError:
-        raise PlanError(f"image_numbers {numbers!r} is not a list of integers") from None
-    if not found or len(set(found)) != len(found) or not all(0 <= number < 2**32 for number in found):
-        raise PlanError(f"image_numbers {found} are not distinct numbers in 0..2^32-1")
-    return found
-
-
-def check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise PlanError(f"{name} {value!r} is not a function")
-
-
-def check_arguments(
-    bundle: object,
-    engine: object,
-    precision: object,
-    threads: object,
-    slots: object,
-    device: object,
-    eager: object,
-    max_waiting: object,
-) -> None:
-    """Raise EngineError for an argument of Editor.open that is of another type, or out of range."""
-    if not isinstance(bundle, str | os.PathLike | None):
-        raise EngineError(f"bundle {bundle!r} is not a folder's name")
-    for name, text in (("engine", engine), ("precision", precision), ("device", device)):
-        if not isinstance(text, str):
-            raise EngineError(f"{name} {text!r} is not a name")
-    if not isinstance(eager, bool):
-        raise EngineError(f"eager {eager!r} is not True or False")
-    for name, number, least, optional in (
-        ("threads", threads, 1, True),
-        ("slots", slots, 1, False),
-        ("max_waiting", max_waiting, 0, True),
-    ):
-        if optional and number is None:
-            continue
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise EngineError(f"{name} {number!r} is not an integer")
-        if number < least:
-            raise EngineError(f"{name} {number} is not at least {least}")

@@ -1,22 +1,23 @@
 """An edit in flight and its results."""
 
 import asyncio
-import contextlib
+import copy
 import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, PlanError
 
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_png
-from ..jobs import Progress, Subscription, Ticket, Worker, wait_for
+from ..jobs import Demand, Listener, News, Progress, Ticket, Worker
 from ..recipe import write_recipe
 
 
@@ -55,14 +56,19 @@ class Preview:
     pil: Image.Image
 
 
-class Job:
-    """An edit in flight, from Editor.submit. Its methods may be called from any thread, as often as you like.
+OnStep = Callable[[int, int], object]
+"""A function that is called with the network evaluations done, and in all."""
 
-    `await job` gives its Edit in asyncio; if the awaiting task is cancelled, so is the edit.
+
+class Job:
+    """An edit in flight, from Editor.submit. All its methods may be called from any thread, any number of times.
+
+    `await job` gives the Edit in an asyncio program; a wait that times out or is cancelled cancels the edit.
     """
 
     def __init__(
         self,
+        editor: object,
         worker: Worker,
         ticket: Ticket,
         canvas: Canvas,
@@ -70,6 +76,8 @@ class Job:
         recipe: Mapping[str, Any],
         begun: float,
     ) -> None:
+        """editor: stays open as long as the job is there. begun: seconds of time.perf_counter."""
+        self._editor = editor
         self._worker = worker
         self._ticket = ticket
         self._canvas = canvas
@@ -78,138 +86,142 @@ class Job:
         self._begun = begun
         self._submitted = time.perf_counter()
         self._edit: Edit | None = None
-        self._lock = threading.Lock()
+        self._finishing = threading.Lock()
 
     @property
     def done(self) -> bool:
-        """Whether it has ended: with a result, with an error, or cancelled."""
+        """Whether the job has ended: with a result, with an error, or cancelled."""
         return self._ticket.done
 
     @property
     def progress(self) -> Progress:
-        """The newest progress, without a preview: step, steps, image, seconds_left, done."""
-        ticket = self._ticket
-        return ticket.last_event() if ticket.done else ticket.progress or Progress(0, ticket.steps, 0)
+        """Where the job stands now: step, steps, image, seconds left."""
+        return self._ticket.progress
 
     def result(self, timeout: float | None = None) -> Edit:
-        """The edit, when done. TimeoutError after `timeout` seconds (the job goes on), CancelledError, EngineError."""
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
-            raise EngineError(f"timeout {timeout!r} is not a number of seconds from 0 on")
-        if not self._ticket.done:
-            self._worker.check_process()
-        if not self._ticket.wait(None if timeout is None or math.isinf(timeout) else timeout):
-            raise TimeoutError(f"the edit is not done after {timeout:g} s")
+        """Wait for the edit, `timeout` seconds at most (None, inf: without a limit; below 0: not at all).
+
+        Raises TimeoutError (the job goes on), CancelledError, EngineError, and what on_step raised. Raises EngineError
+        in a forked child, and in a callback of a job that has not ended, which would wait for itself.
+        """
+        limit = _seconds(timeout)
+        self._worker.check_process()
+        if self._worker.is_this_thread() and not self.done:
+            raise EngineError("result was called in a job's callback, before that job ended: it would never return")
+        if not self._ticket.wait(limit):
+            raise TimeoutError(f"the edit is not done after {limit:g} s")
         if self._ticket.error is not None:
-            raise self._ticket.error.with_traceback(None)  # it is raised at every call: a traceback would grow
-        with self._lock:
+            raise _raised_again(self._ticket.error)
+        with self._finishing:
             if self._edit is None:
                 self._edit = self._finish()
+            self._ticket.results.clear()  # not before: an interrupt while the pictures are made loses nothing
             return self._edit
 
     def cancel(self) -> bool:
-        """End the job at the next step; `result` then raises CancelledError. False if it had ended already."""
+        """End the job at the next step: `result` then raises CancelledError. False if the job had ended already."""
+        self._worker.check_process()
         return self._worker.cancel(self._ticket)
 
-    def subscribe(self, callback: Callable[[Progress], None], *, preview_every: int = 0) -> Callable[[], None]:
-        """Call `callback` after every network evaluation, and once more, with done set, when the job ends.
+    def subscribe(self, callback: Callable[[Progress], object], *, preview_every: int = 0) -> Callable[[], None]:
+        """Call `callback` with a Progress after each evaluation, and once more, with done set, when the job has ended.
 
-        preview_every: every so many evaluations the event has x0, for `preview`; 0: never. The callback runs on the
-        worker thread between steps: it must be quick, and what it raises is logged and ends the subscription. Returns
-        a function that ends it.
+        It is called in the editor's thread between steps, so it must be quick: hand long work over to a thread of
+        yours. A callback that raises is logged and not called again. It is called at once, here, if the job has ended.
+        preview_every: every so many evaluations the event has x0, for `preview`; 0: never. That costs one copy of the
+        prediction. An image's last evaluation has x0 without a copy. The function returned ends the subscription.
         """
-        subscription = Subscription(callback, preview_every)
-        self._ticket.subscribe(subscription)
-        return lambda: self._ticket.unsubscribe(subscription)
+        if not callable(callback):
+            raise PlanError(f"callback {callback!r} is not a function")
+        if isinstance(preview_every, bool) or not isinstance(preview_every, int) or preview_every < 0:
+            raise PlanError(f"preview_every {preview_every!r} is not an integer of at least 0")
+        self._worker.check_process()
+        return self._ticket.listen(Listener(callback, lambda step: preview_every > 0 and step % preview_every == 0))
 
-    def add_done_callback(self, callback: Callable[["Job"], None]) -> None:
-        """Call `callback(job)` once, when the job ends, on the worker thread; at once if it has ended."""
-        self.subscribe(lambda event: callback(self) if event.done else None)
+    def add_done_callback(self, callback: Callable[["Job"], object]) -> None:
+        """Call `callback` with this job when it has ended, as concurrent.futures does; see `subscribe`."""
+        if not callable(callback):
+            raise PlanError(f"callback {callback!r} is not a function")
+        self.subscribe(lambda progress: callback(self) if progress.done else None)
 
-    def preview(self, event: Progress) -> Preview:
+    def preview(self, progress: Progress) -> Preview:
         """The picture of an event that has x0: decoded here, in the thread that asks for it."""
-        if event.x0 is None:
+        if progress.x0 is None:
             raise EngineError("the event has no preview: subscribe with preview_every")
-        pil = paste(self._canvas, self._codec.preview(event.x0), exact=True)
-        return Preview(event.step, event.steps, event.image, pil)
+        pil = paste(self._canvas, self._codec.preview(progress.x0), exact=True)
+        return Preview(progress.step, progress.steps, progress.image, pil)
 
     def previews(self) -> Iterator[Preview]:
-        """The state of the job after the next evaluation, each time you ask, until it ends.
+        """Previews until the job ends: each of the first evaluation after you ask for it, the last of the result.
 
-        Each preview costs one copy of the newest prediction; what happens between two of them costs nothing.
+        Each preview that you take costs one copy of the newest prediction. Evaluations between two of them cost none.
         """
-        with self._events() as (subscription, next_event):
+        self._worker.check_process()
+        demand, last = Demand(), 0
+        with News(self._ticket, demand) as news:
             while True:
-                subscription.asked = True
-                event = next_event(lambda event: event.done or event.x0 is not None)
-                if event.done:
+                progress = demand.next(news)
+                if progress.x0 is not None and progress.step > last:
+                    last = progress.step
+                    yield self.preview(progress)
+                if progress.done:
                     return
-                yield self.preview(event)
 
     def watch(self) -> Iterator[Progress]:
-        """The newest progress each time you ask, until the job ends; events that you are too late for are skipped."""
-        seen = 0
-        with self._events() as (_, next_event):
+        """The newest progress each time you ask, until the job ends. Events that you are too late for are skipped."""
+        self._worker.check_process()
+        last = 0
+        with News(self._ticket) as news:
             while True:
-                event = next_event(lambda _: True)
-                if event.step > seen:
-                    seen = event.step
-                    yield event
-                if event.done:
+                progress = news.take()[-1]
+                if progress.step > last:
+                    last = progress.step
+                    yield progress
+                if progress.done:
                     return
-
-    @contextlib.contextmanager
-    def _events(self) -> Iterator[tuple[Subscription, Callable[[Callable[[Progress], bool]], Progress]]]:
-        """A subscription, and a function that waits for its newest event of some kind."""
-        arrived = threading.Condition()
-        newest: list[Progress] = []
-
-        def listen(event: Progress) -> None:
-            with arrived:
-                newest[:] = [event]
-                arrived.notify_all()
-
-        def next_event(wanted: Callable[[Progress], bool]) -> Progress:
-            with arrived:
-                wait_for(arrived, lambda: bool(newest) and wanted(newest[0]), None)
-                return newest.pop()
-
-        subscription = Subscription(listen)
-        self._ticket.subscribe(subscription)
-        try:
-            yield subscription, next_event
-        finally:
-            self._ticket.unsubscribe(subscription)
 
     def __await__(self) -> Generator[Any, None, Edit]:
         return self._wait_in_asyncio().__await__()
 
     async def _wait_in_asyncio(self) -> Edit:
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        ended = asyncio.Event()
 
-        def end() -> None:
-            if not ended.done():
-                ended.set_result(None)
+        def wake(progress: Progress) -> None:
+            if progress.done:
+                with suppress(RuntimeError):  # the loop was closed: nobody waits
+                    loop.call_soon_threadsafe(ended.set)
 
-        def tell(_: Job) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(end)
-
-        self.add_done_callback(tell)
+        stop = self.subscribe(wake)
         try:
-            await ended
+            await ended.wait()
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return await loop.run_in_executor(None, self.result)
+        finally:
+            stop()
+        return await asyncio.to_thread(self.result)
+
+    def _call_on_step(self, on_step: OnStep) -> None:
+        """Call it in the editor's thread; what it raises ends the job and comes from `result`."""
+
+        def call(progress: Progress) -> None:
+            if progress.done:
+                return
+            try:
+                on_step(progress.step, progress.steps)
+            except BaseException as error:
+                self._ticket.cancel(error)
+
+        self._ticket.listen(Listener(call))
 
     def _finish(self) -> Edit:
-        """Decode and paste all images; nothing is lost if this is interrupted and done again."""
+        """Decode and paste all images."""
         started = time.perf_counter()
         ticket = self._ticket
         images = []
         for task in ticket.tasks:
-            picture = self._codec.decode(ticket.states[task.image])
+            picture = self._codec.decode(ticket.results[task])
             pil = paste(self._canvas, picture, task.plan.keeps_exactly)
             images.append(EditedImage(pil, {**self._recipe, "image": task.image}))
         assert ticket.finished_at is not None
@@ -218,8 +230,35 @@ class Job:
             "wait": ticket.started_at - self._submitted,
             "loop": ticket.finished_at - ticket.started_at,
             "finish": time.perf_counter() - started,
-            "evaluations": ticket.steps,
+            "evaluations": ticket.progress.steps,
         }
-        edit = Edit(images, self._recipe, timings)
-        ticket.states.clear()
-        return edit
+        return Edit(images, self._recipe, timings)
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """None for no limit."""
+    if timeout is None:
+        return None
+    try:
+        if isinstance(timeout, bool | str):
+            raise TypeError
+        seconds = float(timeout)
+    except (TypeError, ValueError, OverflowError):
+        raise EngineError(f"timeout {timeout!r} is not a number of seconds") from None
+    if math.isnan(seconds):
+        raise EngineError("timeout nan is not a number of seconds")
+    return None if seconds == math.inf else max(seconds, 0.0)
+
+
+def _raised_again(error: BaseException) -> BaseException:
+    """A copy of a stored exception, to be raised: the stored one would grow by each place that it is raised in."""
+    try:
+        fresh = copy.copy(error)
+    except Exception:  # its class takes other arguments than it keeps
+        fresh = error
+    if type(fresh) is not type(error):
+        fresh = error
+    if fresh is error:
+        return error.with_traceback(None)
+    fresh.__cause__, fresh.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return fresh.with_traceback(error.__traceback__)

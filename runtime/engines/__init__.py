@@ -1,21 +1,24 @@
 """Engines evaluate a bundle's network. Importing this room imports none of them."""
 
-from .base import ENGINES, PRECISIONS, CudaEngine, DeviceArray, Engine, Enqueue, Evaluate
-from .opening import choose, installed_engines, load_engine, open_engine
-from .opening_cuda import CUDA_ENGINES, open_cuda_engine
+from .base import CudaEngine, DeviceArray, Engine, Enqueue, Evaluate
+from .names import ENGINE_NAMES, ENGINES, PRECISION_NAMES, check_request, installed_engines, precisions_of
+from .opening import choose, load_engine, open_engine
+from .opening_cuda import open_cuda_engine
 
 __all__ = [
-    "CUDA_ENGINES",
     "ENGINES",
-    "PRECISIONS",
+    "ENGINE_NAMES",
+    "PRECISION_NAMES",
     "CudaEngine",
     "DeviceArray",
     "Engine",
     "Enqueue",
     "Evaluate",
+    "check_request",
     "choose",
     "installed_engines",
     "load_engine",
     "open_cuda_engine",
     "open_engine",
+    "precisions_of",
 ]

@@ -1,4 +1,4 @@
-"""What an engine is: a loaded network on a processor, or on a GPU."""
+"""The interfaces of engines: a loaded network on a processor, or on a GPU."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,17 @@ from sdedit.errors import EngineError
 
 from ..bundle import Bundle, TensorSpec
 
-ENGINES = ("onnxruntime", "openvino")
-"""In the order in which "auto" takes them."""
-
-PRECISIONS = ("float32", "bfloat16", "int8")
-
-MAX_THREADS = 1024
-"""Above, engines fail in ways of their own."""
-
 OUT = "out"
-"""The network's output: float32, of the shape of x."""
+"""Name of the network's output: float32, of the shape of x."""
 
 Evaluate = Callable[[], None]
-"""One evaluation of the network on the buffers it was bound to."""
+"""One evaluation of the network on the buffers that it was bound to."""
 
 
 class Engine(Protocol):
     """A loaded network: the inputs of Bundle.inputs with a batch in front, and the output float32 [B, C, H, W].
 
-    precision, threads, version: what it runs, read back from the engine, not what was asked for.
+    precision, threads and version are read back from the engine: they are what it runs, not what was asked for.
     """
 
     name: str
@@ -38,28 +30,28 @@ class Engine(Protocol):
     version: str
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        """Tie the network to these buffers, once; each call of what is returned reads and writes them in place.
+        """Tie the network to these buffers, once; each call of the function returned reads and writes them in place.
 
-        inputs: every input of the network by name, C-contiguous; they and `out` must outlive what is returned.
+        inputs: every input of the network by name, C-contiguous; they and `out` must outlive the function.
         """
 
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """float32 values in a GPU's memory, C-contiguous."""
+    """float32 values in a GPU's memory, C-contiguous. address: in bytes."""
 
     address: int
     shape: tuple[int, ...]
 
 
 Enqueue = Callable[[int], None]
-"""Put one evaluation of the network, on what it was bound to, on the CUDA stream of that handle."""
+"""Put one evaluation of the network, on the arrays that it was bound to, on the CUDA stream of that handle."""
 
 
 class CudaEngine(Protocol):
-    """A network for the CUDA device: as Engine, on the GPU's memory and on a stream.
+    """A loaded network for the CUDA device: an Engine on the GPU's memory and on a stream.
 
-    capturable: whether what it enqueues may become part of a CUDA graph. threads: None, the GPU has its own.
+    capturable: whether its evaluations may become part of a CUDA graph. threads: None, since the GPU has its own.
     """
 
     name: str
@@ -70,32 +62,33 @@ class CudaEngine(Protocol):
     capturable: bool
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
-        """Tie the network to these arrays; what is returned may be called, and captured, any number of times."""
+        """Tie the network to these arrays; the function returned may be called, and captured, any number of times."""
 
     def close(self) -> None:
-        """Let go of what it holds on the GPU."""
+        """Free the memory that it holds on the GPU."""
 
 
-def check_signature(bundle: Bundle, found: Mapping[str, tuple[np.dtype | None, Sequence[object]]]) -> None:
-    """Raise EngineError unless the network's inputs and output are the bundle's.
+Signature = Mapping[str, tuple[np.dtype | None, Sequence[object]]]
+"""Inputs and output by name: dtype (None if numpy has none) and shape; a free size is not an integer."""
 
-    found: by name, the dtype (None for one that numpy has not) and the shape; sizes that are free are no integers.
-    """
+
+def check_signature(bundle: Bundle, found: Signature) -> None:
+    """Raise EngineError unless the network's inputs and output are the bundle's."""
     out = TensorSpec(np.dtype(np.float32), bundle.state_shape)
     wanted = {name: (spec.dtype, ("B", *spec.shape)) for name, spec in {**bundle.inputs, OUT: out}.items()}
     fits = found.keys() == wanted.keys() and all(
         found[name][0] == dtype and sizes_fit(found[name][1], shape) for name, (dtype, shape) in wanted.items()
     )
     if not fits:
-        raise EngineError(f"{bundle.network} has {_signature(found)}; the bundle says {_signature(wanted)}")
+        raise EngineError(f"{bundle.network} has {_described(found)}; the bundle says {_described(wanted)}")
 
 
 def sizes_fit(found: Sequence[object], wanted: Sequence[object]) -> bool:
-    """Whether a free shape may be this one; the batch is any."""
+    """Whether a shape with free sizes can be the wanted one; the first size, the batch, is any."""
     return len(found) == len(wanted) and all(
         not isinstance(size, int) or size == want for size, want in zip(found[1:], wanted[1:], strict=True)
     )
 
 
-def _signature(tensors: Mapping[str, tuple[np.dtype | None, Sequence[object]]]) -> str:
+def _described(tensors: Signature) -> str:
     return ", ".join(f"{dtype or 'unknown'} {name}{list(shape)}" for name, (dtype, shape) in sorted(tensors.items()))

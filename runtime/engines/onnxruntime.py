@@ -9,6 +9,7 @@ from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle, Network
 from .base import OUT, DeviceArray, Enqueue, Evaluate, check_signature
+from .importing import import_onnxruntime
 
 if TYPE_CHECKING:
     from ..cuda import Gpu
@@ -16,20 +17,17 @@ if TYPE_CHECKING:
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 DTYPES: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
-"""By ONNX Runtime's names of types."""
+"""numpy's dtypes by ONNX Runtime's names."""
 
 
 class OnnxRuntimeEngine:
-    """See engines.Engine. Batch 1: an image's bytes do not depend on its neighbours."""
+    """Implements engines.Engine. Batch 1: an image's bytes do not depend on its neighbours."""
 
     name = "onnxruntime"
     batch = 1
 
     def __init__(self, bundle: Bundle, precision: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise EngineError("engine onnxruntime is not installed: pip install 'sdedit[cpu]'") from None
+        onnxruntime = import_onnxruntime()
         self.version = str(onnxruntime.__version__)
         self.precision = precision
         options = onnxruntime.SessionOptions()
@@ -37,21 +35,22 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
-        options.log_severity_level = 4  # its failures reach the user as one EngineError, not as log lines as well
+        options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
         options.add_free_dimension_override_by_name("batch", self.batch)
         network = bundle.read_network()
+        give_weights(options, network)
         try:
             self._session = onnxruntime.InferenceSession(
-                model_of(network), options, providers=["CPUExecutionProvider"], enable_fallback=0
+                network.data, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-            found = described(self._session)
+            found = signature(self._session)
         except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
             raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        """See engines.Engine."""
+        """Implements engines.Engine."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -68,7 +67,7 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeCudaEngine:
-    """See engines.CudaEngine. Batch 1, on our stream and our memory; its own allocations keep it out of our graphs."""
+    """Implements engines.CudaEngine with batch 1, on our stream and memory. It allocates, so it cannot be captured."""
 
     name = "onnxruntime"
     precision = "float32"
@@ -77,11 +76,8 @@ class OnnxRuntimeCudaEngine:
     capturable = False
 
     def __init__(self, bundle: Bundle, gpu: "Gpu") -> None:
-        """Raises EngineError where onnxruntime has no CUDA provider, or would run any of the network on the CPU."""
-        try:
-            import onnxruntime
-        except ImportError:
-            raise EngineError("engine onnxruntime is not installed: pip install 'sdedit[cuda-ort]'") from None
+        """Raises EngineError if onnxruntime has no CUDA provider, or would run a part of the network on the CPU."""
+        onnxruntime = import_onnxruntime("cuda-ort")
         if CUDA_PROVIDER not in onnxruntime.get_available_providers():
             raise EngineError(
                 "the installed onnxruntime has no CUDA provider: "
@@ -93,14 +89,15 @@ class OnnxRuntimeCudaEngine:
         options.log_severity_level = 4
         options.add_free_dimension_override_by_name("batch", self.batch)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        told = {"device_id": "0", "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
+        settings = {"device_id": "0", "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
         network = bundle.read_network()
+        give_weights(options, network)
         with gpu.calls("to load the engine"):
             try:
                 self._session = onnxruntime.InferenceSession(
-                    model_of(network), options, providers=[(CUDA_PROVIDER, told)], enable_fallback=0
+                    network.data, options, providers=[(CUDA_PROVIDER, settings)], enable_fallback=0
                 )
-                found = described(self._session)
+                found = signature(self._session)
             except Exception as error:  # onnxruntime's exceptions share no base class
                 raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         if self._session.get_providers()[0] != CUDA_PROVIDER:  # it falls back without an error
@@ -110,7 +107,7 @@ class OnnxRuntimeCudaEngine:
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
-        """See engines.CudaEngine; the stream is the one that the session was made for."""
+        """Implements engines.CudaEngine; the stream is the one that the session was made for."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cuda", 0, np.float32, array.shape, array.address)
@@ -125,16 +122,18 @@ class OnnxRuntimeCudaEngine:
         return enqueue
 
     def close(self) -> None:
-        """Its memory goes with it."""
+        """Drop the session, which frees its memory."""
         del self._session
 
 
-def model_of(network: Network) -> bytes | str:
-    """The bytes that were verified; a path if weights lie in files beside it."""
-    return str(network.path) if network.data is None else network.data
+def give_weights(options: Any, network: Network) -> None:
+    """Hand over the verified bytes of weights outside the ONNX file, which the session would otherwise read itself."""
+    if network.files:
+        contents = list(network.files.values())
+        options.add_external_initializers_from_files_in_memory(list(network.files), contents, list(map(len, contents)))
 
 
-def described(session: Any) -> dict[str, tuple[np.dtype | None, Any]]:
-    """What check_signature asks for."""
+def signature(session: Any) -> dict[str, tuple[np.dtype | None, Any]]:
+    """The network's inputs and outputs for check_signature."""
     values = [*session.get_inputs(), *session.get_outputs()]
     return {value.name: (DTYPES.get(value.type), value.shape) for value in values}

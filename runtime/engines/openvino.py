@@ -1,7 +1,6 @@
-"""The network on OpenVINO's CPU plugin, in float32, bfloat16 where the processor has it, or a bundle's int8 variant."""
+"""The network on OpenVINO's CPU plugin: in float32, in bfloat16 if the processor has it, or as the int8 variant."""
 
 import io
-import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -11,16 +10,18 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle, Network
+from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
+from .importing import import_openvino
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
 
 
 class OpenVinoEngine:
-    """See engines.Engine. Batch 1, one stream: an image's bytes do not depend on its neighbours."""
+    """Implements engines.Engine. Batch 1, one stream: an image's bytes do not depend on its neighbours."""
 
     name = "openvino"
     batch = 1
@@ -50,17 +51,18 @@ class OpenVinoEngine:
         self._tensor = ov.Tensor
         self.precision = self._running_precision()
         self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
-        if (self.precision, self.threads) != (precision, threads):  # it falls back without a word
+        if (self.precision, self.threads) != (precision, threads):  # it falls back silently
             raise EngineError(
                 f"openvino runs {self.precision} on {self.threads} threads "
                 f"where {precision} on {threads} was asked for: choose what it runs, or engine onnxruntime"
             )
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        """See engines.Engine."""
+        """Implements engines.Engine."""
         request = self._model.create_infer_request()
-        for name, array in {**inputs, OUT: out}.items():
-            request.set_tensor(name, self._tensor(array, shared_memory=True))
+        arrays = {**inputs, OUT: out}
+        for port in (*self._model.inputs, *self._model.outputs):
+            request.set_tensor(port, self._tensor(arrays[port.get_any_name()], shared_memory=True))
 
         def evaluate() -> None:
             try:
@@ -77,38 +79,20 @@ class OpenVinoEngine:
         return {hint: name for name, hint in HINTS.items()}.get(running, running)
 
 
-def import_openvino() -> ModuleType:
-    """Import the package without its telemetry, which would send that it was imported.
-
-    Raises EngineError where it is not installed.
-    """
-    silenced = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
-    if silenced:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # "cannot be imported": it has a stub then
-    try:
-        import openvino
-    except ImportError:
-        raise EngineError("engine openvino is not installed: pip install 'sdedit[cpu]'") from None
-    finally:
-        if silenced:
-            del sys.modules["openvino_telemetry"]
-    return openvino
-
-
 def has_bfloat16(core: Any) -> bool:
-    """Whether this processor computes in bfloat16; elsewhere OpenVINO would silently take float32."""
+    """Whether this processor computes in bfloat16; on others OpenVINO silently runs float32."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def hint(core: Any, precision: str) -> str:
-    """What its floating-point part is told: beside int8, bfloat16 where the processor has it."""
+    """OpenVINO's hint for a precision. The parts of an int8 network that stay in float run in bfloat16 if they can."""
     if precision == "int8":
         precision = "bfloat16" if has_bfloat16(core) else "float32"
     return HINTS[precision]
 
 
 def runs_int8(model: Any) -> bool:
-    """Whether any convolution or matrix product of a compiled model was made one of 8-bit integers."""
+    """Whether a compiled model runs any convolution or matrix product in 8-bit integers."""
     executed = [node.get_rt_info() for node in model.get_runtime_model().get_ops()]
     return any(
         info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")
@@ -118,18 +102,21 @@ def runs_int8(model: Any) -> bool:
 
 
 def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Network, settings: dict[str, Any]) -> Any:
-    """The compiled model of a network of the bundle, batch 1. The ONNX reader is asked by name: no other may guess."""
+    """The compiled model of a network of the bundle, batch 1. The ONNX reader is named, so that no other may guess."""
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
-    source = str(network.path) if network.data is None else io.BytesIO(network.data)
-    model = frontend.convert(frontend.load(source))
-    ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
+    data = with_weights_in_memory(network.data, network.addresses()) if network.places else network.data
+    source = frontend.load(io.BytesIO(data))
+    model = frontend.convert(source)  # copies the weights, and drops inputs that the network does not use
+    places = {place.get_names()[0]: place for place in source.get_inputs()}
+    described = {name: (source.get_element_type(p), source.get_partial_shape(p)) for name, p in places.items()}
+    described |= {port.get_any_name(): (port.element_type, port.partial_shape) for port in model.outputs}
     dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
-    found = {name: (dtypes.get(port.element_type), sizes(port)) for name, port in ports}
-    check_signature(bundle, found)
-    model.reshape({name: [1, *spec.shape] for name, spec in bundle.inputs.items()})
+    check_signature(bundle, {name: (dtypes.get(kind), sizes(shape)) for name, (kind, shape) in described.items()})
+    used = [port.get_any_name() for port in model.inputs]
+    model.reshape({name: [1, *bundle.inputs[name].shape] for name in used})
     return core.compile_model(model, "CPU", settings)
 
 
-def sizes(port: Any) -> list[object]:
-    """A port's shape: int where fixed, "?" where free."""
-    return [size.get_length() if size.is_static else "?" for size in port.partial_shape]
+def sizes(shape: Any) -> list[object]:
+    """The sizes of a partial shape: an int for a fixed size, "?" for a free one."""
+    return [size.get_length() if size.is_static else "?" for size in shape]

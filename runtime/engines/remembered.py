@@ -1,35 +1,32 @@
-"""What `sdedit tune` measured here, kept in the user's cache directory: one JSON file a bundle and machine.
+"""Measurements of `sdedit tune`, remembered in the user's cache directory: one JSON file for a bundle and a machine.
 
-A file that is damaged, foreign, or of other versions is as good as none.
+A file that is damaged, or that another version or machine wrote, is ignored.
 """
 
 import hashlib
 import importlib.metadata
 import json
 import math
-import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sdedit import __version__
-from sdedit.errors import reason
 
 from ..bundle import Bundle
-from ..cache import cache_folder
+from ..cache import delete_cached, read_cached, write_cached
 from ..machine import available_processors, processor_name
-from .base import ENGINES, PRECISIONS
+from .names import ENGINES
 
 REVISION = 1
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino")
-"""What may be installed under an engine's name."""
+"""Distributions that may be installed under an engine's name."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate that passed its parity check. median_ms: of one network evaluation."""
+    """An engine, precision and number of threads that passed the parity check. Times are of one network evaluation."""
 
     engine: str
     precision: str
@@ -41,7 +38,7 @@ class Measured:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of the engines' distributions that there are."""
+    """Versions of the engines' distributions that are installed."""
     found = {}
     for name in DISTRIBUTIONS:
         try:
@@ -52,7 +49,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def key(bundle: Bundle) -> dict[str, Any]:
-    """All that a measurement depends on."""
+    """Everything that a measurement depends on."""
     return {
         "revision": REVISION,
         "bundle": bundle.sha256,
@@ -62,28 +59,32 @@ def key(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def cache_file(bundle: Bundle) -> Path:
+def file_name(bundle: Bundle) -> str:
+    """Name of the file in the cache directory."""
     digest = hashlib.sha256(json.dumps(key(bundle), sort_keys=True).encode()).hexdigest()
-    return cache_folder() / f"tune-{digest[:32]}.json"
+    return f"tune-{digest[:32]}.json"
 
 
 def remembered(bundle: Bundle) -> list[Measured]:
-    """What was measured for this bundle here, the best first; empty where nothing usable was."""
+    """Measurements of this bundle on this machine, the fastest first; empty if there are none that can be used."""
+    data = read_cached(file_name(bundle))
+    if data is None:
+        return []
     try:
-        stored = json.loads(cache_file(bundle).read_text(encoding="utf-8"))
+        stored = json.loads(data)
         if stored["key"] != key(bundle):
             return []
         measured = [Measured(**entry) for entry in stored["measured"]]
         return measured if all(map(is_sound, measured)) else []
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return []
 
 
 def is_sound(measured: Measured) -> bool:
     numbers = (measured.error, measured.median_ms, measured.p5_ms, measured.p95_ms)
     return (
-        measured.engine in ENGINES
-        and measured.precision in PRECISIONS
+        measured.engine in ENGINES["cpu"]
+        and measured.precision in ENGINES["cpu"][measured.engine]
         and type(measured.threads) is int
         and measured.threads >= 1
         and all(type(number) is float and math.isfinite(number) for number in numbers)
@@ -91,15 +92,11 @@ def is_sound(measured: Measured) -> bool:
 
 
 def remember(bundle: Bundle, measured: Sequence[Measured]) -> Path | None:
-    """Keep it, the best first; the file is complete or untouched. None, with a warning, where it cannot be written."""
-    file = cache_file(bundle)
+    """Remember measurements, the fastest first. Returns the file, or None after a warning if it cannot be written."""
     text = json.dumps({"key": key(bundle), "measured": [asdict(entry) for entry in measured]}, indent=2) + "\n"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as temporary:
-            temporary.write(text)
-        Path(temporary.name).replace(file)
-    except OSError as error:
-        warnings.warn(f"sdedit: {file} cannot be written, nothing is remembered: {reason(error)}", stacklevel=2)
-        return None
-    return file
+    return write_cached(file_name(bundle), text.encode())
+
+
+def forget(bundle: Bundle) -> Path | None:
+    """Forget this bundle's measurements on this machine; returns the file that was deleted, or None."""
+    return delete_cached(file_name(bundle))

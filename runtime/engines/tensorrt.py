@@ -1,23 +1,22 @@
-"""The network on TensorRT, for the CUDA device: an engine of the bundle, or one built here at first use and kept.
+"""The network on TensorRT for the CUDA device: an engine of the bundle, or one built here at first use and remembered.
 
-TensorRT-RTX and full TensorRT are one module here; where they differ, the names that only RTX has are asked for.
+TensorRT-RTX and full TensorRT share this module. It tells them apart by the names that only RTX has.
 """
 
 import hashlib
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdedit.errors import EngineError, reason
+from sdedit.errors import EngineError
 
 from ..bundle import Bundle
 from ..bundle.engines import FOLDER, StoredEngine, network_of, read_engines
-from ..cache import cache_folder
+from ..bundle.parts import extend_command
+from ..cache import read_cached, write_cached
 from .base import OUT, DeviceArray, Enqueue, check_signature
 from .tensorrt_build import RTX, build_engine, import_tensorrt, read_header
 
@@ -26,41 +25,49 @@ if TYPE_CHECKING:
 
 
 class TensorRtEngine:
-    """See engines.CudaEngine. One context, on memory that is ours; it runs one batch after another."""
+    """Implements engines.CudaEngine. One context, on our memory, runs one batch after another."""
 
     name = "tensorrt"
     threads: int | None = None
 
     def __init__(self, bundle: Bundle, gpu: "Gpu", precision: str, slots: int) -> None:
-        """Raises EngineError where there is no TensorRT for the GPU, or it refuses the engine or the network."""
+        """Raises EngineError if there is no TensorRT for the GPU, or it refuses the engine or the network."""
         self._gpu = gpu
+        self._engine: Any = None
+        self._context: Any = None
+        self._memory: Any = None
         self.precision = precision
         architecture = f"sm{gpu.capability[0]}{gpu.capability[1]}"
         trt = import_tensorrt(architecture)
         self.version = f"{trt.__name__} {trt.__version__}"
         data, (least, most) = find_engine(trt, bundle, architecture, precision, slots)
         self.batch = largest_batch(slots, least, most)
-        with gpu.calls("to load the engine"):
-            self._engine = self._deserialize(trt, data)
-            check_signature(bundle, described(trt, self._engine))
-            self._open_context(trt, bundle)
+        try:
+            with gpu.calls("to load the engine"):
+                self._engine = self._deserialize(trt, data)
+                check_signature(bundle, signature(trt, self._engine))
+                self._open_context(trt, bundle)
+        except BaseException:
+            self.close()
+            raise
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
-        """See engines.CudaEngine."""
+        """Implements engines.CudaEngine."""
         addresses = {name: array.address for name, array in {**inputs, OUT: out}.items()}
 
         def enqueue(stream: int) -> None:
-            told = [self._context.set_tensor_address(name, address) for name, address in addresses.items()]
-            if not all(told) or not self._context.execute_async_v3(stream):
+            accepted = [self._context.set_tensor_address(name, address) for name, address in addresses.items()]
+            if not all(accepted) or not self._context.execute_async_v3(stream):
                 raise EngineError(f"{self.version} failed in mid-edit: {self._logger.last}")
 
         return enqueue
 
     def close(self) -> None:
-        """Let go of its memory."""
-        del self._context, self._engine
-        if self._memory is not None:
-            self._memory.close()
+        """Free its memory on the GPU."""
+        self._context = self._engine = None
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
 
     def _deserialize(self, trt: Any, data: bytes) -> Any:
         from .tensorrt_build import new_logger
@@ -73,7 +80,7 @@ class TensorRtEngine:
         return engine
 
     def _open_context(self, trt: Any, bundle: Bundle) -> None:
-        """A context for our batch, with its memory; RTX compiles its kernels here, and remembers them in a cache."""
+        """Make the context for our batch, with its memory; RTX compiles its kernels here and caches them."""
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         cache = None
@@ -100,23 +107,24 @@ class TensorRtEngine:
 
 
 class KernelCache:
-    """What TensorRT-RTX compiled for this GPU, kept between processes. It checks itself what it is given."""
+    """Kernels that TensorRT-RTX compiled for this GPU, kept between processes. TensorRT-RTX checks them itself."""
 
     def __init__(self, config: Any, key: str) -> None:
-        self._file = cache_folder() / f"tensorrt-{hashlib.sha256(key.encode()).hexdigest()[:32]}.cache"
+        self._file = f"tensorrt-{hashlib.sha256(key.encode()).hexdigest()[:32]}.cache"
         self._cache = config.create_runtime_cache()
-        if self._file.is_file():
-            self._cache.deserialize(self._file.read_bytes())
+        stored = read_cached(self._file)
+        if stored is not None:
+            self._cache.deserialize(stored)
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        keep(self._file, bytes(self._cache.serialize()))
+        write_cached(self._file, bytes(self._cache.serialize()))
 
 
 def find_engine(
     trt: Any, bundle: Bundle, architecture: str, precision: str, slots: int
 ) -> tuple[bytes, tuple[int, int]]:
-    """An engine for that GPU and precision, and the batches that it takes: of the bundle, or built here."""
+    """An engine for that GPU and precision, of the bundle or built here, and the least and most images of its batch."""
     entries = read_engines(bundle)
     for entry in entries:
         if entry.precision == precision and entry.package == trt.__name__ and fits(entry, trt, architecture):
@@ -127,31 +135,31 @@ def find_engine(
     if network is None:
         raise EngineError(
             f"bundle {bundle.path} has no network of precision {precision}: "
-            f"sdedit extend {bundle.path} --tensorrt {architecture}"
+            f"{extend_command(bundle, f'--tensorrt {architecture}')}"
         )
     return build_here(trt, bundle, network, architecture, precision), (1, 1)
 
 
 def fits(entry: StoredEngine, trt: Any, architecture: str) -> bool:
-    """Engines are for the very version that built them, and the architectures they were built for."""
+    """Whether an engine runs here: only the version that built it runs it, on the architectures it was built for."""
     return entry.version == trt.__version__ and architecture in entry.architectures
 
 
 def check_header(bundle: Bundle, entry: StoredEngine, data: bytes) -> None:
-    """Raise EngineError where an engine of TensorRT-RTX is not what the manifest says."""
+    """Raise EngineError if an engine of TensorRT-RTX is for another version or GPU than its manifest says."""
     if entry.package != RTX:
         return
-    said = (entry.version, tuple(sorted(entry.architectures)))
+    listed = (entry.version, tuple(sorted(entry.architectures)))
     try:
         version, architectures = read_header(data)
     except ValueError as error:
         raise EngineError(f"bundle {bundle.path}: {entry.file}: {error}") from None
-    if (version, tuple(sorted(architectures))) != said:
-        raise EngineError(f"bundle {bundle.path}: {entry.file} is for {version} {architectures}, not {said}")
+    if (version, tuple(sorted(architectures))) != listed:
+        raise EngineError(f"bundle {bundle.path}: {entry.file} is for {version} {architectures}, not {listed}")
 
 
 def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precision: str) -> bytes:
-    """Build the engine for the GPU that is here, once: it is kept in the user's cache directory."""
+    """The engine for this machine's GPU, built once and then remembered in the user's cache directory."""
     key = {
         "network": bundle.manifest.files[network].sha256,
         "precision": precision,
@@ -160,41 +168,31 @@ def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precis
         "tensorrt": [trt.__name__, trt.__version__],
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    file = cache_folder() / f"tensorrt-{digest[:32]}.engine"
-    if file.is_file():
-        return file.read_bytes()
+    file = f"tensorrt-{digest[:32]}.engine"
+    stored = read_cached(file)
+    if stored is not None:
+        return stored
     warnings.warn(
-        f"sdedit: {trt.__name__} builds the {precision} engine for {architecture}, once; it is kept in {file}",
+        f"sdedit: {trt.__name__} builds the {precision} engine for {architecture} and puts it into the cache",
         RuntimeWarning,
         stacklevel=2,
     )
     architectures = (architecture,) if trt.__name__ == RTX else ()
     data = build_engine(trt, bundle.read_network(network), bundle.state_shape, (1, 1), architectures)
-    keep(file, data)
+    write_cached(file, data)
     return data
 
 
-def keep(file: Path, data: bytes) -> None:
-    """Write a file of the cache, complete or not at all; a warning where that cannot be."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-            temporary.write(data)
-        Path(temporary.name).replace(file)
-    except OSError as error:
-        warnings.warn(f"sdedit: {file} cannot be written: {reason(error)}", RuntimeWarning, stacklevel=2)
-
-
 def largest_batch(slots: int, least: int, most: int) -> int:
-    """Images at once: as many as the engine takes and slots are a multiple of; raises EngineError."""
+    """The most images at once that the engine takes and that divide the slots; raises EngineError if none do."""
     fitting = [batch for batch in range(least, most + 1) if slots % batch == 0]
     if not fitting:
         raise EngineError(f"slots {slots} is no multiple of the engine's batches, {least}..{most}")
     return fitting[-1]
 
 
-def described(trt: Any, engine: Any) -> dict[str, tuple[np.dtype | None, list[Any]]]:
-    """What check_signature asks for."""
+def signature(trt: Any, engine: Any) -> dict[str, tuple[np.dtype | None, list[Any]]]:
+    """The network's inputs and outputs for check_signature."""
     found = {}
     dtypes: dict[Any, np.dtype] = {trt.DataType.FLOAT: np.dtype(np.float32), trt.DataType.INT64: np.dtype(np.int64)}
     for index in range(engine.num_io_tensors):

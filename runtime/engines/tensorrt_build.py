@@ -1,6 +1,6 @@
-"""ONNX -> TensorRT engine, by TensorRT-RTX on any machine, or by full TensorRT on the GPU that it is for.
+"""Building TensorRT engines from ONNX: with TensorRT-RTX on any machine, with full TensorRT on the GPU that runs them.
 
-TensorRT is told nothing of precisions: networks are strongly typed, the ONNX says what is computed in what.
+TensorRT chooses no precision: networks are strongly typed, so each operation has the type that the ONNX file gives it.
 """
 
 import importlib
@@ -17,15 +17,15 @@ RTX = "tensorrt_rtx"
 FULL = "tensorrt"
 
 RTX_ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""That TensorRT-RTX serves, in the order of the bits in its engines' headers. Hopper and Blackwell of data centres are
-full TensorRT's."""
+"""Architectures that TensorRT-RTX serves, in the order of the bits in its engines' headers. Full TensorRT serves Hopper
+and the Blackwell of data centres."""
 
 MAGIC = b"vtrt"
 HEADER_BYTES = 64
 
 
 def import_tensorrt(architecture: str) -> ModuleType:
-    """The TensorRT for that GPU, RTX where it serves it; raises EngineError that says what to install."""
+    """The TensorRT package for that GPU, RTX if it serves it; raises EngineError that names the package to install."""
     if architecture in RTX_ARCHITECTURES and importlib.util.find_spec(RTX) is not None:
         return import_named(RTX)
     if importlib.util.find_spec(FULL) is not None:
@@ -42,7 +42,7 @@ def import_named(name: str) -> ModuleType:
 
 
 def new_logger(trt: Any) -> Any:
-    """One that prints nothing and keeps the last error, for our own message."""
+    """A logger that prints nothing and keeps the last error, for our own message."""
 
     class LastError(trt.ILogger):
         def __init__(self) -> None:
@@ -59,20 +59,19 @@ def new_logger(trt: Any) -> Any:
 def build_engine(
     trt: Any, network: Network, shape: tuple[int, int, int], batches: tuple[int, int], architectures: Sequence[str] = ()
 ) -> bytes:
-    """The engine of an ONNX file x [B, C, H, W], time [B] -> out, for fewest to most images at once.
+    """Build the engine of a network x [B, C, H, W], time [B] -> out for the least and the most images at once.
 
-    architectures: of TensorRT-RTX; none for full TensorRT, which builds for the GPU that is there. Raises EngineError.
+    architectures: for TensorRT-RTX; full TensorRT takes none and builds for this machine's GPU. Raises EngineError.
     """
     logger = new_logger(trt)
     builder = trt.Builder(logger)
     parsed = builder.create_network(0)
     parser = trt.OnnxParser(parsed, logger)
-    parsed_well = parser.parse_from_file(str(network.path)) if network.data is None else parser.parse(network.data)
-    if not parsed_well:
+    if not parse(parser, network):
         errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise EngineError(f"{trt.__name__} cannot read {network.path}: {' '.join(errors.split())[:300]}")
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is what it says
+    config.clear_flag(trt.BuilderFlag.TF32)  # no TF32: float32 means float32
     if architectures:
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # else its work cannot be captured
         config.num_compute_capabilities = len(architectures)
@@ -89,10 +88,22 @@ def build_engine(
     return bytes(built)
 
 
-def read_header(engine: bytes) -> tuple[str, tuple[str, ...]]:
-    """TensorRT-RTX's version and the architectures that an engine of it is for; raises ValueError for anything else.
+def parse(parser: Any, network: Network) -> bool:
+    """Let TensorRT read the verified bytes; whether it accepts them."""
+    if not network.places:
+        return bool(parser.parse(network.data))
+    addresses = network.addresses()
+    return bool(
+        parser.load_model_proto(network.data)
+        and all(parser.load_initializer(p.name, addresses[p.location] + p.offset, p.length) for p in network.places)
+        and parser.parse_model_proto()
+    )
 
-    NVIDIA does not document the header; what is read here was compared with builds for all architectures.
+
+def read_header(engine: bytes) -> tuple[str, tuple[str, ...]]:
+    """The version and the architectures of an engine of TensorRT-RTX; raises ValueError for any other file.
+
+    NVIDIA does not document the header; its fields were found by comparing builds for all architectures.
     """
     if len(engine) < HEADER_BYTES or engine[:4] != MAGIC or int.from_bytes(engine[16:24], "little") != len(engine):
         raise ValueError("not a TensorRT-RTX engine")

@@ -1,4 +1,4 @@
-"""Compare sdedit_ref/networks/adm.py with the code it is of, and write adm.npz beside this script:
+"""Compare sdedit_ref/networks/adm.py with the original code, and write adm.npz beside this script:
 
     python tests/golden/make_adm.py GUIDED_DIFFUSION IMPROVED_DIFFUSION
 
@@ -121,13 +121,13 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_on_paper(config: ADMConfig) -> dict[str, tuple[int, ...]]:
-    """Of the network of this config, which takes no memory."""
+    """The state dict of this config's network, which takes no memory."""
     with torch.device("meta"):
         return shapes_of(ADM(config))
 
 
 def digest(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Of all keys and shapes, in the file's order, which is the source's."""
+    """Digest of all keys and shapes, in the file's order, which is the source's."""
     return hashlib.sha256(repr(list(shapes.items())).encode()).hexdigest()
 
 
@@ -140,7 +140,7 @@ def inputs(config: ADMConfig) -> tuple[Tensor, ...]:
 
 
 def run(network: nn.Module, config: ADMConfig) -> np.ndarray:
-    """The first `channels` of what the network returns, with the weights of `random_state`."""
+    """The first `channels` channels of the network's output, with the weights of `random_state`."""
     network.load_state_dict(random_state(shapes_of(network)))
     with torch.no_grad():
         return network.eval()(*inputs(config))[:, : config.channels].numpy()
@@ -197,7 +197,7 @@ def edit() -> np.ndarray:
 
 
 def released(package: str, flags: str) -> tuple[nn.Module, dict[str, str]]:
-    """What the source's scripts build from these flags, without memory for weights, and what flags alone tell of it."""
+    """The network that the source's scripts build from these flags, without memory, and the answers that flags give."""
     scripts = importlib.import_module(f"{package}.script_util")
     parser = argparse.ArgumentParser()
     scripts.add_dict_to_argparser(parser, scripts.model_and_diffusion_defaults())
@@ -216,7 +216,7 @@ def released(package: str, flags: str) -> tuple[nn.Module, dict[str, str]]:
 
 
 def alphas(schedule: np.ndarray) -> np.ndarray:
-    """alpha^2 at five levels, the cleanest and the noisiest among them, of alpha^2 of all."""
+    """alpha^2 at five of all levels, the cleanest and the noisiest among them."""
     return schedule[np.linspace(0, len(schedule) - 1, 5).astype(int)]
 
 

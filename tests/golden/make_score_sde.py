@@ -1,4 +1,4 @@
-"""What score_sde's own code gives, for test_ncsnpp.py: `python tests/golden/make_score_sde.py CLONE`.
+"""Keep outputs of score_sde's own code for test_ncsnpp.py: `python tests/golden/make_score_sde.py CLONE`.
 
 CLONE is a clone of github.com/yang-song/score_sde_pytorch; nothing of it is kept but numbers. Its networks get the
 weights of tests/weights.py, and its own get_score_fn is asked at three levels.
@@ -44,7 +44,7 @@ def main(clone: Path) -> None:
 
 
 def import_original(clone: Path) -> None:
-    """Its CUDA extension is replaced by its own native function, and interpolate takes the mode where it passes it."""
+    """Make its code run here: its native function replaces its CUDA extension, and interpolate receives its mode."""
     tree = ast.parse((clone / "op" / "upfirdn2d.py").read_text(encoding="utf-8"))
     native = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "upfirdn2d_native"]
     scope: dict[str, Any] = {"F": F, "torch": torch}
