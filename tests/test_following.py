@@ -23,7 +23,7 @@ from sdedit.runtime import Editor, Progress, read_bundle
 from sdedit.runtime.devices import DEVICES
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.editor import DeviceName, EngineName, PrecisionName
-from sdedit.runtime.engines import ENGINES, PRECISIONS
+from sdedit.runtime.engines import ENGINE_NAMES, PRECISION_NAMES
 from sdedit.runtime.recipe import RECIPE_KEY
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
@@ -361,8 +361,8 @@ def test_everything_is_found_in_the_package_itself_and_imported_at_first_use() -
 
 
 def test_names_are_literals() -> None:
-    assert {*ENGINES, "auto", "tensorrt"} == set(get_args(EngineName))
-    assert {*PRECISIONS, "auto", "float16"} == set(get_args(PrecisionName))
+    assert {*ENGINE_NAMES, "auto"} == set(get_args(EngineName))
+    assert {*PRECISION_NAMES, "auto"} == set(get_args(PrecisionName))
     assert set(DEVICES) == set(get_args(DeviceName))
 
 

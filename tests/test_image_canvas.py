@@ -8,7 +8,7 @@ from pictures import GREY, random_photo
 from PIL import Image
 from refusals import refusal
 
-from sdedit.runtime.images.canvas import FITS, Canvas, check_placement, masked_canvas, paste, whole_canvas
+from sdedit.runtime.images.canvas import FITS, Canvas, masked_canvas, paste, whole_canvas
 
 MODEL = (12, 8)
 """Picture size of the network in these tests: not square, so that no two sides can be mixed up."""
@@ -132,11 +132,6 @@ def test_a_mask_that_edits_nothing_is_refused() -> None:
         assert refusal(masked_canvas, random_photo(12, 8), mask, MODEL, 0, THRESHOLD) == expected
 
 
-@pytest.mark.parametrize("context", [-0.1, float("inf"), float("nan")])
-def test_a_context_that_is_refused(context: float) -> None:
-    assert refusal(check_placement, "crop", context) == f"context {context} is not at least 0"
-
-
 def other_picture(canvas: Canvas) -> Image.Image:
     """A result that differs from the guide in every pixel."""
     return canvas.part.point(lambda value: 0 if value > 127 else 255)
@@ -230,8 +225,3 @@ def test_pad_adds_black() -> None:
 @pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1)])
 def test_pad_does_not_lose_the_thinnest_photo(size: tuple[int, int]) -> None:
     assert (np.asarray(whole_canvas(Image.new("RGB", size, "white"), MODEL, "pad").part) == 255).any()
-
-
-def test_an_unknown_fit() -> None:
-    expected = "fit 'zoom' is not one of crop, pad, stretch"
-    assert refusal(check_placement, "zoom", 0.25) == expected

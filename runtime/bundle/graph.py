@@ -1,4 +1,4 @@
-"""What a network may be, checked before an engine sees it: engines crash on some graphs, and run others for ever.
+"""Check a network's graph before an engine sees it: engines crash on some graphs, and run others for ever.
 
 Accepted is one graph of the operators in OPERATORS, without subgraphs, functions, sparse tensors or training. A Gather
 reads a constant table, by constants that lie in it or by the label. Sizes that are constants are bounded.
@@ -109,7 +109,7 @@ OPERATORS = frozenset(
         "Xor",
     ]
 )
-"""Those of ONNX's own domain that networks of convolutions and attention need, in float or as int8 (QDQ)."""
+"""Operators of ONNX's own domain that networks of convolutions and attention need, in float or as int8 (QDQ)."""
 
 DOMAINS = ("", "ai.onnx")
 

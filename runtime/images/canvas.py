@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from sdedit.errors import ImageError
-
 from .colour import copy_colour
 from .decoding import times
 from .masks import edited_pixels, reduce_mask
@@ -35,14 +33,6 @@ class Canvas:
     part: Image.Image
     mask: np.ndarray
     change: np.ndarray | None
-
-
-def check_placement(fit: str, context: float) -> None:
-    """Raise ImageError unless both are accepted, whichever of them an edit uses."""
-    if fit not in FITS:
-        raise ImageError(f"fit {fit!r} is not one of {', '.join(FITS)}")
-    if not 0 <= context < math.inf:
-        raise ImageError(f"context {context} is not at least 0")
 
 
 def whole_canvas(photo: Image.Image, size: Size, fit: str) -> Canvas:

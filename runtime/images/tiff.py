@@ -17,17 +17,20 @@ TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 """Bytes of a value, by its type in the file."""
 
 MAX_PAGES = 10_000
+MAX_SAMPLES = 6
+"""Samples a pixel that Pillow decodes at most."""
+
 MAX_LIST = 1 << 20
 """Longest list of values that is read here."""
 
 SUBFILE, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, XMP = 254, 258, 259, 262, 274, 700
-SUBSAMPLING, SAMPLE_FORMAT, PROFILE = 530, 339, 34675
+SAMPLES, SUBSAMPLING, SAMPLE_FORMAT, PROFILE = 277, 530, 339, 34675
 
-PIXEL_TAGS = {256, 257, BITS, COMPRESSION, PHOTOMETRIC, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323}
+PIXEL_TAGS = {256, 257, BITS, COMPRESSION, PHOTOMETRIC, 266, 273, SAMPLES, 278, 279, 284, 292, 293, 317, 320, 322, 323}
 PIXEL_TAGS |= {324, 325, 332, 338, SAMPLE_FORMAT, 347, *range(512, 522), 529, SUBSAMPLING, 531, 532}
 """Tags that say where and how the pixels are stored. Pillow sees no others."""
 
-SINGLE = {256, 257, COMPRESSION, PHOTOMETRIC, 266, 277, 278, 284, 317, 322, 323}
+SINGLE = {256, 257, COMPRESSION, PHOTOMETRIC, 266, SAMPLES, 278, 284, 317, 322, 323}
 """Tags that must have exactly one value."""
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, YCBCR = 0, 1, 6
@@ -65,9 +68,9 @@ def read_tiff(data: bytes) -> TiffContainer:
         if not layout.fits(entry) or (entry.tag in SINGLE and entry.length != 1):
             raise DamagedError(f"its tag {entry.tag} is damaged")
     tiff = TiffContainer(layout.rewrite(kept))
-    for tag in (BITS, COMPRESSION, PHOTOMETRIC, SUBSAMPLING, SAMPLE_FORMAT):
-        if tag in by_tag:
-            tiff.values[tag] = layout.numbers(by_tag[tag])
+    for tag in (BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SUBSAMPLING, SAMPLE_FORMAT):
+        if tag in by_tag and (numbers := layout.numbers(by_tag[tag])):
+            tiff.values[tag] = numbers
     tiff.frames = layout.count_pages(following)
     xmp = layout.bytes_of(by_tag[XMP]) if XMP in by_tag else None
     tiff.set_orientation(None, xmp)
@@ -92,7 +95,7 @@ def correct_samples(tiff: TiffContainer, image: Image.Image) -> Image.Image:
     """The image with black 0 and white at its mode's largest value, where Pillow leaves another range or polarity."""
     if not image.mode.startswith("I;16"):
         return image
-    (bits,) = tiff.values.get(BITS, (1,))
+    bits = tiff.values.get(BITS, (1,))[0]
     inverted = tiff.values.get(PHOTOMETRIC) == (WHITE_IS_ZERO,)
     if bits == 16 and not inverted:
         return image
@@ -112,6 +115,8 @@ def _check_samples(values: dict[int, tuple[int, ...]]) -> None:
         and values.get(SUBSAMPLING, (2, 2)) != (1, 1)
         and len(values.get(BITS, (1,))) > 1
     )
+    if values.get(SAMPLES, (1,))[0] > MAX_SAMPLES:
+        raise UnsupportedError(f"a TIFF of {values[SAMPLES][0]} samples a pixel")
     if signed or too_large or no_polarity or subsampled:
         raise UnsupportedError(describe(values))
 

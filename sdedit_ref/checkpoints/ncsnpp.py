@@ -166,7 +166,7 @@ def _describe(config: NCSNppConfig) -> str:
     )
 
 
-# What shapes tell
+# facts that shapes show
 
 
 @dataclass(frozen=True)
