@@ -96,6 +96,7 @@ WHOLE: dict[str, Callable[[], Any]] = {
     "EMAModel": lambda: {"model": trained(), "EMAModel": averages()},
     "ema list of one": lambda: {"model": trained(), "emas": [averages()], "ema_rates": [0.9999]},
     "deep": lambda: {"state_dict": trained(), "callbacks": {"EMACallback": {"ema_state_dict": averages(), "step": 3}}},
+    "flat beside averages": lambda: {**trained(), "ema": averages(), "step": 3},
     "only averages": lambda: {"ema": averages(), "step": 3},
     "ema_pytorch": lambda: {
         "step": 5,

@@ -62,12 +62,10 @@ def average_entries(content: dict[Any, Any], trained: dict[Any, Any]) -> Iterato
     yielded: set[int] = set()
     while waiting:
         trail, entries, depth = waiting.pop()
-        if entries is trained:
-            continue
         loose = {
             k: v for k, v in entries.items() if isinstance(v, Tensor) and means_average(str(k)) and not is_counter(v)
         }
-        if loose:
+        if loose and entries is not trained:  # find_network looks into that one itself
             yield trail.removesuffix("."), loose
         for key, value in entries.items():
             if not isinstance(key, str) or words(key) & OTHER_WORDS or not isinstance(value, dict | list | tuple):
