@@ -1,12 +1,6 @@
-<<<<<<< HEAD
-"""The fused step and its noise. numpy defines them, C is the twin for CPUs, and this module chooses between the two.
-
-The Triton twin (step_triton.py) is compiled ahead of time by export/triton_kernels.py, never chosen here.
-=======
 """The fused step and its noise: numpy defines them, C is the twin for CPUs. `twin` is the one place that chooses.
 
 The Triton twin (step_triton.py) is never chosen here: export compiles it ahead of time.
->>>>>>> devices
 """
 
 import warnings

@@ -16,11 +16,7 @@ import triton.language as tl
 from .layout import ADVANCE_ARRAYS, BEGIN_ARRAYS, STEP_ARRAYS
 
 WORDS = tl.constexpr(16)
-<<<<<<< HEAD
-"""Words of a row, in the order of layout.ROW; the names below are their places."""
-=======
 """Number of a row's words. The names below are their places, in the order of layout.ROW."""
->>>>>>> devices
 
 A_X = tl.constexpr(1)
 A_O = tl.constexpr(2)
