@@ -23,7 +23,7 @@ from sdedit.runtime import Editor, Progress, read_bundle
 from sdedit.runtime.devices import DEVICES
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.editor import DeviceName, EngineName, PrecisionName
-from sdedit.runtime.engines import ENGINES, PRECISIONS
+from sdedit.runtime.engines.names import ENGINE_NAMES, PRECISION_NAMES
 from sdedit.runtime.recipe import RECIPE_KEY
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
@@ -187,8 +187,8 @@ def test_a_job_that_has_ended_calls_at_once(bundle: Any) -> None:
         assert jobs == [job]
 
 
-def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: Any) -> None:
-    with make_editor(bundle, lambda x, time: -x) as editor:
+def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: Any, gate: Gate) -> None:
+    with make_editor(bundle, gate) as editor:
         outcomes: list[Any] = []
         over = threading.Event()
 
@@ -204,6 +204,7 @@ def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: An
 
         first = editor.submit(GUIDE, steps=2)
         first.add_done_callback(at_the_end)
+        gate.open()
         assert over.wait(WAIT)
         assert outcomes[0] is first.result()
         assert len(outcomes[1].result(WAIT).images) == 1
@@ -361,8 +362,8 @@ def test_everything_is_found_in_the_package_itself_and_imported_at_first_use() -
 
 
 def test_names_are_literals() -> None:
-    assert {*ENGINES, "auto", "tensorrt"} == set(get_args(EngineName))
-    assert {*PRECISIONS, "auto", "float16"} == set(get_args(PrecisionName))
+    assert {*ENGINE_NAMES, "auto"} == set(get_args(EngineName))
+    assert {*PRECISION_NAMES, "auto"} == set(get_args(PrecisionName))
     assert set(DEVICES) == set(get_args(DeviceName))
 
 
