@@ -1,13 +1,12 @@
 """`sdedit-bench`: measure how fast SDEdit runs on this machine, with this runtime and with alternatives."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
 import click
 
-from sdedit.cli import fail
+from sdedit.console import run_command
 from sdedit.errors import SdeditError
 from sdedit.runtime.machine import available_processors, load_average
 
@@ -119,14 +118,5 @@ def choose(available: list[Scenario], names: tuple[str, ...], quick: bool) -> li
 
 
 def main() -> None:
-    """Entry point: every error that a user can cause is one line on stderr and exit code 2."""
-    try:
-        command.main(standalone_mode=False)
-    except click.ClickException as error:
-        fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except SdeditError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
+    """Entry point of `sdedit-bench`."""
+    run_command(command, "sdedit-bench")

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdedit.runtime.bundle import Bundle
+from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.checkpoints.ddpm import read_config
-from sdedit_ref.checkpoints.files import Contents
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 
 NETWORK = "network.safetensors"

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from sdedit.console import run_command
 from sdedit.errors import ImageError, SdeditError, reason
 from sdedit.runtime import Editor
 from sdedit.runtime.plan import KEEPS, SAMPLERS
-from sdedit_ref.command import run_command
 from sdedit_ref.training.crops import Crops, find_pictures, parse_numbers, parse_scales
 
 from .metrics import root_mean_square, sliced_wasserstein

@@ -15,10 +15,10 @@ from typing import Any
 import click
 import numpy as np
 
+from sdedit.console import run_command
 from sdedit.errors import CheckpointError
 from sdedit.runtime import Editor
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
-from sdedit_ref.command import run_command
 from sdedit_ref.training.crops import HELD_OUT, find_pictures, parse_scales, split
 
 from .metrics import NEIGHBOURHOOD, grid, l2, sliced_wasserstein

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from sdedit.console import run_command
 from sdedit.evaluation.metrics import l2, sliced_wasserstein
 from sdedit.evaluation.views import cut, edit, paint
 from sdedit.runtime import Editor
-from sdedit_ref.command import run_command
 from sdedit_ref.training.crops import Crops, find_pictures
 
 T0S = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -1,1 +1,1 @@
-"""Checkpoint -> verified bundle. Needs the extra `export`; nothing here is imported by the runtime."""
+"""Turn checkpoints into verified bundles. It needs the extra `export`; the runtime imports nothing of it."""

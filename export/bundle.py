@@ -1,4 +1,4 @@
-"""Write a bundle and prove it: its files, read back and run by the runtime's own engine, give what torch gives."""
+"""Write a bundle and verify it: its files, read back and run by the runtime's engines, give torch's outputs."""
 
 import math
 import platform
@@ -83,8 +83,10 @@ def export_bundle(
 
 
 def read_card(path: Path) -> bytes:
-    """The text of a model card; raises BundleError where it is none."""
+    """The text of a model card; raises BundleError if the file is not a text of MAX_CARD_BYTES at most."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise BundleError(f"card {path} is not a file")
         with path.open("rb") as file:
             text = file.read(MAX_CARD_BYTES + 1)
         text.decode("utf-8")
@@ -101,7 +103,7 @@ def parity_levels(levels: int) -> list[int]:
 
 
 def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
-    """The outputs of its network at `levels`, float32 [L, C, H, W], for the inputs of parity.py."""
+    """The network's outputs at `levels`, float32 [L, C, H, W], for the inputs of parity.py."""
     network, schedule = checkpoint.network, checkpoint.schedule
     outputs = []
     for index, k in enumerate(levels):
@@ -115,7 +117,7 @@ def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
 
 
 def verify(bundle: Bundle) -> dict[str, list[float]]:
-    """Each installed engine's errors against the bundle's reference, by level; BundleError for one above TOLERANCE."""
+    """Errors of each installed engine against the bundle's reference, by level. Raises BundleError above TOLERANCE."""
     errors = {}
     for name in installed_engines():
         try:

@@ -1,4 +1,4 @@
-"""What a cubin says of its kernel, read from the ELF file itself: parameters, threads, registers, stack.
+"""Read a cubin's facts about its kernel from the ELF file: parameters, threads, registers, stack.
 
 Facts of NVIDIA's format used here: `.nv.info.<kernel>` is a list of attributes, of which 0x17 describes one parameter,
 0x19 the parameters' size, 0x10 the required threads; `.nv.info` has registers (0x2f) and stack (0x11) of each function.
@@ -27,7 +27,7 @@ class Cubin:
 
 
 def read_cubin(data: bytes) -> Cubin:
-    """Raises ValueError where `data` is no cubin with one kernel."""
+    """Read a cubin's bytes; raises ValueError unless they are a cubin with one kernel."""
     try:
         headers = {name: (offset, size) for name, offset, size in _sections(data)}
         sections = {name: data[offset : offset + size] for name, (offset, size) in headers.items()}
@@ -43,7 +43,7 @@ def read_cubin(data: bytes) -> Cubin:
             parameter_bytes=struct.unpack("<H", values[PARAMETERS_SIZE])[0],
             threads=struct.unpack("<III", values[REQUIRED_THREADS])[0],
             registers=_largest(functions, REGISTERS),
-            shared=headers.get(f".nv.shared.{kernel}", (0, 0))[1],  # of a section without bytes in the file
+            shared=headers.get(f".nv.shared.{kernel}", (0, 0))[1],  # a section without bytes in the file
             frame=_largest(functions, FRAME_SIZE),
         )
     except (struct.error, KeyError, IndexError, ValueError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def read_cubin(data: bytes) -> Cubin:
 
 
 def _largest(functions: list[tuple[int, bytes]], wanted: int) -> int:
-    """Of the values (function, number) of one attribute."""
+    """Largest number of one attribute, whose values are (function, number)."""
     return max(struct.unpack("<II", value)[1] for code, value in functions if code == wanted)
 
 

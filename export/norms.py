@@ -1,4 +1,4 @@
-"""Group norms that engines run without changing the layout of what they normalise."""
+"""Group norms that engines run without changing the layout of their input."""
 
 import copy
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 LARGE = 2**18
-"""Elements of one image from which on two reorders of them cost more than a dozen nodes on one value a channel."""
+"""Elements of one image. From this size on two reorders cost more than a dozen nodes on one value per channel."""
 
 
 class NormByChannel(nn.Module):
-    """What `norm` computes, from sums per channel.
+    """A group norm that is computed from sums per channel.
 
     torch.onnx writes a group norm as a reshape to groups and back. That needs planar memory, where convolutions want
-    channels last, so an engine reorders the whole tensor twice. Here only one value a channel is ever reshaped. The
-    variance is that within channels and that between their means, so no two large numbers are subtracted.
+    channels last, so an engine reorders the whole tensor twice. Here only one value per channel is reshaped. The
+    variance is the variance within channels plus the variance of their means, so no two large numbers are subtracted.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -37,10 +37,10 @@ class NormByChannel(nn.Module):
 
 
 def with_large_norms_by_channel(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> nn.Module:
-    """A copy of `network` in which every torch.nn.GroupNorm with weights, of at least LARGE elements, is NormByChannel.
+    """A copy of `network` whose torch.nn.GroupNorms with weights and at least LARGE elements are NormByChannel.
 
-    shape: C, H, W of the network's images. labels: whether it takes them. The copy shares all tensors with the network,
-    which is itself returned where it has none.
+    shape: C, H, W of the network's images. labels: whether it takes labels. The copy shares all tensors with the
+    network. If there is nothing to replace, the network itself is returned.
     """
     large = large_norms(network, shape, labels)
     if not large:
@@ -56,7 +56,7 @@ def with_large_norms_by_channel(network: nn.Module, shape: tuple[int, int, int],
 
 
 def large_norms(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> list[str]:
-    """Their names, found by running the network once."""
+    """Names of these norms, found by running the network once."""
     found: list[str] = []
 
     def look(name: str, x: Tensor) -> None:

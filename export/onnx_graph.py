@@ -1,6 +1,6 @@
-"""The network as an ONNX graph: traced by torch's dynamo exporter, weights stored in half where that is exact.
+"""Turn a network into an ONNX graph with torch's dynamo exporter; weights are stored in half if that is exact.
 
-Until it is saved the graph refers to torch's own tensors, so that large networks are not held twice.
+Until it is saved the graph uses torch's own tensors, so that a large network is in memory only once.
 """
 
 import logging
@@ -18,13 +18,13 @@ from torch import nn
 from .norms import with_large_norms_by_channel
 
 OPSET = 18
-"""What every engine in reach reads; onnxruntime ran the shipped network as fast with 20, slower with 21."""
+"""ONNX operator set: every engine reads it. onnxruntime ran the shipped network as fast with 20, slower with 21."""
 
 SMALLEST_HALVED = 1024
-"""Elements; below, a Cast costs more than the bytes it saves."""
+"""Fewest elements of a weight stored in half: with fewer, a Cast costs more than it saves."""
 
 EXTERNAL_ABOVE = 1_500_000_000
-"""Bytes of weights; above, they go into a file of their own, for protobuf ends at 2 GB."""
+"""Bytes of weights. More of them go into a file of their own, because protobuf ends at 2 GB."""
 
 DATA_SUFFIX = ".data"
 
@@ -32,7 +32,7 @@ DATA_SUFFIX = ".data"
 def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> ir.Model:
     """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, shape = (C, H, W) is fixed.
 
-    labels: whether it takes label int64 [B] as well.
+    labels: whether the network takes label int64 [B] too.
     """
     network = with_large_norms_by_channel(network, shape, labels)
     example: tuple[torch.Tensor, ...] = (torch.zeros(2, *shape), torch.zeros(2))
@@ -59,14 +59,14 @@ def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = Fals
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:
-    """Write the model to `path`, and beside it, with DATA_SUFFIX, weights that are too large for one file; check it."""
+    """Write the model to `path` and check it. Weights too large for one file go beside it, with DATA_SUFFIX."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=path.name + DATA_SUFFIX if size > EXTERNAL_ABOVE else None)
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def strip_debugging(model: ir.Model) -> None:
-    """Drop what the tracer records of itself: stack traces with paths of this machine, and names of torch functions."""
+    """Drop the tracer's records: stack traces with paths of this machine, and names of torch functions."""
     graph = model.graph
     nodes = list(graph.all_nodes())
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]

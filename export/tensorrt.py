@@ -1,4 +1,4 @@
-"""TensorRT engines into a bundle: built by TensorRT-RTX on any machine, without a GPU, for several architectures."""
+"""Add TensorRT engines to a bundle. TensorRT-RTX builds them on any machine, without a GPU."""
 
 import hashlib
 import importlib.util
@@ -22,14 +22,14 @@ from .additions import Addition
 PRECISIONS = ("float32", "float16")
 
 NOT_IN_FLOAT32 = ("sm75",)
-"""TensorRT-RTX refuses float32 matrix products there: "FP32 GEMM is not supported" on Turing."""
+"""Architectures without engines in float32: TensorRT-RTX says "FP32 GEMM is not supported" on Turing."""
 
 HALF_NETWORK = f"{FOLDER}/float16.onnx"
-"""In the bundle, for engines that are built on the target."""
+"""File of the half network in the bundle; targets build engines from it."""
 
 
 def parse_architectures(text: str) -> tuple[str, ...]:
-    """ "sm89,sm120", or "all". Raises EngineError for what TensorRT-RTX does not serve."""
+    """ "sm89,sm120", or "all". Raises EngineError for an architecture that TensorRT-RTX does not serve."""
     names = RTX_ARCHITECTURES if text == "all" else tuple(part.strip() for part in text.split(","))
     unknown = [name for name in names if name not in RTX_ARCHITECTURES]
     if unknown:
@@ -43,8 +43,8 @@ def parse_architectures(text: str) -> tuple[str, ...]:
 def engines_addition(architectures: Sequence[str], precisions: Sequence[str] = PRECISIONS, batch: int = 1) -> Addition:
     """The part engines/: one engine a precision, of 1 to `batch` images, for all architectures that `serving` leaves.
 
-    Raises EngineError, now, for what cannot be built here; when it is written, if an engine cannot be built or its
-    network's error is above the precision's tolerance.
+    Raises EngineError now if the request cannot be built here. Writing the part raises it if an engine cannot be built
+    or its network's error is above the precision's tolerance.
     """
     check_request(precisions, batch)
     served = {precision: serving(precision, architectures) for precision in precisions}
@@ -61,7 +61,7 @@ def engines_addition(architectures: Sequence[str], precisions: Sequence[str] = P
 
 
 def describe(bundle: Bundle, entry: StoredEngine) -> str:
-    """A line for people."""
+    """A line about the engines, for people."""
     size = (bundle.path / FOLDER / entry.file).stat().st_size / 1e6
     return (
         f"TensorRT-RTX {entry.version} engine, {entry.precision}, {size:.1f} MB, "
@@ -70,7 +70,7 @@ def describe(bundle: Bundle, entry: StoredEngine) -> str:
 
 
 def serving(precision: str, architectures: Sequence[str]) -> tuple[str, ...]:
-    """Those of the architectures that TensorRT-RTX serves in that precision; raises EngineError for none."""
+    """The architectures that TensorRT-RTX serves in this precision; raises EngineError if there are none."""
     left_out = NOT_IN_FLOAT32 if precision == "float32" else ()
     names = tuple(name for name in architectures if name not in left_out)
     if not names:
@@ -79,7 +79,7 @@ def serving(precision: str, architectures: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_request(precisions: Sequence[str], batch: int) -> None:
-    """What can be known before anything is built; raises EngineError."""
+    """Check the request before anything is built; raises EngineError."""
     for precision in precisions:
         if precision not in PRECISIONS:
             raise EngineError(f"engine precision {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -123,13 +123,13 @@ def write_engine(bundle: Bundle, precision: str, architectures: Sequence[str], b
 
 
 def engine_key(network: str, bundle: Bundle, architectures: Sequence[str], batch: int, version: str) -> str:
-    """Of all that shapes an engine; its precision is in the network."""
+    """Hash of everything that shapes an engine; the network determines the precision."""
     said = json.dumps([network, list(bundle.state_shape), batch, list(architectures), RTX, version])
     return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
 def write_half_network(bundle: Bundle) -> None:
-    """Raises BundleError where the network cannot be one of half precision."""
+    """Write the network in half precision; raises BundleError if that is not possible."""
     try:
         import onnx
 
@@ -144,7 +144,7 @@ def write_half_network(bundle: Bundle) -> None:
 
 
 def network_error(bundle: Bundle, precision: str) -> float:
-    """The error of that ONNX against the bundle's reference, on onnxruntime.
+    """Error of an ONNX file against the bundle's reference, on onnxruntime.
 
     Raises EngineError above the precision's tolerance.
     """
@@ -158,7 +158,7 @@ def network_error(bundle: Bundle, precision: str) -> float:
 
 
 def half_error(bundle: Bundle) -> float:
-    """measure_error of the half network, each value in half rounded as such; sums are float32's, as in tensor cores."""
+    """Error of the half network with every half value rounded; sums are in float32, as in tensor cores."""
     import onnx
 
     from .half import with_every_rounding

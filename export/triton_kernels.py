@@ -24,7 +24,7 @@ from .cubin import read_cubin
 TARGETS = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
 
 ASSEMBLER = "ptxas"
-"""Of the triton package, CUDA 12.9: it serves every target, and older drivers load its cubins than those of CUDA 13."""
+"""The triton package's assembler of CUDA 12.9: it serves every target; drivers older than CUDA 13's load its cubins."""
 
 POINTERS = {
     "p_rows": "*i32",
@@ -33,13 +33,13 @@ POINTERS = {
     "p_image": "*i32",
     "p_seed": "*i64",
 }
-"""Types of the pointers that are not to float32."""
+"""Types of pointer parameters; the others point to float32."""
 
 SIZES = {"*": 8, "i": 4}
 """Bytes of a parameter by the first letter of its type: a pointer, an int32."""
 
 DIVISIBLE_BY = 16
-"""What pointers (in bytes) and `pixels` must be multiples of, for accesses of 128 bits."""
+"""Pointers (in bytes) and `pixels` must be multiples of this, for accesses of 128 bits."""
 
 MAX_PIXELS = 65535 * 512
 """Most pixels of a channel: largest grid in y times elements per program."""
@@ -65,7 +65,7 @@ VARIANTS = {
 def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, Any]:
     """Write PTX, cubins and their manifest to `folder`, which must exist; returns the manifest.
 
-    Raises EngineError for an unknown target, or where triton or its assembler is missing.
+    Raises EngineError for an unknown target, or if triton or its assembler is missing.
     """
     check_targets(targets)
     try:
@@ -182,7 +182,7 @@ def assemble(ptx: bytes, target: str) -> bytes:
 
 
 def tool(name: str) -> Path:
-    """A program that comes with the triton package; raises EngineError where it does not."""
+    """Path of a program of the triton package; raises EngineError if it is missing."""
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
@@ -215,7 +215,7 @@ def _type_of(name: str) -> str:
 
 
 def _with_offsets(parameters: list[tuple[str, str, bool]]) -> list[dict[str, Any]]:
-    """Natural alignment, as the CUDA ABI has it."""
+    """Parameters with their offsets; each is aligned to its size, as in the CUDA ABI."""
     placed = []
     offset = 0
     for name, kind, divisible in parameters:

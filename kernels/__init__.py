@@ -1,6 +1,6 @@
-"""The fused step and its noise: numpy defines, C is the twin for CPUs, and here is the one place that chooses.
+"""The fused step and its noise. numpy defines them, C is the twin for CPUs, and this module chooses between the two.
 
-The Triton twin (step_triton.py) is compiled ahead of time by aot.py, never chosen here.
+The Triton twin (step_triton.py) is compiled ahead of time by export/triton_kernels.py, never chosen here.
 """
 
 import warnings

@@ -16,7 +16,7 @@ import triton.language as tl
 from .layout import ADVANCE_ARRAYS, BEGIN_ARRAYS, STEP_ARRAYS
 
 WORDS = tl.constexpr(16)
-"""Of a row, in the order of layout.ROW; the names below are their places."""
+"""Words of a row, in the order of layout.ROW; the names below are their places."""
 
 A_X = tl.constexpr(1)
 A_O = tl.constexpr(2)
@@ -160,7 +160,7 @@ def elements_of_program(pixels, BLOCK: tl.constexpr):
 
 @triton.jit
 def within(element, first, pixels, acts):
-    """Which elements are the channel's; none where the slot does not act, as its channel then ends where it begins."""
+    """Mask of the elements in the channel; empty if the slot does not act: its channel then ends where it begins."""
     return (element >= first) & (element < first + tl.where(acts, pixels, 0))
 
 

@@ -2,12 +2,12 @@
 
 import os
 import tempfile
-import warnings
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from sdedit.errors import SdeditError, reason
+
+from .once import warn_once
 
 VARIABLE = "SDEDIT_CACHE"
 """Environment variable that names the folder."""
@@ -71,9 +71,3 @@ def delete_cached(name: str) -> Path | None:
     except OSError as error:
         raise SdeditError(f"{folder / name} cannot be deleted: {reason(error)}") from None
     return folder / name
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Warn, once in a process."""
-    warnings.warn(f"sdedit: {message}", RuntimeWarning, stacklevel=3)

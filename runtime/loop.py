@@ -23,31 +23,31 @@ class Device(Protocol):
 
     @property
     def engine(self) -> Any:
-        """What evaluates the network."""
+        """The engine that evaluates the network."""
 
     def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
-        """Copy values into one slot's part of the arrays of those names; rows may be fewer than there is room for."""
+        """Copy values into one slot's part of the arrays by name; rows may be fewer than the slot has room for."""
 
     def read(self, slot: int, name: str) -> np.ndarray:
-        """A copy of one slot's part of an array."""
+        """Copy one slot's part of an array, after all steps so far."""
 
     def snapshot(self, slot: int, name: str) -> Callable[[], np.ndarray]:
         """Begin to copy one slot's part of an array as it is now; the function returned waits for the copy.
 
-        It must be called once. The device may be told to go on before.
+        The device may go on with the next step before the function is called.
         """
 
     def release(self, slot: int) -> None:
-        """Make the slot idle; no error where the device is lost."""
+        """Make the slot idle; a lost device is no error here."""
 
     def begin(self) -> None:
         """Noise the guide in every slot whose next row is the first of a repeat."""
 
     def step(self) -> None:
-        """Network, step and advance in every busy slot."""
+        """Run network, step and advance in every busy slot."""
 
     def close(self) -> None:
-        """Let go of what it holds outside this process's memory; it is of no use afterwards."""
+        """Free everything outside this process's memory. The device cannot be used afterwards."""
 
 
 Conditions = Mapping[str, np.ndarray | np.generic]
@@ -56,11 +56,11 @@ Conditions = Mapping[str, np.ndarray | np.generic]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One image to be made.
+    """One image to make.
 
     guide: float32 [C, H, W] in [-1, 1]. mask: float32 [H, W] in [0, 1]. seed: 64 bits. image: 32 bits; with the seed it
-    keys the noise. conditions: values of the network's inputs besides x and time, by name; null_conditions: of the
-    unconditional pass, where the network has one.
+    keys the noise. conditions: values of the network's inputs besides x and time, by name. null_conditions: for
+    the unconditional pass, if the network has one.
     """
 
     plan: Plan
@@ -111,7 +111,7 @@ class Loop:
         self._at[task] = 0
 
     def step(self) -> list[tuple[Task, np.ndarray]]:
-        """One step of every busy slot; the tasks that this finished, each with its float32 [C, H, W] result."""
+        """Run one step of every busy slot; returns the finished tasks, each with its result float32 [C, H, W]."""
         if any(task.plan.rows["step"][at] == 0 for task, at in self._at.items()):
             self._device.begin()
         self._device.step()
@@ -136,18 +136,18 @@ class Loop:
         return self._device.snapshot(self._slots[task], "h")
 
     def drop(self, task: Task) -> None:
-        """Take a task out of its slot, which is idle from now on; nothing happens where it is in none."""
+        """Take a task out of its slot, which is idle from then on. A task without a slot is ignored."""
         if task in self._slots:
             self._device.release(self._slots[task])
             self._forget(task)
 
     def clear(self) -> None:
-        """Drop what is running."""
+        """Drop all tasks."""
         for task in list(self._slots):
             self.drop(task)
 
     def close(self) -> None:
-        """Let go of the device, which must not be used any more."""
+        """Close the device, which must not be used any more."""
         self._device.close()
 
     def _forget(self, task: Task) -> None:

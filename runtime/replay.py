@@ -11,6 +11,7 @@ from PIL import Image
 
 from sdedit.errors import ImageError, PlanError
 
+from .devices import check_recipe
 from .editor import EditedImage, Editor
 from .images import file_sha256, load_result
 from .recipe import parse_recipe
@@ -59,6 +60,7 @@ def replay(
     for field, value, kind in (("threads", threads, int if device == "cpu" else type(None)), ("batch", batch, int)):
         if type(value) is not kind:
             raise PlanError(f"{path}: the recipe's {field} {value!r} is no number that device {device} takes")
+    check_recipe(device, threads, batch)
     with Editor.open(
         bundle,
         engine=name,

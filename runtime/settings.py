@@ -1,21 +1,22 @@
-"""What one edit may choose, with its defaults: checked once, written into every recipe."""
+"""The options of one edit, declared once: the command line, recipes, documents and a JSON schema come from here."""
 
 import dataclasses
 import math
-import operator
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
-from sdedit.errors import PlanError
+from sdedit.errors import ImageError, PlanError
 
-from .images import check_placement
-from .plan import SAMPLERS, Plan, make_plan
+from .images.canvas import FITS
+from .option import Option
+from .plan import KEEPS, MAX_ROWS, SAMPLERS, Plan, make_plan
 from .schedule import Schedule
 
 
 class EditOptions(TypedDict, total=False):
-    """The keyword arguments of Editor.edit and Editor.submit; Settings says what they mean and their defaults."""
+    """Keyword arguments of Editor.edit and Editor.submit. Settings has their meanings, ranges and defaults."""
 
     t0: float
     steps: int
@@ -32,46 +33,61 @@ class EditOptions(TypedDict, total=False):
     guidance: float
 
 
+def declare(default: Any, help: str, **declared: Any) -> Any:  # noqa: A002 - click's name for it
+    """A field of Settings: its default, and the rest of its Option."""
+    return field(default=default, metadata={"option": Option(help, **declared)})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The choices of one edit. Numbers of other libraries become Python's; PlanError and ImageError for what is none.
+    """The choices of one edit. Each option is declared here and nowhere else; OPTIONS has the declarations by name.
 
-    t0: in (0, 1]; little keeps the guide, much is realistic. steps: network evaluations a repeat. sampler: one of
-    plan.SAMPLERS. eta: noise of sampler ddim, in [0, 1]. keep: one of plan.KEEPS. repeats: the paper's K. seed: 64
-    bits. images: how many to make of the seed, each with noise of its own. clip: bound of predictions of x0; inf: none.
-    fit: without a mask, how the guide is brought to the network's size. context: with one, how far around the mask the
-    network sees, in fractions of the mask's size. label: what to make, of a network with classes; None: of no class.
-    guidance: how much more like its label than like no class (Ho & Salimans 2022); 1: no more than the network does.
+    Numbers of other libraries become Python's. Raises PlanError, for fit and context ImageError, if a value is not
+    accepted.
     """
 
-    t0: float = 0.5
-    steps: int = 25
-    sampler: str = "dpmpp_2m"
-    eta: float | None = None
-    keep: str = "fresh"
-    repeats: int = 1
-    seed: int = 0
-    images: int = 1
-    clip: float = 1.0
-    fit: str = "crop"
-    context: float = 0.25
-    label: int | None = None
-    guidance: float = 1.0
+    t0: float = declare(
+        0.5,
+        "Noise level at which the edit starts",
+        low=0,
+        high=1,
+        above=True,
+        unit="fraction of the schedule",
+        note="0.3 stays close to the guide, 0.7 is free.",
+    )
+    steps: int = declare(25, "Network evaluations of each repeat", low=1, high=MAX_ROWS)
+    sampler: str = declare("dpmpp_2m", "Sampler of the reverse process", choices=tuple(SAMPLERS))
+    eta: float | None = declare(None, "Noise of sampler ddim", low=0, high=1, unset="0")
+    keep: str = declare(
+        "fresh",
+        "Noise on the pixels that the mask keeps, during the edit",
+        choices=KEEPS,
+        note="With fresh and fixed they end exactly as they were; paper and official are as published.",
+    )
+    repeats: int = declare(
+        1, "Number of times that the edit is run, each from the result before (the paper's K)", low=1, high=MAX_ROWS
+    )
+    seed: int = declare(
+        0, "Seed of the noise", low=0, high=2**64 - 1, note="The same seed gives the same noise on every machine."
+    )
+    images: int = declare(1, "Number of variants", low=1, high=2**32, note="They have the same seed, different noise.")
+    clip: float = declare(
+        1.0, "Bound of the predicted image's values", low=0, above=True, infinite=True, note="inf: no bound."
+    )
+    fit: str = declare(
+        "crop", "How a guide without a mask is brought to the model's size", choices=FITS, error=ImageError
+    )
+    context: float = declare(0.25, "Margin around the mask", low=0, unit="fraction of its size", error=ImageError)
+    label: int | None = declare(
+        None, "Class of the image, if the model has classes", unset="no class, if the model has that label"
+    )
+    guidance: float = declare(1.0, "Strength of the label", note="1: as the network predicts; more: more typical.")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "repeats", "seed", "images"):
-            object.__setattr__(self, name, _integer(name, getattr(self, name)))
-        for name in ("t0", "clip", "context", "guidance"):
-            object.__setattr__(self, name, _number(name, getattr(self, name)))
-        if self.eta is not None:
-            object.__setattr__(self, "eta", _number("eta", self.eta))
-        if self.label is not None:
-            object.__setattr__(self, "label", _integer("label", self.label))
-        if not 0 <= self.seed < 2**64:
-            raise PlanError(f"seed {self.seed} is not in 0..2^64-1")
-        if not 1 <= self.images <= 2**32:
-            raise PlanError(f"images {self.images} is not in 1..2^32")
-        check_placement(self.fit, self.context)
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None or not option.unset:
+                object.__setattr__(self, name, option.check(name, value, KINDS[name]))
 
     def plan(self, schedule: Schedule, prediction: str) -> Plan:
         """Its rows for a network; raises PlanError."""
@@ -89,11 +105,9 @@ class Settings:
         )
 
     def label_for(self, bundle: str, classes: int, null_label: int | None) -> int | None:
-        """What a bundle's network is told, None where it takes no labels; raises PlanError where they do not fit."""
+        """The label that a bundle's network gets, None if it takes none. Raises PlanError if they do not fit."""
         if self.guidance != 1 and null_label is None:
-            raise PlanError(
-                f"guidance {self.guidance:g} needs a label of no class, which {bundle} has not: accepted is 1"
-            )
+            raise PlanError(f'{bundle} has no "no class" label, so guidance must be 1 (it is {self.guidance:g})')
         if self.label is None:
             if classes and null_label is None:
                 raise PlanError(f"a label is needed: {bundle} takes 0..{classes - 1}")
@@ -110,7 +124,7 @@ class Settings:
         return cast(EditOptions, dataclasses.asdict(self))
 
     def recipe(self) -> dict[str, Any]:
-        """As resolved, in values that JSON has."""
+        """The options as JSON has them: eta as the sampler uses it, an infinite clip as "inf"."""
         resolved = dataclasses.asdict(self)
         resolved["eta"] = SAMPLERS[self.sampler].eta if self.eta is None else self.eta
         resolved["clip"] = self.clip if math.isfinite(self.clip) else "inf"
@@ -118,35 +132,39 @@ class Settings:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> "Settings":
-        """The inverse of `recipe`, for one that nobody vouches for; raises PlanError and ImageError."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in recipe]
+        """The inverse of `recipe`, which may come from anywhere; raises PlanError and ImageError."""
+        missing = [name for name in OPTIONS if name not in recipe]
         if missing:
-            raise PlanError(f"the recipe does not say {', '.join(missing)}")
-        said = {name: recipe[name] for name in names}
-        for name in ("sampler", "keep", "fit"):
-            if not isinstance(said[name], str):
-                raise PlanError(f"the recipe's {name} {said[name]!r} is not a name")
-        if said["sampler"] != "ddim":
-            said["eta"] = None  # only ddim may be told
-        if said["clip"] == "inf":
-            said["clip"] = math.inf
-        return cls(**said)
+            raise PlanError(f"the recipe lacks {', '.join(missing)}")
+        values = {name: recipe[name] for name in OPTIONS}
+        if values["sampler"] != "ddim":
+            values["eta"] = None  # the others have their own
+        if values["clip"] == "inf":
+            values["clip"] = math.inf
+        return cls(**values)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema (draft 2020-12) of an edit's options; those left out have their defaults.
+
+        An infinite clip is "inf". What depends on the bundle, such as its labels, is not in the schema.
+        """
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "Options of an sdedit edit",
+            "type": "object",
+            "properties": {name: o.schema(KINDS[name], getattr(cls, name)) for name, o in OPTIONS.items()},
+            "additionalProperties": False,
+            "if": {"properties": {"eta": {"type": "number"}}, "required": ["eta"]},
+            "then": {"properties": {"sampler": {"const": "ddim"}}, "required": ["sampler"]},
+        }
 
 
-def _integer(name: str, value: int) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise PlanError(f"{name} {value!r} is not an integer") from None
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings)}
+"""The declarations, by name."""
 
-
-def _number(name: str, value: float) -> float:
-    try:
-        if isinstance(value, bool | str):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise PlanError(f"{name} {value!r} is not a number") from None
+KINDS: dict[str, type] = {
+    name: typing.get_args(kind)[0] if typing.get_args(kind) else kind
+    for name, kind in typing.get_type_hints(Settings).items()
+}
+"""int, float or str, by name."""

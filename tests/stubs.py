@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sdedit.kernels import twin
-from sdedit.runtime.bundle import network_inputs
+from sdedit.runtime import Editor
+from sdedit.runtime.bundle import SHIPPED, network_inputs, read_bundle
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
@@ -36,6 +37,12 @@ class StubEngine:
 
 def stub_loop(function: Function, shape: tuple[int, int, int], slots: int = 1, kernels: str = "auto") -> Loop:
     return Loop(CpuDevice(StubEngine(function), network_inputs(shape), slots, twin(kernels)))
+
+
+def stub_editor(function: Function, slots: int = 1) -> Editor:
+    """An editor whose bundle is the shipped one, and whose network is `function`."""
+    bundle = read_bundle(SHIPPED)
+    return Editor(bundle, CpuDevice(StubEngine(function), bundle.inputs, slots, twin()))
 
 
 def run(loop: Loop, tasks: list[Task]) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from sdedit.runtime.plan import make_plan
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref.checkpoints import adm, load_checkpoint
 from sdedit_ref.checkpoints.adm import PRESETS, Preset, training_schedule
-from sdedit_ref.checkpoints.files import Contents
+from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
 GOLDEN = Path(__file__).parent / "golden"

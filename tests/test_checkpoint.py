@@ -190,7 +190,7 @@ def test_a_tensor_that_is_larger_than_its_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders there")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "net.ckpt")
-    assert_refused(tmp_path / "net.ckpt", "is no file")
+    assert_refused(tmp_path / "net.ckpt", "is not a file")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_torch_file_of_something_else(tmp_path: Path, content: object) -> None
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, r"holds no known network, by its keys \(none, \.\.\.\); accepted are DDPM network"),
+        ({}, "holds a dict of nothing; accepted is a dict of float tensors by name"),
         ({"fc.weight": torch.zeros(1)}, r"holds no known network, by its keys \('fc\.weight', \.\.\.\)"),
         ({"temb.dense.0.weight": torch.zeros(1)}, r"no DDPM network: conv_in\.weight is not among its keys"),
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1), "b": torch.zeros(1)}, "a latent diffusion"),
@@ -321,7 +321,7 @@ def with_shape(key: str, *shape: int) -> Callable[[Tensors], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("norm_out.weight"), "does not fit the DDPM network its keys describe: .*norm_out.weight"),
+        (without("norm_out.weight"), "does not fit the DDPM network that its keys describe: .*norm_out.weight"),
         (with_shape("extra", 1), "does not fit .*Unexpected key.*extra"),
         (with_shape("conv_out.weight", 24, 32, 3, 3), "does not fit .*size mismatch for conv_out.weight"),
         (with_shape("conv_in.weight", 32), r"damaged: conv_in.weight is \[32\]"),

@@ -12,7 +12,7 @@ import pytest
 from command_line import QUICK, Run, assert_mistake
 from PIL import Image
 
-from sdedit.cli import COMMANDS
+from sdedit.commands import COMMANDS
 from sdedit.errors import EngineError
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.checks import doctor
@@ -250,8 +250,9 @@ def test_doctor_refuses_two_onnxruntimes(run: Run, monkeypatch: pytest.MonkeyPat
         ("sdedit ", set(COMMANDS)),
         ("sdedit edit --sampler d", {"ddim", "dpmpp_2m", "dpmpp_2m_sde"}),
         ("sdedit edit --keep f", {"fresh", "fixed"}),
-        ("sdedit edit --engine ", {"onnxruntime", "openvino", "tensorrt"}),
+        ("sdedit edit --engine ", {"auto", "onnxruntime", "openvino", "tensorrt"}),
         ("sdedit edit --precision f", {"float32", "float16"}),
+        ("sdedit edit --device ", {"cpu", "cuda"}),
         ("sdedit edit --fit p", {"pad"}),
     ],
 )
@@ -267,14 +268,33 @@ def test_a_shell_completes_names(words: str, expected: set[str]) -> None:
     assert {line.split(",")[1] for line in done.stdout.splitlines()} == expected, done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "edit", "replay", "inspect", "tune", "doctor", "export"])
-def test_help_of_every_command_has_an_example_and_imports_no_numpy(command: str) -> None:
+def imported_by(words: str, **environment: str) -> tuple[str, set[str]]:
+    """What `sdedit WORDS` prints, and which slow packages it imports."""
     script = (
-        "import sys; sys.argv = ['sdedit', sys.argv[1], '--help']\n"
+        "import sys; sys.argv = ['sdedit', *sys.argv[1:]]\n"
         "from sdedit.cli import main\n"
         "try: main()\n"
-        "finally: print('numpy' in sys.modules, file=sys.stderr)"
+        "finally: print(*{'numpy', 'PIL', 'onnxruntime', 'openvino', 'torch'} & sys.modules.keys(), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script, command], capture_output=True, text=True, check=True)
-    assert "Example" in done.stdout
-    assert done.stderr == "False\n"
+    command = [sys.executable, "-c", script, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example_and_is_quick(command: str) -> None:
+    """Only the help of edit needs the runtime's lists of names, and so numpy."""
+    stdout, imported = imported_by(f"{command} --help")
+    assert "Example" in stdout
+    assert imported <= ({"numpy", "PIL"} if command == "edit" else set())
+
+
+@pytest.mark.parametrize("words", ["", "--help", "--version"])
+def test_help_of_all_commands_imports_nothing_slow(words: str) -> None:
+    assert imported_by(words)[1] == set()
+
+
+def test_completion_of_commands_imports_nothing_slow() -> None:
+    stdout, imported = imported_by("", _SDEDIT_COMPLETE="bash_complete", COMP_WORDS="sdedit e", COMP_CWORD="1")
+    assert stdout.split() == ["plain,edit", "plain,export", "plain,extend"]
+    assert imported == set()

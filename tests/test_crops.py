@@ -107,6 +107,19 @@ def test_pictures_that_would_not_be_what_they_look_like(picture: Image.Image, me
         decoded(tmp_path / "strange.tif", 1.0)
 
 
+def test_pictures_may_be_larger_than_a_process_opens_and_its_limit_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(Image.Image, "convert", lambda image, mode: limits.append(Image.MAX_IMAGE_PIXELS) or image)
+    for kind in ("png", "jpg", "bmp", "ppm"):
+        Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / f"large.{kind}")
+        assert find_pictures(tmp_path / f"large.{kind}", 8)
+        assert decoded(tmp_path / f"large.{kind}", 1.0).shape == (9, 9, 3)
+    assert limits == [10] * 4
+
+
 def test_an_alpha_channel_of_an_opaque_picture_is_no_matter(tmp_path: Path) -> None:
     Image.new("RGBA", (9, 9), (1, 2, 3, 255)).save(tmp_path / "opaque.png")
     assert (decoded(tmp_path / "opaque.png", 1.0) == (1, 2, 3)).all()
@@ -155,6 +168,8 @@ def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> No
         find_pictures(tmp_path, 8)
     with pytest.raises(ImageError, match="cannot be read"):
         find_pictures(tmp_path / "nowhere.png", 8)
+    with pytest.raises(ImageError, match="/dev/zero is not a regular file"):
+        find_pictures(Path("/dev/zero"), 8)
     with pytest.raises(ImageError, match=r"ramp.png is 60x40 pixels, smaller than the crop of 48x48$"):
         find_pictures(picture, 48)
     (tmp_path / "text.png").write_text("no image")

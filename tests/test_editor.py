@@ -9,14 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from stubs import StubEngine
+from stubs import stub_editor
 
 from sdedit import __version__
 from sdedit.errors import EngineError, ImageError, PlanError
-from sdedit.kernels import twin
 from sdedit.runtime import Editor
-from sdedit.runtime.bundle import SHIPPED, read_bundle
-from sdedit.runtime.devices.cpu import CpuDevice
 
 RNG = np.random.default_rng(0)
 GUIDE = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
@@ -25,11 +22,6 @@ GUIDE = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
 @pytest.fixture(scope="module")
 def editor() -> Editor:
     return Editor.open(engine="onnxruntime", threads=2)
-
-
-def stub_editor(function: object, slots: int = 1) -> Editor:
-    bundle = read_bundle(SHIPPED)
-    return Editor(bundle, CpuDevice(StubEngine(function), bundle.inputs, slots, twin()))  # type: ignore[arg-type]
 
 
 def pixels(editor: Editor, *arguments: object, **options: object) -> list[np.ndarray]:
@@ -195,8 +187,8 @@ def test_a_result_that_is_not_finite_is_an_error_not_an_image() -> None:
         ({"t0": "half"}, PlanError, "t0 'half' is not a number"),
         ({"fit": "banana"}, ImageError, "fit 'banana' is not one of crop, pad, stretch"),
         ({"context": -5}, ImageError, "context -5.0 is not at least 0"),
-        ({"mask": np.zeros((64, 64), np.uint8)}, ImageError, "mask edits nothing: its brightest value is 0"),
-        ({"mask": np.ones((64, 64), np.uint8)}, ImageError, "mask edits nothing: its brightest value is 0.00392"),
+        ({"mask": np.zeros((64, 64), np.uint8)}, ImageError, "The mask is black, so it edits nothing"),
+        ({"mask": np.ones((64, 64), np.uint8)}, ImageError, "its brightest value is 0.00392, and editing starts at"),
     ],
 )
 def test_arguments_that_are_refused(editor: Editor, options: dict[str, object], error: type, message: str) -> None:

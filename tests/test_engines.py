@@ -77,7 +77,7 @@ def test_a_network_that_an_engine_refuses_is_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_bundle(tmp_path / "tiny")
-    wrong = model([helper.make_node("Unheard", ["x"], ["out"])], [])
+    wrong = model([helper.make_node("MatMul", ["x", "time"], ["out"], axis=3)], [])
     for data in (onnx.ModelProto(ir_version=8).SerializeToString(), wrong.SerializeToString()):
         rewrite(folder, NETWORK, data)
         with pytest.raises(EngineError) as caught:

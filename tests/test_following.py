@@ -23,7 +23,7 @@ from sdedit.runtime import Editor, Progress, read_bundle
 from sdedit.runtime.devices import DEVICES
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.editor import DeviceName, EngineName, PrecisionName
-from sdedit.runtime.engines.names import ENGINE_NAMES, PRECISION_NAMES
+from sdedit.runtime.engines import ENGINE_NAMES, PRECISION_NAMES
 from sdedit.runtime.recipe import RECIPE_KEY
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)

@@ -84,6 +84,7 @@ def test_the_import_law_sees_every_spelling(text: str, expected: str) -> None:
         ("sdedit.cli.main", "front"),
         ("sdedit.Editor", "front"),
         ("sdedit.errors.PlanError", None),
+        ("sdedit.console.run_command", None),
         ("sdedit.__version__", None),
         ("numpy.random", None),
     ],

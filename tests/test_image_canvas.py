@@ -8,7 +8,7 @@ from pictures import GREY, random_photo
 from PIL import Image
 from refusals import refusal
 
-from sdedit.runtime.images.canvas import FITS, Canvas, check_placement, masked_canvas, paste, whole_canvas
+from sdedit.runtime.images.canvas import FITS, Canvas, masked_canvas, paste, whole_canvas
 
 MODEL = (12, 8)
 """Picture size of the network in these tests: not square, so that no two sides can be mixed up."""
@@ -121,17 +121,15 @@ def test_what_is_below_the_threshold_stays() -> None:
     assert ((after != np.asarray(photo)).any(axis=2) == (mask >= np.float32(THRESHOLD))).all()
 
 
-@pytest.mark.parametrize(("brightest", "said"), [(0.0, "0"), (0.004, "0.004")])
-def test_a_mask_that_edits_nothing_is_refused(brightest: float, said: str) -> None:
-    mask = np.full((8, 12), brightest, np.float32)
-    message = refusal(masked_canvas, random_photo(12, 8), mask, MODEL, 0, THRESHOLD)
-    expected = f"mask edits nothing: its brightest value is {said}, with white 1, and t0 and steps edit from 0.1 on"
-    assert message == expected
-
-
-@pytest.mark.parametrize("context", [-0.1, float("inf"), float("nan")])
-def test_a_context_that_is_refused(context: float) -> None:
-    assert refusal(check_placement, "crop", context) == f"context {context} is not at least 0"
+def test_a_mask_that_edits_nothing_is_refused() -> None:
+    nearly = "The mask is nearly black: its brightest value is 0.004, and editing starts at 0.1. "
+    nearly += "For masks of 0 and 1, use bool or multiply by 255."
+    for brightest, expected in (
+        (0.0, "The mask is black, so it edits nothing. White edits, black keeps."),
+        (0.004, nearly),
+    ):
+        mask = np.full((8, 12), brightest, np.float32)
+        assert refusal(masked_canvas, random_photo(12, 8), mask, MODEL, 0, THRESHOLD) == expected
 
 
 def other_picture(canvas: Canvas) -> Image.Image:
@@ -227,8 +225,3 @@ def test_pad_adds_black() -> None:
 @pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1)])
 def test_pad_does_not_lose_the_thinnest_photo(size: tuple[int, int]) -> None:
     assert (np.asarray(whole_canvas(Image.new("RGB", size, "white"), MODEL, "pad").part) == 255).any()
-
-
-def test_an_unknown_fit() -> None:
-    expected = "fit 'zoom' is not one of crop, pad, stretch"
-    assert refusal(check_placement, "zoom", 0.25) == expected

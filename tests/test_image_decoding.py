@@ -13,7 +13,7 @@ from PIL import Image
 from refusals import refusal
 
 from sdedit.errors import ImageError
-from sdedit.runtime.images import open_mask, open_picture, save_png
+from sdedit.runtime.images import decoding, open_mask, open_picture, save_png
 
 # Decoding
 
@@ -98,8 +98,8 @@ def transparent_grey(dtype: type) -> Image.Image:
 def test_transparent_pixels_are_refused(tmp_path: Path, image: Image.Image) -> None:
     path = tmp_path / "transparent.png"
     image.save(path)
-    for source in (image, path):
-        assert refusal(open_picture, source, "guide") == "guide has transparent pixels: flatten it first"
+    for source, title in ((image, "guide"), (path, f"guide {path}")):
+        assert refusal(open_picture, source, "guide") == f"{title} has transparent pixels: flatten it first"
 
 
 @pytest.mark.parametrize("image", [Image.new("F", (2, 2)), Image.new("LAB", (2, 2))], ids=lambda image: image.mode)
@@ -183,10 +183,11 @@ def test_a_truncated_png(tmp_path: Path) -> None:
 
 def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.png"
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for side in (11, 23):  # more than 100 pixels, of which Pillow only warns, and more than 200, which it refuses
-        Image.new("RGB", (side, side)).save(path)
-        assert refusal(open_picture, path, "guide") == f"guide {path} is larger than 100 pixels"
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA"):
+        Image.new("RGB", (11, 10)).save(path, kind)
+        expected = f"guide {path} is 11x10 pixels; at most 100 pixels are decoded"
+        assert refusal(open_picture, path, "guide") == expected
 
 
 @settings(max_examples=200, deadline=None)

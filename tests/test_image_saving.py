@@ -1,8 +1,9 @@
 """Images: a PNG keeps pixels and texts, and saving is all or nothing."""
 
-import io
 import json
 import os
+import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,13 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
 def test_a_failure_in_the_middle_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(self: Image.Image, file: io.BufferedWriter, *arguments: object, **options: object) -> None:
-        file.write(b"\x89PNG half of it")
+    def fail(self: Path, target: Path) -> None:
+        assert self.stat().st_size > 0
         raise error
 
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises((ImageError, KeyboardInterrupt)) as caught:
         save_png(Image.fromarray(RGB), path, {})
     assert str(caught.value) in (f"output {path} cannot be written: No space left on device", "")
@@ -77,3 +78,62 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     path = tmp_path / "out.png"
     assert refusal(check_output, path) == f"output {path}: the folder {tmp_path} is not writable"
+
+
+links = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+
+
+@links
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "target.png", tmp_path / "link.png"
+    if there:
+        target.write_bytes(b"old")
+    link.symlink_to(Path("real") / "target.png")
+    save_png(Image.fromarray(RGB), link, {})
+    assert link.is_symlink()
+    with Image.open(target) as image:
+        assert np.array_equal(np.asarray(image), RGB)
+    assert list(tmp_path.rglob("*.png")) == [link, target]
+
+
+@links
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    circle, lost, guide = tmp_path / "circle.png", tmp_path / "lost.png", tmp_path / "guide.png"
+    circle.symlink_to(circle)
+    lost.symlink_to(tmp_path / "nowhere" / "x.png")
+    guide.write_bytes(b"guide")
+    (tmp_path / "link.png").symlink_to(guide)
+    assert "cannot be written" in refusal(check_output, circle)
+    assert refusal(check_output, lost) == f"output {lost}: there is no folder {tmp_path / 'nowhere'}"
+    assert "would overwrite an input" in refusal(check_output, tmp_path / "link.png", [guide])
+
+
+@pytest.mark.parametrize("how", ["file", "link"])
+def test_a_write_protected_file_is_not_replaced(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+    path.chmod(0o444)
+    if how == "link":
+        (tmp_path / "link.png").symlink_to(path)
+    output = path if how == "file" else tmp_path / "link.png"
+    expected = f"output {output} is write-protected: allow writing, or name another"
+    assert refusal(save_png, Image.fromarray(RGB), output, {}) == expected
+    assert path.read_bytes() == b"old"
+
+
+@links
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    save_png(Image.fromarray(RGB), path, {})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@links
+def test_a_pipe_as_the_output(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    assert refusal(save_png, Image.fromarray(RGB), path, {}) == f"output {path} is not a regular file: name another"

@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +101,30 @@ def test_what_no_variant_reaches_is_said_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["run_edits", "quantise", "rank", "judge"])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_and_want_of_memory_leave_nothing(
+    end: type[BaseException], where: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:
+        raise end
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(int8, "quantise", lambda nncf, model, states: model)
+    monkeypatch.setattr(int8, "rank", lambda model, quantised, states: ["node_conv2d", "node_conv2d_1"])
+    monkeypatch.setattr(int8, where, ends)
+    threads = threading.active_count()
+    before = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
+    for out in (tmp_path / "out", bundle.path):
+        with pytest.raises(end):
+            extend_bundle(bundle.path, out, [int8.int8_addition(10.0, say=quietly)], quietly)
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
+    assert {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()} == before
+    assert threading.active_count() == threads, "the workers of its editors have ended"
+
+
 def test_restoring_every_convolution_gives_the_network_back(quantised: Bundle, bundle: Bundle) -> None:
     """The nodes and weights are the same to the bit, in the same order."""
     model = onnx.load(bundle.network)
@@ -144,7 +170,7 @@ def test_strokes_have_few_colours(shape: tuple[int, int, int]) -> None:
     [
         (b"{", "variants.json is damaged"),
         (b'{"int8": {}}', "variants.json is damaged"),
-        (b'{"int8": {"file": "other.onnx"}}', "names 'other.onnx', which bundle.json does not list"),
+        (b'{"int8": {"file": "other.onnx"}}', "names 'variants/other.onnx', which bundle.json does not list"),
     ],
 )
 def test_a_damaged_list_of_variants_is_refused(text: bytes, message: str, tmp_path: Path) -> None:

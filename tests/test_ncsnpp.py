@@ -17,7 +17,7 @@ from weights import normals, weight
 
 from sdedit.errors import CheckpointError
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
-from sdedit_ref.checkpoints.files import Contents
+from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.checkpoints.ncsnpp import PUBLISHED, Shape, read_config
 from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
 
@@ -242,9 +242,9 @@ def change(state: dict[str, Any], key: str, *shape: int) -> None:
         ("all_modules.99999999.weight", (1,), "it has a part 99999999"),
         ("all_modules.4.Conv_0.weight", None, "a block lacks Conv_0.weight"),
         ("all_modules.4.Conv_0.weight", (16, 24, 3, 3), "damaged: its all_modules form no NCSN"),
-        ("all_modules.4.Conv_1.weight", (16, 24, 3, 3), "does not fit the NCSN.. network its keys describe"),
+        ("all_modules.4.Conv_1.weight", (16, 24, 3, 3), "does not fit the NCSN.. network that its keys describe"),
         ("all_modules.5.strange", (1,), "does not fit"),
-        ("all_modules.0.W", (), "does not fit"),
+        ("all_modules.0.W", (), "damaged: its all_modules form no NCSN"),
     ],
 )
 def test_tensors_that_form_no_network(tmp_path: Path, key: str, shape: tuple[int, ...] | None, message: str) -> None:

@@ -84,13 +84,15 @@ def test_replay_says_how_many_pixels_differ_and_what_may_explain_it(run: Run, ma
         (lambda r: "not json", "its recipe is damaged"),
         (lambda r: "[" * 10000, "its recipe is damaged"),
         (lambda r: "[1, 2]", "its recipe is damaged"),
-        (lambda r: r.__delitem__("sampler"), "the recipe does not say sampler"),
-        (lambda r: r.update(sampler=["ddim"]), "sampler ['ddim'] is not a name"),
+        (lambda r: r.__delitem__("sampler"), "the recipe lacks sampler"),
+        (lambda r: r.update(sampler=["ddim"]), "sampler ['ddim'] is not one of ancestral, ddim"),
         (lambda r: r.update(t0="much"), "t0 'much' is not a number"),
         (lambda r: r.update(t0="0.5"), "t0 '0.5' is not a number"),
         (lambda r: r.update(t0=True), "t0 True is not a number"),
         (lambda r: r.update(seed=True), "seed True is not an integer"),
-        (lambda r: r["engine"].update(threads=2**40), "threads 1099511627776 is not in 1..1024"),
+        (lambda r: r["engine"].update(threads=2**40), "the recipe's 1099511627776 threads are more than the"),
+        (lambda r: r["engine"].update(threads=1024), "the recipe's 1024 threads are more than the"),
+        (lambda r: r["engine"].update(batch=10**9), "the recipe's batch 1000000000 is not 1, which device cpu runs"),
         (lambda r: r["guide"].update(name="a" * 300), "which is not beside it: say --guide"),
         (lambda r: r["guide"].update(name="\ud800\x1b[31m"), "\\ud800\\x1b[31m, which is not beside it"),
         (lambda r: r.update(seed=1.5), "seed 1.5 is not an integer"),
@@ -117,5 +119,5 @@ def test_settings_survive_their_recipe() -> None:
     for settings in (Settings(), Settings(sampler="ddim", eta=0.25, clip=float("inf"), seed=2**64 - 1, fit="pad")):
         back = Settings.from_recipe(json.loads(json.dumps(settings.recipe())))
         assert dataclasses.replace(back, eta=settings.eta) == settings
-    with pytest.raises(PlanError, match="does not say t0, steps"):
+    with pytest.raises(PlanError, match="lacks t0, steps"):
         Settings.from_recipe({})

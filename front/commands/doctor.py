@@ -13,9 +13,9 @@ COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 @click.command(epilog="Example: sdedit doctor --json")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped model]")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of verdict, what and detail.")
-def command(bundle: Path | None, as_json: bool) -> None:
+def doctor_command(bundle: Path | None, as_json: bool) -> None:
     """Check the versions, the kernels' bits, the model's files, and each engine against the model's reference.
 
     The exit code is 2 if anything is wrong. A warning names an optional part that is missing.

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import printable
+from ..errors import CheckpointError, printable
 from .additions import ADDITIONS, needs, parse_additions
 from .extend import check_target
 from .options import Decorator, GroupedCommand, option, together
+from .outputs import shown
 
 if TYPE_CHECKING:
     from sdedit.runtime import Bundle
@@ -30,7 +31,7 @@ QUESTIONS: tuple[Decorator, ...] = (
     option(SCORE_SDE, "--centred", help="Whether the training data were in [-1, 1]: yes, no."),
     option(SCORE_SDE, "--skip-rescale", help="Whether sums of branches are divided by sqrt 2: yes, no."),
     option(SCORE_SDE, "--fir", help="Whether resampling has FIR filters: yes, no."),
-    option(SCORE_SDE, "--scale-by-sigma", help="Whether outputs are divided by sigma: yes, no.  [default for VE: yes]"),
+    option(SCORE_SDE, "--scale-by-sigma", help="Whether outputs are divided by sigma: yes, no.  [default: yes for VE]"),
     option(ADM, "--preset", help="The released file that SOURCE is; it answers the rest."),
     option(ADM, "--attention-order", help="Order of heads and of queries, keys, values: legacy, new."),
     option(ADM, "--heads", help="Heads of each attention."),
@@ -53,7 +54,7 @@ EXAMPLE = "Example: sdedit export church.ckpt --prediction eps --schedule linear
 @click.option("--weights", default="half", show_default=True, help="How weights are stored: half, float32.")
 @click.option("--card", type=click.Path(path_type=Path), help="Text about the model, kept as MODEL_CARD.md.")
 @together(QUESTIONS, ADDITIONS)
-def command(
+def export_command(
     source: Path,
     out: Path | None,
     dry_run: bool,
@@ -74,7 +75,7 @@ def command(
     If SOURCE leaves something unsaid, one error lists every option to add. `sdedit extend` adds parts to a bundle.
     """
     if is_bundle(source):
-        raise click.UsageError(f"{source} is a bundle already: `sdedit extend {source}` adds parts to it")
+        raise CheckpointError(f"{source} is a bundle already: `sdedit extend {source}` adds parts to it")
     if dry_run:
         show(source, answers)
         return
@@ -100,10 +101,11 @@ def command(
     )
     report(out, bundle)
     for line in lines:
-        click.echo(f"{click.format_filename(out)}: {line}")
+        click.echo(f"{shown(out)}: {line}")
 
 
 def is_bundle(source: Path) -> bool:
+    """Whether the folder holds a bundle's manifest."""
     from sdedit.runtime.bundle import MANIFEST
 
     try:
@@ -113,12 +115,13 @@ def is_bundle(source: Path) -> bool:
 
 
 def show(source: Path, answers: dict[str, str | None]) -> None:
-    """What it was recognised as, one fact a line."""
+    """Print what the checkpoint was recognised as, one fact a line."""
     for name, value in load(source, answers).facts().items():
         click.echo(printable(f"{name}: {value}"))
 
 
 def load(source: Path, answers: dict[str, str | None]) -> Any:
+    """The checkpoint; raises CheckpointError."""
     try:
         from sdedit_ref.checkpoints import load_checkpoint
     except ImportError as error:
@@ -127,10 +130,11 @@ def load(source: Path, answers: dict[str, str | None]) -> Any:
 
 
 def report(out: Path, bundle: "Bundle") -> None:
+    """Print the bundle's size and its errors against torch."""
     parity = bundle.manifest.parity
     size_mb = sum(entry.bytes for entry in bundle.manifest.files.values()) / 1e6
     click.echo(
-        f"{click.format_filename(out)}: {bundle.name}, {size_mb:.1f} MB, "
+        f"{shown(out)}: {bundle.name}, {size_mb:.1f} MB, "
         f"error against torch {parity.max_relative_error:.1e}, "
         f"rounding of weights to {parity.weights} {parity.weights_rounding:.1e}"
     )

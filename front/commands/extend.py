@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from ..errors import BundleError
 from .additions import ADDITIONS, parse_additions
 from .options import GroupedCommand, together
+from .outputs import shown
 
 EXAMPLE = "Example: sdedit extend church --cubins all --int8"
 
@@ -15,7 +17,7 @@ EXAMPLE = "Example: sdedit extend church --cubins all --int8"
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: BUNDLE itself]")
 @together(ADDITIONS)
-def command(bundle: Path, out: Path | None, **parts: Any) -> None:
+def extend_command(bundle: Path, out: Path | None, **parts: Any) -> None:
     """Add GPU kernels, TensorRT engines or the network in int8 to BUNDLE, in place of older ones.
 
     The result is verified before anything is replaced. Files that do not change are linked, not copied.
@@ -26,14 +28,14 @@ def command(bundle: Path, out: Path | None, **parts: Any) -> None:
     out = check_target(bundle, out)
     from sdedit.export.additions import extend_bundle
 
-    extend_bundle(bundle, out, additions, lambda line: click.echo(f"{click.format_filename(out)}: {line}"))
+    extend_bundle(bundle, out, additions, lambda line: click.echo(f"{shown(out)}: {line}"))
 
 
 def check_target(bundle: Path, out: Path | None) -> Path:
-    """The folder to write; the model that is part of the installation is never changed."""
+    """The folder to write. The model that is part of the installation is never changed."""
     from sdedit.runtime.bundle import SHIPPED
 
     target = bundle if out is None else out
     if target.resolve() == SHIPPED.resolve():
-        raise click.UsageError(f"{target} is the installed model, which is not changed: give --out FOLDER")
+        raise BundleError(f"{target} is the installed model, which is never changed: give --out FOLDER")
     return target

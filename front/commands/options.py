@@ -1,92 +1,35 @@
-"""Options that several commands share. Names are checked by the runtime, which lists what it accepts."""
+"""Options that several commands share, and how help shows options in groups.
 
-import importlib
+Names are checked by the runtime. Help and completion take them from the runtime's own lists.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from sdedit.runtime.option import Option
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-
-def names_of(module: str, attribute: str) -> Callable[..., list[str]]:
-    """Completion from a list of the runtime, imported only when a shell asks."""
-
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-        accepted = getattr(importlib.import_module(module), attribute)
-        return [name for name in accepted if name.startswith(incomplete)]
-
-    return complete
-
-
 BUNDLE = click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]"
+    "--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped model]"
 )
 
-ENGINE: tuple[Decorator, ...] = (
-    click.option(
-        "--engine",
-        default="auto",
-        show_default=True,
-        help="auto, onnxruntime, openvino, tensorrt.",
-        shell_complete=names_of("sdedit.runtime.engines", "ENGINE_NAMES"),
-    ),
-    click.option(
-        "--precision",
-        default="auto",
-        show_default=True,
-        help="auto, float32, bfloat16, float16, int8.",
-        shell_complete=names_of("sdedit.runtime.engines", "PRECISION_NAMES"),
-    ),
-    click.option("--threads", type=int, help="Of the engine.  [default: measured by tune, or all processors]"),
-    click.option("--slots", default=1, show_default=True, help="Images in flight at once."),
-    click.option(
-        "--device",
-        default="cpu",
-        show_default=True,
-        help="cpu, cuda.",
-        shell_complete=names_of("sdedit.runtime.devices", "DEVICES"),
-    ),
-)
 
-PLAN: tuple[Decorator, ...] = (
-    click.option("--t0", default=0.5, show_default=True, help="In (0, 1]: little is faithful, much is realistic."),
-    click.option("--steps", default=25, show_default=True, help="Network evaluations a repeat."),
-    click.option(
-        "--sampler",
-        default="dpmpp_2m",
-        show_default=True,
-        help="ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_maruyama.",
-        shell_complete=names_of("sdedit.runtime.plan", "SAMPLERS"),
-    ),
-    click.option("--eta", type=float, help="Noise of sampler ddim, in [0, 1].  [default: 0]"),
-    click.option(
-        "--keep",
-        default="fresh",
-        show_default=True,
-        help="What is kept outside the mask on the way: fresh, fixed, paper, official.",
-        shell_complete=names_of("sdedit.runtime.plan", "KEEPS"),
-    ),
-    click.option("--repeats", default=1, show_default=True, help="The paper's K: start again from the result."),
-    click.option(
-        "--seed", default=0, show_default=True, help="64 bits; the same seed gives the same noise everywhere."
-    ),
-    click.option(
-        "--images", default=1, show_default=True, help="How many to make of the seed: OUT-0.png, OUT-1.png, ..."
-    ),
-    click.option("--clip", default=1.0, show_default=True, help="Bound of the network's predictions; inf: none."),
-    click.option(
-        "--fit",
-        default="crop",
-        show_default=True,
-        help="Without a mask, how the guide is brought to the model's size: crop, pad, stretch.",
-        shell_complete=names_of("sdedit.runtime.images.canvas", "FITS"),
-    ),
-    click.option("--context", default=0.25, show_default=True, help="Seen around the mask, in sizes of the mask."),
-    click.option("--label", type=int, help="What to make, of a model with classes.  [default: no class, where it can]"),
-    click.option("--guidance", default=1.0, show_default=True, help="How much more like the label than like no class."),
-)
+class Name(click.ParamType):
+    """A text. Shells complete it to one of `accepted`; the runtime refuses others with a line that lists them."""
+
+    name = "text"
+
+    def __init__(self, accepted: tuple[str, ...]) -> None:
+        self.accepted = accepted
+
+    def shell_complete(self, context: click.Context, parameter: click.Parameter, text: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.accepted if name.startswith(text)]
 
 
 class GroupedOption(click.Option):
@@ -103,7 +46,7 @@ class GroupedCommand(click.Command):
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(context):
-            record = parameter.get_help_record(context)
+            record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
             if record is not None:
                 groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
         for name in sorted(groups, key=lambda name: name != "Options"):
@@ -116,12 +59,57 @@ def option(group: str, *names: str, **options: Any) -> Decorator:
     return click.option(*names, cls=GroupedOption, group=group, **options)
 
 
+def setting_options() -> tuple[Decorator, ...]:
+    """An option for each field of Settings, as Settings declares it."""
+    from sdedit.runtime.settings import KINDS, OPTIONS, Settings
+
+    return tuple(
+        setting_option(name, declared, KINDS[name], getattr(Settings, name)) for name, declared in OPTIONS.items()
+    )
+
+
+def setting_option(name: str, declared: "Option", kind: type, default: Any) -> Decorator:
+    return option(
+        "What the edit does",
+        f"--{name}",
+        type=Name(declared.choices) if declared.choices else kind,
+        default=default,
+        show_default=default is not None,
+        help=f"{declared.sentence}  [default: {declared.unset}]" if declared.unset else declared.sentence,
+    )
+
+
+def engine_options() -> tuple[Decorator, ...]:
+    """The options of the engine and device that evaluate the network, with the names that this version has."""
+    from sdedit.runtime.devices import DEVICES
+    from sdedit.runtime.engines import ENGINE_NAMES, PRECISION_NAMES
+
+    group = "What runs it"
+
+    def names(what: str, flag: str, accepted: tuple[str, ...]) -> Decorator:
+        text = f"{what}: {', '.join(accepted)}."
+        return option(group, flag, type=Name(accepted), default=accepted[0], show_default=True, help=text)
+
+    return (
+        names("Engine that evaluates the network", "--engine", ("auto", *ENGINE_NAMES)),
+        names("Precision of the network", "--precision", ("auto", *PRECISION_NAMES)),
+        option(
+            group,
+            "--threads",
+            type=int,
+            help="Number of CPU threads of the engine.  [default: measured by tune, or all processors]",
+        ),
+        option(group, "--slots", default=1, show_default=True, help="Images that are edited at the same time."),
+        names("Device", "--device", DEVICES),
+    )
+
+
 def together(*groups: tuple[Decorator, ...]) -> Decorator:
     """One decorator of several, in the order in which help shows them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
+        for decorator in reversed([decorator for group in groups for decorator in group]):
+            command = decorator(command)
         return command
 
     return decorate

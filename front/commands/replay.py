@@ -12,11 +12,15 @@ from .options import BUNDLE
 @click.command(epilog="Example: sdedit replay result.png --out again.png")
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="PNG to write.  [default: only compare]")
-@click.option("--guide", type=click.Path(path_type=Path), help="[default: of the recipe's name, beside IMAGE]")
-@click.option("--mask", type=click.Path(path_type=Path), help="[default: likewise]")
-@click.option("--base", type=click.Path(path_type=Path), help="[default: likewise]")
+@click.option(
+    "--guide",
+    type=click.Path(path_type=Path),
+    help="Guide of the edit.  [default: the file named in the recipe, in IMAGE's folder]",
+)
+@click.option("--mask", type=click.Path(path_type=Path), help="Mask of the edit, found like the guide.")
+@click.option("--base", type=click.Path(path_type=Path), help="Base of the edit, found like the guide.")
 @BUNDLE
-def command(
+def replay_command(
     image: Path, out: Path | None, guide: Path | None, mask: Path | None, base: Path | None, bundle: Path | None
 ) -> None:
     """Edit again as the recipe in IMAGE says, from the same inputs, and say whether every pixel is the same.
@@ -35,6 +39,6 @@ def command(
     for difference in again.differences:
         click.echo(f"note: {printable(difference)}", err=True)
     if again.pixels:
-        click.echo(f"{click.format_filename(image)}: {again.pixels} pixels differ", err=True)
+        click.echo(f"{printable(str(image))}: {again.pixels} pixels differ", err=True)
         sys.exit(2)
-    click.echo(f"{click.format_filename(image)}: identical")
+    click.echo(f"{printable(str(image))}: identical")

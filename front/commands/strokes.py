@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ..errors import printable
+
 
 @click.command(epilog="Example: sdedit strokes photo.jpg --out guide.png && sdedit edit guide.png --out result.png")
 @click.argument("photo", type=click.Path(path_type=Path))
@@ -18,7 +20,7 @@ import click
     show_default=True,
     help="Number of flat colours, 2 to 256: 2 is crude, 16 is faithful.",
 )
-def command(photo: Path, out: Path, median: int, colours: int) -> None:
+def strokes_command(photo: Path, out: Path, median: int, colours: int) -> None:
     """Turn PHOTO into a stroke painting.
 
     The paper simulates users' paintings this way: a median filter, then a palette of few colours.
@@ -30,4 +32,4 @@ def command(photo: Path, out: Path, median: int, colours: int) -> None:
     painting = stroke_painting(open_picture(photo, "photo").image, median, colours)
     save_png(painting, out, {})
     used = len(painting.getcolors(256) or ())
-    click.echo(f"{click.format_filename(out)}: {painting.width}x{painting.height}, {used} colour{'s' * (used != 1)}")
+    click.echo(f"{printable(str(out))}: {painting.width}x{painting.height}, {used} colour{'s' * (used != 1)}")

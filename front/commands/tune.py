@@ -10,11 +10,11 @@ from ..errors import printable
 
 
 @click.command(epilog="Example: sdedit tune --bundle church")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped one]")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Folder of the model.  [default: the shipped model]")
 @click.option("--threads", type=int, help="Measure only this number of threads, and remember nothing.")
 @click.option("--forget", is_flag=True, help="Measure nothing; delete what was remembered for the model here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(bundle: Path | None, threads: int | None, forget: bool, as_json: bool) -> None:
+def tune_command(bundle: Path | None, threads: int | None, forget: bool, as_json: bool) -> None:
     """Measure every engine, precision and number of threads that makes sense here, each after its parity check.
 
     The fastest in float32 is remembered for this model, processor and versions; `--engine auto` takes it.

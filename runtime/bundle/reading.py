@@ -4,10 +4,12 @@ Small files are verified when the bundle is opened. A large one is read once, ju
 that were hashed are the bytes that the engine gets.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 from sdedit.errors import BundleError, reason
 
 from ..schedule import Schedule
-from .external_data import external_files
+from .graph import External, check_graph
 from .manifest import (
     MANIFEST,
     NETWORK,
@@ -42,13 +44,20 @@ NPY_HEADER_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Network:
-    """A verified network. path: for messages. data: the ONNX file, or None if its weights lie in files beside it.
+    """A verified network, all in memory. path: for messages. data: the ONNX file.
 
-    Weights beside the network are verified too, but the engine reads them from disk again: see docs/design.md.
+    places, files: where weights lie outside the ONNX file, and the content of those files by name; networks above
+    2 GB have them.
     """
 
     path: Path
-    data: bytes | None
+    data: bytes
+    places: tuple[External, ...] = ()
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def addresses(self) -> dict[str, int]:
+        """Where each of the files lies in memory, for as long as this object lives."""
+        return {name: np.frombuffer(content, np.uint8).ctypes.data for name, content in self.files.items()}
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,9 @@ class Bundle:
     def read_network(self, name: str = NETWORK) -> Network:
         """A network of the bundle, verified, with all files that it asks for; raises BundleError."""
         data = self.read(name)
-        others = find_external(self.path, name, data, self.manifest)
-        for other in others:
-            verify(self.path, other, self.manifest.files[other])
-        return Network(self.path / name, None if others else data)
+        places = check_network(self.path, name, data, self.manifest)
+        files = {file: self.read(file) for file in sorted({place.location for place in places})}
+        return Network(self.path / name, data, tuple(places), files)
 
     def reference(self) -> tuple[list[int], np.ndarray]:
         """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
@@ -138,12 +146,12 @@ def read_bundle(path: str | Path, *, verify_all: bool = False) -> Bundle:
     for name, entry in manifest.files.items():
         if entry.bytes <= SMALL_BYTES:
             small[name] = read_verified(path, name, entry)
-        elif verify_all:
+        elif verify_all and not name.endswith(".onnx"):  # read below
             verify(path, name, entry)
-    if NETWORK in small:
-        find_external(path, NETWORK, small[NETWORK], manifest)
-    elif verify_all:
-        find_external(path, NETWORK, read_verified(path, NETWORK, manifest.files[NETWORK]), manifest)
+    for name in manifest.files:
+        if name.endswith(".onnx") and (name in small or verify_all):
+            data = small[name] if name in small else read_verified(path, name, manifest.files[name])
+            check_network(path, name, data, manifest)
     schedule = read_schedule(path, small.get(SCHEDULE), manifest)
     return Bundle(path, hashlib.sha256(text).hexdigest(), manifest, schedule)
 
@@ -211,16 +219,26 @@ def open_regular(path: Path, name: str) -> io.BufferedReader:
         raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
 
 
-def find_external(path: Path, name: str, data: bytes, manifest: Manifest) -> list[str]:
-    """The files that an ONNX network asks for; raises BundleError if one of them is not listed."""
+def check_network(path: Path, name: str, data: bytes, manifest: Manifest) -> list[External]:
+    """Where the weights of an ONNX network lie outside it.
+
+    Raises BundleError for a graph that is not accepted, and for weights in files that are not listed or end too soon.
+    """
+    null = manifest.null_label
     try:
-        asked = external_files(data)
+        places = check_graph(data, max(manifest.classes, 0 if null is None else null + 1))
     except ValueError as error:
         raise BundleError(f"bundle {path}: {name}: {reason(error)}") from None
-    strangers = sorted(asked - manifest.files.keys())
-    if strangers:
-        raise BundleError(f"bundle {path}: {name} asks for {strangers[0]!r}, which {MANIFEST} does not list")
-    return sorted(asked)
+    for place in places:
+        entry = manifest.files.get(place.location)
+        if entry is None:
+            raise BundleError(f"bundle {path}: {name} asks for {place.location!r}, which {MANIFEST} does not list")
+        if place.offset + place.length > entry.bytes:
+            raise BundleError(
+                f"bundle {path}: {name} asks for the bytes {place.offset}..{place.offset + place.length} of "
+                f"{place.location}, which has {entry.bytes}"
+            )
+    return places
 
 
 def read_schedule(path: Path, data: bytes | None, manifest: Manifest) -> Schedule:

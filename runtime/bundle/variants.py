@@ -51,7 +51,7 @@ def read_variant(bundle: Bundle, precision: str) -> Network:
         cure = extend_command(bundle, "--int8")
         raise EngineError(f"precision {precision!r}: bundle {bundle.path} has none: {cure}")
     network = bundle.read_network(f"{FOLDER}/{variants[precision].file}")
-    if network.data is None:
+    if network.places:
         raise BundleError(
             f"bundle {bundle.path}: {network.path.name} has weights in other files: a variant is one file"
         )

@@ -1,1 +1,1 @@
-"""Is what is here right, and how fast is it? Parity with the reference, the doctor, tuning."""
+"""Check and measure this installation: parity with the reference, the doctor, tuning."""

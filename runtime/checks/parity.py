@@ -1,4 +1,4 @@
-"""How far an engine is from the reference: the bundle carries the reference's outputs, the inputs are a function."""
+"""Measure an engine's error: the bundle carries the reference's outputs, and a function computes the inputs."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def parity_input(schedule: np.ndarray, k: int, index: int, shape: tuple[int, int
 
 
 def parity_label(index: int, classes: int) -> int:
-    """The label of input `index` of a network of that many classes; 0 where it takes none."""
+    """The label of input `index` of a network of that many classes; 0 if it takes none."""
     return index % classes if classes else 0
 
 

@@ -5,17 +5,39 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sdedit.kernels import Twin
-from sdedit.kernels.layout import allocate_state, busy_slots
+from sdedit.kernels.layout import busy_slots, state_arrays
 
 from ..bundle import TensorSpec
 from ..engines import Engine, Evaluate
 from ..plan import MAX_ROWS
 
 
-class CpuDevice:
-    """See devices.Device. Slots run one after another at the engine's batch of 1.
+def device_arrays(
+    inputs: Mapping[str, TensorSpec], slots: int, guided: bool
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array of the device: the kernels' state, and the network's other inputs.
 
-    inputs: of the network, by name (Bundle.inputs); the device has an array for each, and each evaluation reads them.
+    guided: with o_uncond, and an array of its own for each condition of the unconditional pass.
+    """
+    channels, height, width = inputs["x"].shape
+    arrays = dict(state_arrays(slots, MAX_ROWS, (channels, height, width)))
+    if not guided:
+        del arrays["o_uncond"]
+    for name, spec in inputs.items():
+        for array in (name, null_name(name)) if guided else (name,):
+            arrays.setdefault(array, ((slots, *spec.shape), spec.dtype))
+    return arrays
+
+
+def null_name(name: str) -> str:
+    """The array from which the unconditional pass reads an input: its own for a condition, else the same."""
+    return name if name in ("x", "time") else f"null_{name}"
+
+
+class CpuDevice:
+    """Implements loop.Device. Slots run one after another at the engine's batch of 1.
+
+    inputs: the network's inputs by name (Bundle.inputs); the device has an array for each, which evaluations read.
     guided: whether there is an unconditional pass: the same engine bound to the arrays null_NAME of its conditions.
     """
 
@@ -34,20 +56,14 @@ class CpuDevice:
         self.twin = twin
         self.kernels = twin.name
         self.engine = engine
-        channels, height, width = inputs["x"].shape
-        self._state = allocate_state(slots, MAX_ROWS, (channels, height, width))
-        if not guided:
-            del self._state["o_uncond"]
+        self._state = {name: np.zeros(*spec) for name, spec in device_arrays(inputs, slots, guided).items()}
         names = {name: name for name in inputs}
-        null_names = {name: name if name in self._state else f"null_{name}" for name in inputs}
-        for arrays in (names, null_names) if guided else (names,):
-            for name, array in arrays.items():
-                self._state.setdefault(array, np.zeros((slots, *inputs[name].shape), inputs[name].dtype))
+        null_names = {name: null_name(name) for name in inputs}
         self._evaluate = [self._bind(slot, names, "o") for slot in range(slots)]
         self._evaluate_uncond = [self._bind(slot, null_names, "o_uncond") for slot in range(slots)] if guided else []
 
     def _bind(self, slot: int, arrays: Mapping[str, str], out: str) -> Evaluate:
-        """The engine on one slot's part of the arrays; arrays: of each input, by its name."""
+        """Bind the engine to one slot's part of the arrays. arrays: the name of each input's array."""
         here = slice(slot, slot + 1)
         inputs = {name: self._state[array][here] for name, array in arrays.items()}
         return self.engine.bind(inputs, self._state[out][here])
@@ -82,10 +98,10 @@ class CpuDevice:
         self.twin.advance(self._state)
 
     def close(self) -> None:
-        """Nothing to do: it holds arrays only."""
+        """Do nothing: it holds arrays only."""
 
     def _guide(self, slot: int) -> None:
-        """o_uncond of the slot's row; o itself where its guidance is 1, which saves an evaluation."""
+        """Fill o_uncond of the slot; a row with guidance 1 takes o itself, which saves an evaluation."""
         s = self._state
         if s["rows"][slot, s["counter"][slot]]["guidance"] == 1:
             s["o_uncond"][slot] = s["o"][slot]

@@ -1,10 +1,12 @@
-"""The CUDA device: the state in static buffers, engine + step + advance captured once as a graph and replayed.
+"""The CUDA device: the state in static buffers; engine, step and advance captured once as a graph and replayed.
 
-What changes between steps lies in device memory: a captured graph has addresses and nothing else. All is enqueued on
-one stream, in order; the host waits where it reads, where it would overwrite what is still to be copied, and where it
-is AHEAD steps ahead.
+Values that change between steps lie in device memory: a captured graph holds addresses and nothing else. All work is
+enqueued on one stream, in order. The host waits only to read a result, before it overwrites memory that is still to be
+copied, and when it is AHEAD steps ahead. A snapshot is copied while the device goes on.
 """
 
+import logging
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, reason
 from sdedit.kernels.layout import busy_slots, state_arrays
 
 from ..bundle import Bundle, read_kernels
@@ -24,32 +26,38 @@ from ..engines import CudaEngine, DeviceArray, Enqueue
 from ..plan import MAX_ROWS
 
 UNUSED = ("o_uncond",)
-"""Arrays of the layout that networks without guidance do without."""
+"""Arrays of the layout that networks without guidance do not need."""
 
 KERNELS = ("begin", "step", "step_begin_noise", "advance")
 
 PLACE = 256
-"""Bytes; parts of the staging memory start at multiples of it."""
+"""Alignment in bytes of the parts of the staging memory."""
 
 AHEAD = 2
-"""Steps that may be enqueued and not done: the GPU need not wait for the host; a cancelled job ends as much later."""
+"""Steps that may be enqueued and not done, so that the GPU need not wait for the host. A cancelled job ends that much
+later."""
 
 MAX_GRAPHS = 32
-"""Kept at once. There are two for each set of slots that is busy together."""
+"""Graphs kept at once. Each set of slots that is busy together needs up to two."""
+
+LOG = logging.getLogger("sdedit")
 
 
 @dataclass(frozen=True)
 class GraphKey:
-    """All that shapes a graph: the groups of slots that the engine runs, and the step kernel. Buffers never move."""
+    """Everything that shapes a graph: the groups of slots that the engine runs, and the step kernel.
+
+    Buffers never move, so that addresses do not matter.
+    """
 
     groups: tuple[int, ...]
     step: str
 
 
 class CudaDevice:
-    """See devices.Device. The engine runs batches of slots, those with a busy slot in them.
+    """Implements loop.Device. Slots form groups of the engine's batch; the engine runs the groups with a busy slot.
 
-    eager: run the same calls without capturing them. captures: graphs made so far.
+    eager: run the same calls without capturing them. captures: number of graphs made so far.
     """
 
     name = "cuda"
@@ -63,7 +71,10 @@ class CudaDevice:
         slots: int,
         eager: bool = False,
     ) -> None:
-        """Raises EngineError where the bundle has no kernels for the GPU, or the slots do not fit into its memory."""
+        """Raises EngineError if the bundle has no kernels for the GPU, or the slots do not fit into memory.
+
+        The GPU is then closed.
+        """
         check_slots(slots, engine)
         self.engine = engine
         self.slots = slots
@@ -76,21 +87,20 @@ class CudaDevice:
         self._begin_noise = np.zeros(slots, bool)
         self._graphs: OrderedDict[GraphKey, Any] = OrderedDict()
         self._done: deque[Any] = deque()
-        with gpu.calls("to load the kernels"):
-            self._kernels, self._elements = load_kernels(gpu, bundle)
-        self.kernels = f"triton {self._kernels['step'].file.split('.', 1)[1]}"
-        with gpu.calls("to allocate"):
-            self._buffers = self._allocate()
-            self._staging = [gpu.allocate_pinned(self._staging_bytes()) for _ in range(slots)]
-            self._staged: list[Any] = [None] * slots
-            self._landing = gpu.allocate_pinned(self._staging_bytes())
-        self._snapshots: list[Any] = []
-        self._free_snapshots: list[Any] = []
-        self._evaluate = self._bind()
-
-    def _new_snapshot(self) -> Any:
-        self._snapshots.append(self._gpu.allocate_pinned(self._staging_bytes()))
-        return self._snapshots[-1]
+        self._staged: list[Any] = [None] * slots
+        try:
+            with gpu.calls("to load the kernels"):
+                self._kernels, self._elements = load_kernels(gpu, bundle)
+            self.kernels = f"triton {self._kernels['step'].file.split('.', 1)[1]}"
+            with gpu.calls("to allocate"):
+                self._buffers = self._allocate()
+                self._staging = [gpu.allocate_pinned(self._staging_bytes()) for _ in range(slots)]
+                self._landing = gpu.allocate_pinned(self._largest_bytes())
+                self._snapshots = [gpu.allocate_pinned(self._largest_bytes()) for _ in range(slots)]
+            self._evaluate = self._bind()
+        except BaseException:
+            gpu.close()
+            raise
 
     # Device.
 
@@ -121,7 +131,7 @@ class CudaDevice:
         shape, dtype = self._arrays[name]
         nbytes = self._slot_bytes(name)
         with self._gpu.calls("in mid-edit"):
-            memory = self._free_snapshots.pop() if self._free_snapshots else self._new_snapshot()
+            memory = self._snapshots.pop() if self._snapshots else self._gpu.allocate_pinned(self._largest_bytes())
             buffer, host = memory
             self._gpu.copy(buffer, 0, self._buffers[name], slot * nbytes, nbytes)
             copied = self._gpu.record()
@@ -129,13 +139,13 @@ class CudaDevice:
         def fetch() -> np.ndarray:
             with self._gpu.calls("in mid-edit"):
                 copied.sync()
-            self._free_snapshots.append(memory)
             return host[:nbytes].view(dtype).reshape(shape[1:]).copy()
 
+        weakref.finalize(fetch, self._snapshots.append, memory)  # fetched or not, the next snapshot may use it
         return fetch
 
     def release(self, slot: int) -> None:
-        with suppress(EngineError):  # on a device that is lost nothing runs any more
+        with suppress(EngineError):  # a lost device runs nothing any more
             self.write(slot, {"row_count": np.uint32(0)})
 
     def begin(self) -> None:
@@ -153,18 +163,18 @@ class CudaDevice:
         self._counter[busy] += 1
 
     def close(self) -> None:
-        """Free what it holds on the GPU; afterwards every call is an EngineError."""
+        """Free everything on the GPU; afterwards every call raises EngineError. An engine's failure is only logged."""
         if not self._kernels:
             return
-        pinned = [*self._staging, self._landing, *self._snapshots]
-        resources: list[Any] = [*self._graphs.values(), *self._buffers.values(), *(buffer for buffer, _ in pinned)]
+        graphs = list(self._graphs.values())
         self._evaluate, self._kernels = {}, {}
-        self._graphs, self._done, self._staged = OrderedDict(), deque(), []
-        self._snapshots, self._free_snapshots = [], []
+        self._graphs, self._done, self._staged, self._snapshots = OrderedDict(), deque(), [], []
         try:
             self.engine.close()
-        finally:  # an engine that fails to close keeps nothing of ours
-            self._gpu.close(*resources)
+        except Exception as error:  # engines' errors share no base class
+            LOG.warning("engine %s failed to close: %s", self.engine.name, reason(error))
+        finally:
+            self._gpu.close(*graphs)
 
     # A step.
 
@@ -176,9 +186,9 @@ class CudaDevice:
             self._graphs.move_to_end(key)
             self._gpu.replay(self._graphs[key])
             return
-        self._drop_oldest_graph()
-        self._enqueue(key)  # this step; engines do on their first run what cannot be captured
+        self._enqueue(key)  # this step; an engine's first run may do things that cannot be captured
         self._gpu.wait()
+        self._drop_oldest_graph()
         self._graphs[key] = self._gpu.capture(lambda: self._enqueue(key))
         self.captures += 1
 
@@ -194,14 +204,13 @@ class CudaDevice:
         return GraphKey(groups, step)
 
     def _drop_oldest_graph(self) -> None:
-        """Make room for one more graph: the one that was not used for longest goes."""
+        """Make room for one more graph: drop the least recently used one. Nothing may be running."""
         if len(self._graphs) >= MAX_GRAPHS:
-            self._gpu.wait()
             _, graph = self._graphs.popitem(last=False)
             graph.close()
 
     def _wait_for_room(self) -> Any:
-        """Until fewer than AHEAD steps are under way; the event of the one that is done, to be used again."""
+        """Wait until fewer than AHEAD steps are under way; returns the event of the step that is done, to reuse it."""
         if len(self._done) < AHEAD:
             return None
         event = self._done.popleft()
@@ -215,7 +224,7 @@ class CudaDevice:
         self._gpu.launch(kernel, grid, {k: v for k, v in known.items() if k in wanted})
 
     def _arguments(self) -> dict[str, Any]:
-        """Everything that kernels ask for, by their parameters' names."""
+        """The arguments of all kernels by their parameters' names."""
         pointers = {f"p_{name}": buffer for name, buffer in self._buffers.items()}
         return {
             **pointers,
@@ -237,7 +246,6 @@ class CudaDevice:
                 buffers[name] = self._gpu.allocate(self.slots * self._slot_bytes(name))
         except OutOfMemory as error:
             held = sum(self.slots * self._slot_bytes(name) for name in buffers)
-            self._gpu.close(*buffers.values())
             raise EngineError(self._too_large(error.free + held)) from None
         return buffers
 
@@ -250,7 +258,7 @@ class CudaDevice:
         )
 
     def _bind(self) -> dict[int, Enqueue]:
-        """The engine on each group's part of the buffers."""
+        """Bind the engine to each group's part of the buffers."""
         batch = self.engine.batch
         return {
             group: self.engine.bind(
@@ -268,11 +276,19 @@ class CudaDevice:
         shape, dtype = self._arrays[name]
         return prod(shape[1:]) * dtype.itemsize
 
+    def _largest_bytes(self) -> int:
+        """Size of the largest array of one slot."""
+        return max(self._slot_bytes(name) for name in self._arrays)
+
     def _staging_bytes(self) -> int:
+        """Size of all arrays of one slot, aligned."""
         return sum(-(-self._slot_bytes(name) // PLACE) * PLACE for name in self._arrays)
 
     def _checked(self, name: str, value: np.ndarray | np.generic) -> np.ndarray:
-        """Contiguous, of the array's type and a slot's shape; rows may be fewer. Raises ValueError for all else."""
+        """The value as a contiguous array. Raises ValueError unless it has the array's type and a slot's shape.
+
+        Rows may be fewer.
+        """
         shape, dtype = self._arrays[name]
         part = np.ascontiguousarray(value).reshape(np.shape(value))
         fits = part.shape == shape[1:] or (name == "rows" and part.ndim == 1 and part.size <= shape[1])
@@ -281,7 +297,7 @@ class CudaDevice:
         return part
 
     def _note(self, slot: int, parts: Mapping[str, np.ndarray]) -> None:
-        """What the host needs to know of a slot: whether it is busy, and whether its plan uses the begin noise."""
+        """Note on the host whether a slot is busy, and whether its plan uses the begin noise."""
         if "counter" in parts:
             self._counter[slot] = parts["counter"]
         if "row_count" in parts:
@@ -299,7 +315,7 @@ def check_slots(slots: int, engine: CudaEngine) -> None:
 
 
 def load_kernels(gpu: Gpu, bundle: Bundle) -> tuple[dict[str, GpuKernel], int]:
-    """The bundle's kernels for that GPU, and how many elements of a channel one program of theirs does."""
+    """The bundle's kernels for that GPU, and the number of a channel's elements that one program of them computes."""
     stored = read_kernels(bundle)
     kernels = {}
     for name in KERNELS:

@@ -1,4 +1,6 @@
-"""From names to a device with its engine loaded."""
+"""Opening a device by name, with its engine loaded."""
+
+from math import prod
 
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
@@ -6,7 +8,8 @@ from sdedit.kernels import twin
 from ..bundle import Bundle, read_kernels
 from ..engines import check_request, open_cuda_engine, open_engine
 from ..loop import Device
-from .cpu import CpuDevice
+from ..machine import available_memory, available_processors
+from .cpu import CpuDevice, device_arrays
 
 DEVICES = ("cpu", "cuda")
 
@@ -14,7 +17,10 @@ DEVICES = ("cpu", "cuda")
 def open_device(
     bundle: Bundle, device: str, engine: str, precision: str, threads: int | None, slots: int, eager: bool
 ) -> Device:
-    """The device of that name. Raises EngineError for names that are none, and for what this machine cannot run."""
+    """The device of that name with the bundle's network loaded. Raises EngineError before anything large is allocated:
+
+    for unknown names, for more slots or threads than this machine has room for, and for a network that it cannot run.
+    """
     if device not in DEVICES:
         raise EngineError(f"device {device!r} is not one of {', '.join(DEVICES)}")
     check_request(device, engine, precision, threads)
@@ -22,8 +28,13 @@ def open_device(
         return _open_cuda(bundle, engine, precision, slots, eager)
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
+    guided = bundle.null_label is not None
+    check_memory(bundle, slots, guided)
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
-    return CpuDevice(network, bundle.inputs, slots, twin(), guided=bundle.null_label is not None)
+    try:
+        return CpuDevice(network, bundle.inputs, slots, twin(), guided)
+    except MemoryError:
+        raise EngineError(f"there is not enough memory for {slots} slots: choose fewer") from None
 
 
 def _open_cuda(bundle: Bundle, engine: str, precision: str, slots: int, eager: bool) -> Device:
@@ -44,3 +55,29 @@ def _open_cuda(bundle: Bundle, engine: str, precision: str, slots: int, eager: b
     except BaseException:
         gpu.close()
         raise
+
+
+def check_memory(bundle: Bundle, slots: int, guided: bool) -> None:
+    """Raise EngineError if the CPU device's arrays for these slots exceed this process's memory."""
+    arrays = device_arrays(bundle.inputs, 1, guided).values()
+    each = sum(prod(shape) * dtype.itemsize for shape, dtype in arrays)
+    free = available_memory()
+    if free is not None and slots * each > free:
+        raise EngineError(
+            f"slots {slots} need {slots * each / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are available: "
+            f"{free // each} would fit"
+        )
+
+
+def check_recipe(device: str, threads: int | None, batch: int) -> None:
+    """Raise EngineError if a recipe, which comes from outside, asks for more than this machine has.
+
+    threads: of the engine on the CPU. batch: images at once; the GPU's memory limits it when the device is opened.
+    """
+    processors = available_processors()
+    if threads is not None and threads > processors:
+        raise EngineError(
+            f"the recipe's {threads} threads are more than the {processors} processors that this process may use"
+        )
+    if device == "cpu" and batch != 1:
+        raise EngineError(f"the recipe's batch {batch} is not 1, which device cpu runs")

@@ -38,9 +38,10 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
         options.add_free_dimension_override_by_name("batch", self.batch)
         network = bundle.read_network()
+        give_weights(options, network)
         try:
             self._session = onnxruntime.InferenceSession(
-                model_of(network), options, providers=["CPUExecutionProvider"], enable_fallback=0
+                network.data, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             found = signature(self._session)
         except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
@@ -90,10 +91,11 @@ class OnnxRuntimeCudaEngine:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings = {"device_id": "0", "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
         network = bundle.read_network()
+        give_weights(options, network)
         with gpu.calls("to load the engine"):
             try:
                 self._session = onnxruntime.InferenceSession(
-                    model_of(network), options, providers=[(CUDA_PROVIDER, settings)], enable_fallback=0
+                    network.data, options, providers=[(CUDA_PROVIDER, settings)], enable_fallback=0
                 )
                 found = signature(self._session)
             except Exception as error:  # onnxruntime's exceptions share no base class
@@ -124,9 +126,11 @@ class OnnxRuntimeCudaEngine:
         del self._session
 
 
-def model_of(network: Network) -> bytes | str:
-    """The bytes that were verified; a path if weights lie in files beside it."""
-    return str(network.path) if network.data is None else network.data
+def give_weights(options: Any, network: Network) -> None:
+    """Hand over the verified bytes of weights outside the ONNX file, which the session would otherwise read itself."""
+    if network.files:
+        contents = list(network.files.values())
+        options.add_external_initializers_from_files_in_memory(list(network.files), contents, list(map(len, contents)))
 
 
 def signature(session: Any) -> dict[str, tuple[np.dtype | None, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..bundle import Bundle
 from ..machine import available_processors
+from ..once import warn_once
 from .base import Engine
 from .names import check_request, first_engine
 from .remembered import remembered
@@ -44,6 +45,9 @@ def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto"
     Raises EngineError for an engine or precision that is unknown or missing, and if the engine refuses the network.
     """
     check_request("cpu", engine, precision, threads)
+    processors = available_processors()
+    if threads is not None and threads > processors:
+        warn_once(f"{threads} threads share {processors} processors, which is slower than {processors} threads")
     chosen = choose(bundle, engine, precision, threads)
     return load_engine(bundle, chosen.engine, chosen.precision, chosen.threads)
 

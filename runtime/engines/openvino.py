@@ -10,6 +10,7 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle, Network
+from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
@@ -59,8 +60,9 @@ class OpenVinoEngine:
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
         """Implements engines.Engine."""
         request = self._model.create_infer_request()
-        for name, array in {**inputs, OUT: out}.items():
-            request.set_tensor(name, self._tensor(array, shared_memory=True))
+        arrays = {**inputs, OUT: out}
+        for port in (*self._model.inputs, *self._model.outputs):
+            request.set_tensor(port, self._tensor(arrays[port.get_any_name()], shared_memory=True))
 
         def evaluate() -> None:
             try:
@@ -102,16 +104,19 @@ def runs_int8(model: Any) -> bool:
 def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Network, settings: dict[str, Any]) -> Any:
     """The compiled model of a network of the bundle, batch 1. The ONNX reader is named, so that no other may guess."""
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
-    source = str(network.path) if network.data is None else io.BytesIO(network.data)
-    model = frontend.convert(frontend.load(source))
-    ports = [(port.get_any_name(), port) for port in (*model.inputs, *model.outputs)]
+    data = with_weights_in_memory(network.data, network.addresses()) if network.places else network.data
+    source = frontend.load(io.BytesIO(data))
+    model = frontend.convert(source)  # copies the weights, and drops inputs that the network does not use
+    places = {place.get_names()[0]: place for place in source.get_inputs()}
+    described = {name: (source.get_element_type(p), source.get_partial_shape(p)) for name, p in places.items()}
+    described |= {port.get_any_name(): (port.element_type, port.partial_shape) for port in model.outputs}
     dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
-    found = {name: (dtypes.get(port.element_type), sizes(port)) for name, port in ports}
-    check_signature(bundle, found)
-    model.reshape({name: [1, *spec.shape] for name, spec in bundle.inputs.items()})
+    check_signature(bundle, {name: (dtypes.get(kind), sizes(shape)) for name, (kind, shape) in described.items()})
+    used = [port.get_any_name() for port in model.inputs]
+    model.reshape({name: [1, *bundle.inputs[name].shape] for name in used})
     return core.compile_model(model, "CPU", settings)
 
 
-def sizes(port: Any) -> list[object]:
-    """A port's shape: an int for a fixed size, "?" for a free one."""
-    return [size.get_length() if size.is_static else "?" for size in port.partial_shape]
+def sizes(shape: Any) -> list[object]:
+    """The sizes of a partial shape: an int for a fixed size, "?" for a free one."""
+    return [size.get_length() if size.is_static else "?" for size in shape]

@@ -67,8 +67,7 @@ def build_engine(
     builder = trt.Builder(logger)
     parsed = builder.create_network(0)
     parser = trt.OnnxParser(parsed, logger)
-    parsed_well = parser.parse_from_file(str(network.path)) if network.data is None else parser.parse(network.data)
-    if not parsed_well:
+    if not parse(parser, network):
         errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise EngineError(f"{trt.__name__} cannot read {network.path}: {' '.join(errors.split())[:300]}")
     config = builder.create_builder_config()
@@ -87,6 +86,18 @@ def build_engine(
     if built is None:
         raise EngineError(f"{trt.__name__} {trt.__version__} cannot build {network.path}: {logger.last}")
     return bytes(built)
+
+
+def parse(parser: Any, network: Network) -> bool:
+    """Let TensorRT read the verified bytes; whether it accepts them."""
+    if not network.places:
+        return bool(parser.parse(network.data))
+    addresses = network.addresses()
+    return bool(
+        parser.load_model_proto(network.data)
+        and all(parser.load_initializer(p.name, addresses[p.location] + p.offset, p.length) for p in network.places)
+        and parser.parse_model_proto()
+    )
 
 
 def read_header(engine: bytes) -> tuple[str, tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Pictures: decoding sources, masks, the part of a photo that is edited, saving, and stroke paintings."""
 
-from .canvas import Canvas, check_placement, masked_canvas, paste, whole_canvas
+from .canvas import Canvas, masked_canvas, paste, whole_canvas
 from .decoding import SUFFIXES, Picture, load_result, open_picture
 from .masks import difference_mask, open_mask, reduce_mask
 from .saving import check_output, encode_png, save_png
@@ -12,7 +12,6 @@ __all__ = [
     "Picture",
     "Source",
     "check_output",
-    "check_placement",
     "difference_mask",
     "encode_png",
     "file_sha256",

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from sdedit.errors import ImageError
-
-from .masks import reduce_mask
+from .colour import copy_colour
+from .decoding import times
+from .masks import edited_pixels, reduce_mask
+from .sources import memory_for
 
 FITS = ("crop", "pad", "stretch")
 
@@ -34,14 +35,6 @@ class Canvas:
     change: np.ndarray | None
 
 
-def check_placement(fit: str, context: float) -> None:
-    """Raise ImageError unless both are accepted, whichever of them an edit uses."""
-    if fit not in FITS:
-        raise ImageError(f"fit {fit!r} is not one of {', '.join(FITS)}")
-    if not 0 <= context < math.inf:
-        raise ImageError(f"context {context} is not at least 0")
-
-
 def whole_canvas(photo: Image.Image, size: Size, fit: str) -> Canvas:
     """The photo brought to `size` by `fit`; all of it may change."""
     if photo.size != size:
@@ -62,19 +55,15 @@ def masked_canvas(photo: Image.Image, mask: np.ndarray, size: Size, context: flo
     too small for the aspect, the box is stretched. mask: float32 [H, W] in [0, 1]. threshold: the smallest mask value
     that edits a pixel. Raises ImageError if no pixel reaches it.
     """
-    change = mask >= np.float32(threshold)
-    if not change.any():
-        raise ImageError(
-            f"mask edits nothing: its brightest value is {mask.max():.3g}, with white 1, and t0 and steps edit from "
-            f"{threshold:.3g} on"
-        )
+    change = edited_pixels(mask, threshold)
     box = _context_box(change, size, context)
     left, top, right, bottom = box
-    part = photo.crop(box)
     small = mask[top:bottom, left:right]
-    if part.size != size:
-        part = part.resize(size, Image.Resampling.LANCZOS)
-        small = reduce_mask(small, size)
+    with memory_for(f"a photo of {times(photo.size)} pixels", 4 * photo.width * photo.height):
+        part = photo.crop(box)
+        if part.size != size:
+            part = part.resize(size, Image.Resampling.LANCZOS)
+            small = reduce_mask(small, size)
     return Canvas(photo, box, part, np.ascontiguousarray(small), change)
 
 
@@ -84,15 +73,16 @@ def paste(canvas: Canvas, picture: Image.Image, exact: bool) -> Image.Image:
     picture: as large as `canvas.part`.
     """
     if canvas.change is None:
-        picture.info["icc_profile"] = canvas.photo.info.get("icc_profile")
+        copy_colour(canvas.photo, picture)
         return picture
     left, top, right, bottom = canvas.box
     if picture.size != (right - left, bottom - top):
         picture = picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
-    out = canvas.photo.copy()
-    where = Image.fromarray(canvas.change[top:bottom, left:right]) if exact else None
-    out.paste(picture, (left, top), where)
-    return out
+    with memory_for(f"a photo of {times(canvas.photo.size)} pixels", 4 * canvas.photo.width * canvas.photo.height):
+        out = canvas.photo.copy()
+        where = Image.fromarray(canvas.change[top:bottom, left:right]) if exact else None
+        out.paste(picture, (left, top), where)
+        return out
 
 
 def _pad(photo: Image.Image, size: Size) -> Image.Image:
@@ -102,6 +92,7 @@ def _pad(photo: Image.Image, size: Size) -> Image.Image:
     out = Image.new(photo.mode, size)
     place = (round((size[0] - small[0]) / 2), round((size[1] - small[1]) / 2))
     out.paste(photo.resize(small, Image.Resampling.LANCZOS), place)
+    copy_colour(photo, out)
     return out
 
 

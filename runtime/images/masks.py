@@ -5,15 +5,23 @@ from PIL import Image, ImageChops, ImageFilter
 
 from sdedit.errors import ImageError
 
-from .colour import flatten
+from .colour import to_mode
 from .decoding import Picture, decode, times
-from .sources import Source, array_sha256
+from .side_data import warn
+from .sources import Source, array_sha256, memory_for
 
 TOLERATED = 12
 """Largest difference, of 255, that does not count as painted. Two JPEG saves of one photo rarely differ by more."""
 
 GROW = 4
 """Pixels by which a mask made of two photos is grown: a stroke's soft edge, and room to blend in."""
+
+
+NEARLY_BLACK = 1 / 16
+"""Mask values above 0 and below this are rarely meant: JPEG and resampling leave up to 15 of 255 where black was."""
+
+SHARE_TO_SAY = 0.01
+"""Share of a photo that may be edited through a nearly black mask without a word: the soft edges of strokes."""
 
 
 def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Picture]:
@@ -25,9 +33,12 @@ def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Pictur
         values = _check_mask_array(source)
         picture = Picture(Image.fromarray(np.rint(values * 255).astype(np.uint8)), array_sha256(source), None)
     else:
-        picture = decode(source, "mask")
-        grey = flatten(picture.image, "mask").convert("L")
-        values = np.asarray(grey, np.float32) / np.float32(255)
+        decoded = decode(source, "mask")
+        decoded.image.info = {key: value for key, value in decoded.image.info.items() if key == "transparency"}
+        with memory_for(decoded.title, 12 * decoded.image.width * decoded.image.height):
+            grey = to_mode(decoded.image, "L", decoded.title)  # a mask's values are no colours: no profile is used
+            values = np.asarray(grey, np.float32) / np.float32(255)
+        picture = Picture(grey, decoded.sha256, decoded.name)
     if picture.image.size != size:
         raise ImageError(f"mask is {times(picture.image.size)} pixels, the guide {times(size)}: they must be equal")
     return values, picture
@@ -41,12 +52,38 @@ def difference_mask(guide: Image.Image, base: Image.Image) -> np.ndarray:
     """
     if guide.size != base.size:
         raise ImageError(f"base is {times(base.size)} pixels, the guide {times(guide.size)}: they must be equal")
-    differences = np.asarray(ImageChops.difference(guide, base))
-    painted = differences.reshape(*differences.shape[:2], -1).max(axis=2) > TOLERATED
-    if not painted.any():
-        raise ImageError(f"base and guide differ nowhere by more than {TOLERATED} of 255: nothing was painted")
-    grown = Image.fromarray(painted.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * GROW + 1))
-    return np.asarray(grown, np.float32)
+    with memory_for(f"a mask of {times(guide.size)} pixels", 12 * guide.width * guide.height):
+        differences = np.asarray(ImageChops.difference(guide, base))
+        painted = differences.reshape(*differences.shape[:2], -1).max(axis=2) > TOLERATED
+        if not painted.any():
+            raise ImageError(f"base and guide differ nowhere by more than {TOLERATED} of 255: nothing was painted")
+        grown = Image.fromarray(painted.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * GROW + 1))
+        return np.asarray(grown, np.float32)
+
+
+def edited_pixels(mask: np.ndarray, threshold: float) -> np.ndarray:
+    """The pixels that an edit changes, bool [H, W]: those whose mask value is at least `threshold`.
+
+    Raises ImageError if there are none. Warns if many are nearly black: nobody sees that such a mask is not black.
+    """
+    change = mask >= np.float32(threshold)
+    if not change.any():
+        brightest = float(mask.max())
+        if brightest == 0:
+            raise ImageError("The mask is black, so it edits nothing. White edits, black keeps.")
+        raise ImageError(
+            f"The mask is nearly black: its brightest value is {brightest:.3g}, and editing starts at {threshold:.3g}. "
+            f"For masks of 0 and 1, use bool or multiply by 255."
+        )
+    dark = change & (mask < NEARLY_BLACK) & (mask > 0)
+    share = float(dark.mean())
+    if share >= SHARE_TO_SAY:
+        warn(
+            "mask",
+            f"is nearly black, but not black, in {100 * share:.0f} % of the photo, which is edited too: values down to "
+            f"{mask[dark].min():.3g} of 1. Set them to 0 to keep these pixels",
+        )
+    return change
 
 
 def reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

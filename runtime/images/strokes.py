@@ -9,6 +9,9 @@ from PIL import Image, ImageFilter
 
 from sdedit.errors import ImageError
 
+from .colour import copy_colour
+from .sources import memory_for
+
 MEDIAN, COLOURS = 23, 6
 SIZE = 256
 """Shorter side, in pixels, of the image that `median` is meant for. The filter runs on no larger image."""
@@ -26,6 +29,11 @@ def stroke_painting(photo: Image.Image, median: int = MEDIAN, colours: int = COL
         raise ImageError(f"median {median} is not an odd number in 1..{SIZE - 1}")
     if not 2 <= colours <= 256:
         raise ImageError(f"colours {colours} is not in 2..256")
+    with memory_for(f"a painting of {photo.width}x{photo.height} pixels", 9 * photo.width * photo.height):
+        return _paint(photo, median, colours)
+
+
+def _paint(photo: Image.Image, median: int, colours: int) -> Image.Image:
     shorter = min(photo.size)
     painted = photo
     if shorter > SIZE:
@@ -36,7 +44,9 @@ def stroke_painting(photo: Image.Image, median: int = MEDIAN, colours: int = COL
     if painted.size != photo.size:
         painted = painted.resize(photo.size, Image.Resampling.BICUBIC)
         flat = painted.quantize(palette=flat, dither=Image.Dither.NONE)
-    return flat.convert("RGB")
+    result = flat.convert("RGB")
+    copy_colour(photo, result)
+    return result
 
 
 def brush(median: int, shorter: int) -> int:

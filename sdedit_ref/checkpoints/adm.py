@@ -17,8 +17,8 @@ from ..networks.adm import ADM, ATTENTION_ORDERS, ADMConfig
 from ..sde import cosine, variance_preserving
 from .building import NULL_LABEL, build_network, count, filters, labels
 from .checkpoint import Checkpoint
+from .contents import Contents
 from .ddpm import MAX_LEVELS
-from .files import Contents
 from .questions import NUMBER, SIZE, YES_OR_NO, Answers, GivenAnswers, Question, ask, parse_number, parse_size
 
 NAME = "guided-diffusion or improved-diffusion network"
@@ -102,7 +102,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> bool:
 
 def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
     """See loading.Family. The answer `preset` answers all questions of a released file."""
-    path, tensors = contents.path, contents.tensors
+    path = contents.path
     refuse_others(contents)
     shapes = read_config(contents)
     answers = ask_all(contents, shapes, given)
@@ -113,7 +113,7 @@ def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
         path,
         sha256=contents.sha256,
         family=NAME,
-        network=build_network(path, NAME, lambda: ADM(config), tensors),
+        network=build_network(contents, NAME, lambda: ADM(config)),
         prediction=answers["prediction"],
         schedule_name=answers["schedule"],
         schedule=read_schedule(contents, answers),

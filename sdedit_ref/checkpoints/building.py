@@ -1,7 +1,7 @@
 """Building a family's network from tensors, and reading its shape from them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sdedit.errors import CheckpointError, reason
 
+from .contents import Contents
 from .questions import NUMBER, Answers, Question, parse_number
 
 NULL_LABEL = Question("null_label", NUMBER, "none")
@@ -26,34 +27,49 @@ def labels(path: Path, answers: Answers, rows: int) -> tuple[int, int | None]:
     return (null if null == rows - 1 and null else rows), null
 
 
-def build_network(
-    path: Path,
-    family: str,
-    build: Callable[[], nn.Module],
-    tensors: Mapping[str, Tensor],
-    shadow: Sequence[Tensor] | None = None,
-) -> nn.Module:
-    """The network with these tensors. It is laid out on the meta device, so that only a fitting shape takes memory.
+def build_network(contents: Contents, family: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """The network with the tensors of a file. It is laid out on the meta device: only a fitting shape takes memory.
 
-    shadow: averages without names, one for each trained parameter in the network's order; they replace the named
-    tensors. Raises CheckpointError unless names and shapes are exactly the network's.
+    Raises CheckpointError unless names and shapes are exactly the network's, and averages, if the file has some, cover
+    all trained parameters.
     """
+    path = contents.path
     try:
         with torch.device("meta"):
             network = build()
-        if shadow is not None:
-            tensors = {**tensors, **_name(network, shadow)}
+        tensors = {**contents.tensors, **named_averages(contents, network)}
         network.load_state_dict(tensors, assign=True)
     except (RuntimeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{path}: does not fit the {family} its keys describe: {reason(error)}") from None
+        raise CheckpointError(f"{path}: does not fit the {family} that its keys describe: {reason(error)}") from None
+    if contents.averaged is not None:
+        missing = [name for name in trained_parameters(network) if name not in contents.averaged]
+        if missing:
+            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise CheckpointError(f"{path}: its averages lack {missing[0]!r}{others} of the trained parameters")
     return network.eval().requires_grad_(False)
 
 
-def _name(network: nn.Module, shadow: Sequence[Tensor]) -> dict[str, Tensor]:
-    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    if len(names) != len(shadow):
-        raise ValueError(f"{len(shadow)} averaged tensors for {len(names)} trained parameters")
-    return dict(zip(names, shadow, strict=True))
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def named_averages(contents: Contents, network: nn.Module) -> dict[str, Tensor]:
+    """Averages without names (torch_ema, score_sde, diffusers) by the names of the parameters, in the file's order.
+
+    They are of the trained parameters, or of all. Raises ValueError if their number or shapes do not fit.
+    """
+    averages = contents.unnamed_averages
+    if averages is None:
+        return {}
+    trained, every = trained_parameters(network), dict(network.named_parameters())
+    names = [name for name in contents.tensors if name in (every if len(averages) == len(every) else trained)]
+    if len(names) != len(averages):
+        raise ValueError(f"{len(averages)} averaged tensors for {len(names)} trained parameters")
+    for name, tensor in zip(names, averages, strict=True):
+        if tensor.shape != every[name].shape:
+            raise ValueError(f"the average of {name} has the shape {list(tensor.shape)}, not {list(every[name].shape)}")
+    return dict(zip(names, averages, strict=True))
 
 
 def first_keys(tensors: Mapping[str, Tensor]) -> str:

@@ -10,7 +10,7 @@ from ..networks.ddpm import DDPM, DDPMConfig
 from ..sde import SCHEDULES
 from .building import build_network, count, filters, first_keys
 from .checkpoint import Checkpoint
-from .files import Contents
+from .contents import Contents
 from .questions import SIZE, GivenAnswers, Question, ask, parse_size
 
 NAME = "DDPM network"
@@ -48,7 +48,7 @@ def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
         path,
         sha256=contents.sha256,
         family=NAME,
-        network=build_network(path, NAME, lambda: DDPM(config), tensors),
+        network=build_network(contents, NAME, lambda: DDPM(config)),
         prediction=answers["prediction"],
         schedule_name=answers["schedule"],
         schedule=SCHEDULES[answers["schedule"]](levels),

@@ -9,11 +9,12 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from sdedit.errors import CheckpointError, reason
 
@@ -21,13 +22,15 @@ from ..networks.unet2d import CanonicalUNet2D
 from ..sde import variance_exploding, variance_preserving
 from .building import NULL_LABEL, build_network, labels
 from .checkpoint import Checkpoint
+from .contents import Contents
 from .ddpm import MAX_LEVELS, PREDICTIONS
-from .files import Contents, read_contents
+from .files import read_contents
 from .questions import SIZE, GivenAnswers, Question, ask, parse_size
 
 NAME = "diffusers UNet2DModel"
 
-UNET_CONFIGS = ("unet/config.json", "config.json")
+UNET_CONFIGS = ("unet_ema/config.json", "unet/config.json", "config.json")
+"""Places of the network, the one with averaged weights first."""
 SCHEDULER_CONFIGS = ("scheduler/scheduler_config.json", "scheduler_config.json")
 WEIGHTS = (
     "diffusion_pytorch_model.safetensors",
@@ -58,6 +61,9 @@ PRESERVING = (
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
+EMA_OPTIONS = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
+"""Options in a network's config that EMAModel.save_pretrained adds: its weights are averages."""
+
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of an attention's parts before diffusers 0.15, and now."""
 
@@ -79,6 +85,8 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from None
     exploding = scheduler["_class_name"] == EXPLODING
+    averaged = bool(unet.keys() & EMA_OPTIONS)
+    unet = {name: value for name, value in unet.items() if name not in EMA_OPTIONS}
     unet, scheduler = with_defaults(unet_path, unet, strict=True), with_defaults(scheduler_path, scheduler)
     check_unet(unet_path, unet, exploding, scheduler.get("variance_type"))
     schedule = (exploding_schedule if exploding else preserving_schedule)(scheduler_path, scheduler)
@@ -107,7 +115,7 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
         multiple_of=multiple_of,
         classes=classes,
         null_label=null_label,
-        weights="as saved",
+        weights="EMA" if averaged else contents.weights,
         answers=answers,
     )
 
@@ -204,17 +212,23 @@ def build_unet(contents: Contents, config: Mapping[str, Any]) -> nn.Module:
         except Exception as error:  # diffusers raises a dozen types for wrong configs
             raise ValueError(reason(error)) from None
 
-    return build_network(contents.path, f"{NAME} of its config.json", build, current_names(contents.tensors))
+    return build_network(current_names(contents), f"{NAME} of its config.json", build)
 
 
-def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by their names in today's diffusers."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))", name)
-        renamed[old[1] + RENAMED[old[2]] + old[3] if old else name] = tensor
-    frequencies = renamed.pop("time_proj.W", None)  # old files hold them twice
-    return renamed if frequencies is None else {"time_proj.weight": frequencies, **renamed}
+def current_names(contents: Contents) -> Contents:
+    """The contents by the names of today's diffusers."""
+    tensors = {current_name(name): tensor for name, tensor in contents.tensors.items()}
+    frequencies = tensors.pop("time_proj.W", None)  # old files hold them twice
+    if frequencies is not None:
+        tensors = {"time_proj.weight": frequencies, **tensors}
+    averaged = None if contents.averaged is None else frozenset(map(current_name, contents.averaged))
+    return replace(contents, tensors=tensors, averaged=averaged)
+
+
+def current_name(name: str) -> str:
+    """A tensor's name in today's diffusers."""
+    old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))", name)
+    return old[1] + RENAMED[old[2]] + old[3] if old else name
 
 
 def read_weights(folder: Path) -> Contents:

@@ -1,68 +1,41 @@
-"""Files of tensors: the container is told by its bytes, wrappers are taken off, and nothing of a file is executed."""
+"""Reading checkpoint files: the first bytes show the container, and no code stored in a file is run."""
 
-import hashlib
-import itertools
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import safe_open
 
 from sdedit.errors import CheckpointError, reason
 
+from ..storage import memory_bytes, why_unreadable
+from .contents import Contents, find_network
+from .pickles import RefusedError, check_pickle
+
 MAX_HEADER_BYTES = 100_000_000
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
-"""Under which names training scripts keep a network, in the order in which they are looked for."""
+ZIP_START = b"PK\x03\x04"
+PICKLE_START = b"\x80"
 
-EMA_WRAPPERS = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema")
-"""Under which names they keep its exponential moving average."""
+LEGACY_PICKLES = 5
+"""Pickles at the start of a file of torch before 1.6: magic number, version, system, object, and keys of storages."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What torch's wrappers and training scripts put before every name."""
-
-ACCEPTED = (
-    "accepted is a dict of float tensors by name, alone or under state_dict, model or ema, or the list "
-    "[model, optimizer, epoch, step, ema]"
-)
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a file holds of one network.
-
-    tensors: float32 on the CPU, by bare name, the averaged ones where the file has them by name. shadow: averaged ones
-    without names, in the order of the network's trained parameters (score_sde). metadata: of safetensors. weights:
-    "EMA" or "as trained", of `tensors` alone.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    shadow: Sequence[Tensor] | None = None
-    weights: str = "as trained"
-
-    @cached_property
-    def sha256(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+NOT_TORCH = "not a torch file of tensors alone, or damaged"
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a safetensors or torch file; raises CheckpointError, and executes nothing."""
+    """Read a safetensors or torch file; raises CheckpointError, and runs no code."""
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-            raise CheckpointError(f"{path} is no file")
+        problem = why_unreadable(path)
+        if problem:
+            raise CheckpointError(f"{path} {problem}")
         with path.open("rb") as file:
             head = file.read(9)
         size = path.stat().st_size
@@ -70,132 +43,90 @@ def read_contents(path: Path) -> Contents:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # a null character in the name
         raise CheckpointError(f"{str(path)!r} cannot be read: {reason(error)}") from None
+    if size > memory_bytes():
+        raise CheckpointError(f"{path} has {size / 1e9:.1f} GB, more than this machine's memory")
     if is_safetensors(head, size):
-        return _read_safetensors(path)
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return unwrap(path, _read_torch(path))
+        return find_network(path, *read_safetensors(path))
+    if head.startswith((ZIP_START, PICKLE_START)):
+        return find_network(path, read_torch(path, head, size))
     raise CheckpointError(f"{path} is neither a safetensors nor a torch file; it begins with {head[:8]!r}")
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
-    """Eight bytes of header size, then a JSON object."""
+    """Whether it begins with eight bytes of header size and a JSON object."""
     header = int.from_bytes(head[:8], "little")
     return len(head) == 9 and head[8:] == b"{" and 2 <= header <= min(size - 8, MAX_HEADER_BYTES)
 
 
-def unwrap(path: Path, content: Any) -> Contents:
-    """Find the network in what a torch file holds, averaged rather than as trained; raises CheckpointError."""
-    if isinstance(content, list | tuple) and content and isinstance(content[0], dict):
-        content = {"model": content[0], **({"ema": content[4]} if len(content) >= 5 else {})}
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}; {ACCEPTED}")
-    trained = next((found for found in (tensors_of(content.get(name)) for name in WRAPPERS) if found), None)
-    averaged = next((content[name] for name in EMA_WRAPPERS if name in content), None)
-    by_name = tensors_of(averaged)
-    if by_name:
-        return Contents(path, _float32({**strip(trained or {}), **strip(by_name)}), weights="EMA")
-    if trained:
-        return Contents(path, _float32(strip(trained)), shadow=_shadow(averaged))
-    flat = tensors_of(content)
-    if flat is None:
-        raise CheckpointError(f"{path}: holds a {_describe(content)}; {ACCEPTED}")
-    return Contents(path, _float32(strip(flat)))
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata; raises CheckpointError."""
+    with damage_told(path, "damaged safetensors file"), safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
-def tensors_of(value: object) -> dict[str, Tensor] | None:
-    """It as float tensors by name, one more wrapper taken off; None where it is no such thing, or empty."""
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
-    if not isinstance(value, dict) or not value or not all(map(_is_plain, value.values())):
-        return None
-    return {str(key): tensor for key, tensor in value.items()} if _fits(value.values()) else None
-
-
-def _fits(tensors: Collection[Tensor]) -> bool:
-    """Whether no memory is counted often: copies of many views of one tensor would be many times the file."""
-    once = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= 4 * sum(once.values())
-
-
-def strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the PREFIXES that all of them have."""
-    for prefix in itertools.chain(PREFIXES, PREFIXES):  # one may hide behind another
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _shadow(averaged: object) -> list[Tensor] | None:
-    """score_sde's list of averaged parameters."""
-    shadow = averaged.get("shadow_params") if isinstance(averaged, dict) else None
-    if not isinstance(shadow, list) or not shadow or not all(map(_is_plain, shadow)):
-        return None
-    return [_copy(tensor) for tensor in shadow]
-
-
-def _read_safetensors(path: Path) -> Contents:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: _copy(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            return Contents(path, strip(tensors), dict(file.metadata() or {}))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file: {reason(error)}") from None
-
-
-def _read_torch(path: Path) -> Any:
-    _refuse_compressed(path)
-    try:
-        with _numbers_allowed(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strange pickles, in several lines
+def read_torch(path: Path, head: bytes, size: int) -> Any:
+    """The object in a torch file: tensors, numbers, and containers of these; raises CheckpointError."""
+    with damage_told(path, NOT_TORCH):
+        if head.startswith(ZIP_START):
+            check_archive(path, size)
+        else:
+            with path.open("rb") as file:
+                for _ in range(LEGACY_PICKLES):
+                    check_pickle(file, size)
+        with numbers_allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of strange pickles, in several lines
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {_why(error)}") from None
-    except Exception as error:  # torch.load raises a dozen types for damaged files
-        raise CheckpointError(f"{path}: not a torch file of tensors alone, or damaged: {reason(error)}") from None
 
 
-def _refuse_compressed(path: Path) -> None:
-    """torch never compresses; a small file that is a large one inside is none of its."""
+def check_archive(path: Path, size: int) -> None:
+    """Raise CheckpointError unless the archive holds its entries uncompressed and once, and its pickle is safe to load.
+
+    torch never compresses. A small file must not unpack to a large one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries
+        ):
+            raise CheckpointError(f"{path}: a compressed archive; a torch file is accepted, which is not compressed")
+        names = [entry.filename.lower() for entry in entries]  # torch ignores case
+        if len(set(names)) < len(names) or sum(entry.file_size for entry in entries) > size:
+            raise CheckpointError(f"{path}: damaged: its archive holds parts of the file twice")
+        for entry in entries:
+            if entry.filename.lower().endswith("data.pkl"):
+                with archive.open(entry) as file:
+                    check_pickle(file, size)  # type: ignore[arg-type] # it reads bytes and lines, which is enough
+
+
+@contextmanager
+def damage_told(path: Path, what: str) -> Iterator[None]:
+    """Turn every failure of a library that reads the file into one CheckpointError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except Exception:  # a legacy file, or damaged: torch says how
-        return
-    if compressed:
-        raise CheckpointError(f"{path}: a compressed archive; a torch file is accepted, which is not compressed")
+        yield
+    except CheckpointError:
+        raise
+    except RefusedError as error:
+        raise CheckpointError(f"{path}: {what}: {error}: save its state_dict() where you trust it") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: {what}: {why(error)}") from None
+    except MemoryError:
+        raise CheckpointError(f"{path}: not enough memory for its {path.stat().st_size / 1e9:.1f} GB") from None
+    except Exception as error:  # damaged files raise a dozen types in torch and safetensors
+        if "can't allocate memory" in str(error):
+            raise CheckpointError(f"{path}: not enough memory: {reason(error)}") from None
+        raise CheckpointError(f"{path}: {what}: {reason(error)}") from None
 
 
-def _numbers_allowed() -> AbstractContextManager[None]:
-    """Lets numpy's scalars through, which training scripts save as steps and losses: numbers, not code."""
+def numbers_allowed() -> AbstractContextManager[None]:
+    """Let torch load numpy's single numbers, which training scripts save as steps and losses."""
     scalar: Any = np.float64(0).__reduce__()[0]
     types = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
     named: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     return torch.serialization.safe_globals([*named, np.dtype, *types])
 
 
-def _why(error: pickle.UnpicklingError) -> str:
-    """What the file asks for, in our words; torch's own advise to execute it."""
+def why(error: pickle.UnpicklingError) -> str:
+    """The reason without torch's own advice, which is to run the file's code."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f"it asks for {asked.group(1)}" if asked else "it is pickled in a way that tensors alone do not need"
     return f"{what}, and no code that a file names is run: save its state_dict() where you trust it"
-
-
-def _describe(content: dict[Any, Any]) -> str:
-    names = ", ".join(repr(str(name))[:60] for name in itertools.islice(content, 3))
-    return f"dict of {names or 'nothing'}{', ...' if len(content) > 3 else ''}"
-
-
-def _is_plain(value: object) -> bool:
-    """A tensor of floating-point numbers, all of them in the file: a view of few may seem to be terabytes."""
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
-        return False
-    return not value.is_meta and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-
-
-def _float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _copy(tensor) for name, tensor in tensors.items()}
-
-
-def _copy(value: Tensor) -> Tensor:
-    """float32 in aligned memory: torch's results depend on the alignment, and the file's differs by container."""
-    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -15,7 +15,8 @@ from sdedit.errors import CheckpointError
 from . import adm, ddpm, diffusers, ncsnpp
 from .building import first_keys
 from .checkpoint import Checkpoint
-from .files import Contents, read_contents
+from .contents import Contents
+from .files import read_contents
 from .questions import GivenAnswers
 
 

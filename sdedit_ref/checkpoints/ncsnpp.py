@@ -19,7 +19,7 @@ from ..networks.ncsnpp import NCSNpp, NCSNppConfig
 from ..sde import LEVELS, exploding, geometric, linear, sub_variance_preserving, variance_preserving_sde
 from .building import build_network
 from .checkpoint import Checkpoint
-from .files import Contents
+from .contents import Contents
 from .questions import SIZE, YES_OR_NO, Answers, GivenAnswers, Question, ask, parse_size
 
 NAME = "NCSN++ network"
@@ -102,7 +102,7 @@ def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
         scale_by_sigma=scaled and not exploding,  # else EpsFromScore would undo it
     )
     height, width = parse_size(path, answers["size"], config.multiple_of)
-    network = build_network(path, NAME, lambda: NCSNpp(config), contents.tensors, contents.shadow)
+    network = build_network(contents, NAME, lambda: NCSNpp(config))
     return Checkpoint(
         path,
         sha256=contents.sha256,
@@ -113,7 +113,7 @@ def load(contents: Contents, given: GivenAnswers) -> Checkpoint:
         schedule=make_schedule(contents, schedule, answers.yes("centred")),
         shape=(config.channels, height, width),
         multiple_of=config.multiple_of,
-        weights="EMA" if contents.shadow is not None else contents.weights,
+        weights=contents.weights,
         answers=answers,
         notes=(_describe(config), f"output {'divided by sigma' if scaled else 'not divided by sigma'} in score_sde"),
     )
@@ -166,7 +166,7 @@ def _describe(config: NCSNppConfig) -> str:
     )
 
 
-# What shapes tell
+# facts that shapes show
 
 
 @dataclass(frozen=True)

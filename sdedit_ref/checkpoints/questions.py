@@ -95,6 +95,8 @@ def parse_size(path: Path, text: str, multiple_of: int) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.strip("+-").isdecimal() and len(part) < 10 for part in parts):
         raise CheckpointError(f"{path}: size {text!r} is neither PIXELS nor HEIGHTxWIDTH")
     height, width = int(parts[0]), int(parts[-1])
+    if multiple_of > MAX_SIZE:
+        raise CheckpointError(f"{path}: its network halves images more often than sides of at most {MAX_SIZE} allow")
     if not all(1 <= side <= MAX_SIZE and side % multiple_of == 0 for side in (height, width)):
         raise CheckpointError(f"{path}: size {text} is not a multiple of {multiple_of} in 1..{MAX_SIZE}")
     return height, width

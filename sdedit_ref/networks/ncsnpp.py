@@ -23,7 +23,7 @@ class NCSNppConfig:
     """Shape of the network.
 
     attention: levels (0 = finest) with self-attention. fourier: the time embedding is of log time, at stored random
-    frequencies, else DDPM's. conditional: it is told the time at all. biggan: blocks of BigGAN, which resample, else
+    frequencies, else DDPM's. conditional: the network takes the time. biggan: blocks of BigGAN, which resample, else
     DDPM's with separate resampling, in which a convolution may be (`resample_with_conv`). progressive: none,
     output_skip, residual. progressive_input: none, input_skip, residual. combine: how input_skip is mixed in: sum, cat.
     skip_rescale: every sum of two branches is divided by sqrt 2. scale_by_sigma: so is the output, by its sigma.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdedit.console import run_command
 from sdedit.errors import CheckpointError, ImageError, SdeditError
 
-from ..command import run_command
 from ..sde import SCHEDULES
 from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
 from .hyperparameters import PRECISIONS, WEIGHTINGS, Hyperparameters

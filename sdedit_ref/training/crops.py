@@ -5,14 +5,20 @@ So a run that was killed goes on with the same crops, and nothing is shuffled.
 
 import functools
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from sdedit.errors import ImageError, reason
+
+from ..storage import why_unreadable
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
+"""Formats of pictures to train on, by PIL's names."""
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CACHED = 64
@@ -96,6 +102,8 @@ def find_pictures(source: Path, size: int) -> list[Path]:
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     else:
         paths = [source]
+        if problem := why_unreadable(source):
+            raise ImageError(f"{source} {problem}")
     if not paths:
         raise ImageError(f"{source} has no images; looked for {', '.join(SUFFIXES)}")
     sizes = [(path, _size(path)) for path in paths]
@@ -171,16 +179,22 @@ def parse_scales(text: str) -> list[tuple[float, float]]:
 
 
 def _open(path: Path) -> Image.Image:
-    limit = Image.MAX_IMAGE_PIXELS
+    """Open with the format's own class: the user's own training data may be larger than Image.open allows a process."""
     try:
-        Image.MAX_IMAGE_PIXELS = None  # the user's own training data may be large
-        return Image.open(path)
-    except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image") from None
-    except OSError as error:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            start = file.read(16)
+        Image.init()
+        for name in FORMATS:
+            make, accepts = Image.OPEN[name]
+            if accepts is None or accepts(start) is True:
+                return make(str(path), "")  # type: ignore[arg-type] # given a path, it opens and closes the file
+    except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
+        pass
+    except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {reason(error)}") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    raise ImageError(f"{path} is not an image")
 
 
 def _size(path: Path) -> tuple[int, int]:

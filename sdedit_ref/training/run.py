@@ -16,6 +16,7 @@ from sdedit.errors import CheckpointError, reason
 
 from ..networks.ddpm import DDPM, DDPMConfig
 from ..sde import SCHEDULES
+from ..storage import why_unreadable
 
 STATE = "state.pt"
 WEIGHTS = "ema.safetensors"
@@ -76,7 +77,10 @@ def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
     try:
         torch.save(state, temporary)
         temporary.replace(folder / STATE)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would let nobody else read
         save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
+        temporary.chmod(mode)
         temporary.replace(folder / WEIGHTS)
     except Exception as error:  # torch and safetensors raise their own types for a full disk
         temporary.unlink(missing_ok=True)
@@ -104,6 +108,8 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
     path = folder / STATE
     if not path.exists():
         return
+    if problem := why_unreadable(path):
+        raise CheckpointError(f"{path} {problem}")
     try:
         state = torch.load(path, map_location=run.schedule.device, weights_only=True)
         run.network.load_state_dict(state["network"])
@@ -118,6 +124,8 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
 
 def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
     """Load the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does."""
+    if problem := why_unreadable(path):
+        raise CheckpointError(f"{path} {problem}")
     try:
         with safe_open(path, "pt") as file:
             before = file.metadata() or {}

@@ -6,6 +6,7 @@ number, so a run that was killed goes on from its last save to the same weights.
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sdedit.errors import CheckpointError
 
 from .crops import Crops
 from .hyperparameters import Hyperparameters
+from .progress import Progress
 from .quality import denoising_error, held_out_loss, sample, sheet
 from .run import Run, report, save
 
@@ -72,29 +74,32 @@ def train(
 ) -> None:
     """Train until `run.seen` is `options.images`, with a report and a save now and then."""
     device = run.schedule.device
-    saved = started = time.monotonic()
-    first, losses = run.seen, []
-    numbers = range(run.seen, options.images - options.images % options.batch)
+    saved, losses = time.monotonic(), []
+    last = options.images - options.images % options.batch
+    progress = Progress(run.seen, last, sys.stderr)
     loader: DataLoader[Tensor] = DataLoader(
         crops,  # type: ignore[arg-type] # it has items, which is all that a loader with a sampler needs
         options.batch,
-        sampler=numbers,
+        sampler=range(run.seen, last),
         num_workers=options.workers,
     )
     for x0 in loader:
         losses.append(train_step(run, x0.to(device), crops.seed, options))
+        progress.update(run.seen, losses[-1])
         if run.seen % options.report < options.batch:
             line = {
                 "images": run.seen,
                 "loss": round(sum(losses) / len(losses), 6),
                 "held_out": round(held_out_loss(run.ema, run.prediction, run.schedule, views), 6),
-                "images_per_second": round((run.seen - first) / (time.monotonic() - started), 2),
+                "images_per_second": round(progress.images_per_second, 2),
             }
             losses.clear()
+            progress.clear()
             click.echo(json.dumps(line))
             samples = sample(run.ema, run.prediction, run.schedule, (36, *x0.shape[1:]))
             report(folder, line, sheet(samples, 6))
         if time.monotonic() - saved > 60 * options.save_minutes:
             save(run, folder, metadata)
             saved = time.monotonic()
+    progress.clear()
     save(run, folder, metadata)

@@ -1,0 +1,112 @@
+"""Which guide is edited to which files, and printing of file names."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ImageError, printable, reason
+
+MAX_OUTPUTS = 1_000_000
+"""Most files that one command writes: their names are all checked before the first edit."""
+
+NAMED = 10
+"""Most entries of a folder that one message names."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """files: guide -> the PNGs to write. left_out: entries of the folder that are not edited, with the reason."""
+
+    files: dict[Path, list[Path]]
+    left_out: dict[Path, str] = field(default_factory=dict)
+
+
+def plan_outputs(guide: Path, out: Path, images: int, inputs: list[Path]) -> Outputs:
+    """Name the files of every edit and check them before anything is computed.
+
+    inputs: files besides the guide that must not be overwritten. Raises ImageError.
+    """
+    if is_folder(guide):
+        return plan_folder(guide, out, images)
+    from sdedit.runtime.images import check_output
+
+    targets = number(out, images)
+    for target in targets:
+        check_output(target, [guide, *inputs])
+    return Outputs({guide: targets})
+
+
+def plan_folder(folder: Path, out: Path, images: int) -> Outputs:
+    """The outputs of a folder of guides, in the folder `out`, which may be missing."""
+    from sdedit.runtime.images.listing import list_pictures
+
+    listing = list_pictures(folder)
+    if not listing.pictures:
+        raise ImageError(f"folder {folder} has no images{describe(listing.left_out)}")
+    try:
+        if out.exists() and not out.is_dir():
+            raise ImageError(f"output {out} is not a folder, but {folder} is")
+        if not out.parent.is_dir():
+            raise ImageError(f"output {out} cannot be made: there is no folder {out.parent}")
+    except OSError as error:
+        raise ImageError(f"output {out} cannot be made: {reason(error)}") from None
+    check_count(len(listing.pictures) * images)
+    files = {guide: number(out / f"{guide.stem}.png", images) for guide in listing.pictures}
+    check_distinct(files)
+    left_out = {path: why for path, why in listing.left_out.items() if path.resolve() != out.resolve()}
+    return Outputs(files, left_out)
+
+
+def check_distinct(files: dict[Path, list[Path]]) -> None:
+    """Raise ImageError if an output would overwrite a guide, or belong to two guides."""
+    guides = {guide.resolve() for guide in files}
+    owners: dict[Path, Path] = {}
+    for guide, targets in files.items():
+        for target in targets:
+            if target.resolve() in guides:
+                raise ImageError(f"output {target} would overwrite an input: choose another folder")
+            owner = owners.setdefault(target, guide)
+            if owner != guide:
+                raise ImageError(f"output {target} would be written for both {owner.name} and {guide.name}: rename one")
+
+
+def number(out: Path, images: int) -> list[Path]:
+    """OUT, or OUT-0, OUT-1, ... for several images. Raises ImageError if they are too many."""
+    check_count(images)
+    if images <= 1:
+        return [out]
+    width = len(str(images - 1))
+    return [out.with_name(f"{out.stem}-{index:0{width}}{out.suffix}") for index in range(images)]
+
+
+def check_count(files: int) -> None:
+    if files > MAX_OUTPUTS:
+        raise ImageError(f"one command writes at most {MAX_OUTPUTS} files, not {files}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the outputs if it is missing. Raises ImageError."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"output {folder} cannot be made: {reason(error)}") from None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False as well if the system does not accept the name or let us look."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def describe(left_out: dict[Path, str]) -> str:
+    """The end of a message about entries of a folder that are not edited; empty if there are none."""
+    named = [f"{path.name} ({why})" for path, why in list(left_out.items())[:NAMED]]
+    if len(left_out) > NAMED:
+        named.append(f"{len(left_out) - NAMED} more")
+    return f"; left out: {', '.join(named)}" if named else ""
+
+
+def shown(path: Path) -> str:
+    """A path for a terminal: characters that do not print, such as escapes and line ends, are escaped."""
+    return printable(str(path))

@@ -1,0 +1,118 @@
+"""How a command of this project runs and ends: exit codes, one line for a mistake, and the streams it prints to.
+
+What a command changes in its process (streams, warnings, the handling of Ctrl-C) is changed here and nowhere else.
+"""
+
+import io
+import os
+import sys
+import warnings
+from typing import NoReturn, TextIO
+
+import click
+
+from .errors import SdeditError, printable, reason
+
+MISTAKE = 2
+INTERRUPTED = 130
+"""Exit codes: the user can correct it; the user pressed Ctrl-C."""
+
+
+class StdoutError(SdeditError):
+    """stdout cannot be written: the disk is full, or its reader has gone."""
+
+
+class Stdout(io.FileIO):
+    """The process's stdout. Its errors are told apart from those of other files."""
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override] # typeshed's buffer type has no name
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise StdoutError(f"stdout cannot be written: {reason(error)}") from None
+
+
+def run_command(command: click.Command, name: str) -> None:
+    """Run the click command as this process. A mistake is one line on stderr, after `name`, and exit code 2."""
+    prepare_streams()
+    warnings.formatwarning = one_line
+    try:
+        command.main(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except StdoutError as error:
+        discard_stdout()
+        fail(name, str(error))
+    except Exception as error:
+        if comes_from_interrupt(error):
+            sys.exit(INTERRUPTED)
+        message = mistake(error)
+        if message is None:
+            raise
+        fail(name, message)
+
+
+def mistake(error: Exception) -> str | None:
+    """The line for an error that a user or their machine can cause, else None."""
+    if isinstance(error, click.ClickException):
+        return " ".join(error.format_message().split())
+    if isinstance(error, SdeditError):
+        return str(error)
+    if isinstance(error, OSError):
+        return reason(error) if error.filename is None else f"{os.fsdecode(error.filename)}: {reason(error)}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {reason(error)}" if str(error) else "not enough memory"
+    return None
+
+
+def comes_from_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C caused the error: packages that are being imported turn KeyboardInterrupt into ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if isinstance(error, ImportError) and KeyboardInterrupt.__name__ in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def fail(name: str, message: str) -> NoReturn:
+    """Print the mistake on one line and end the process."""
+    click.echo(f"{name}: {printable(message)}", err=True)
+    sys.exit(MISTAKE)
+
+
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning for people: without the place in our code that raised it."""
+    return f"{printable(' '.join(str(message).split()))}\n"
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr take any text, and exist; characters that they cannot encode are escaped."""
+    for descriptor in range(3):  # a file opened later must not become the stdout or stderr of a library in C
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    own = sys.stdout is not None and sys.stdout is sys.__stdout__  # not one that a host put in its place
+    stdout, stderr = sys.stdout or open_nowhere(), sys.stderr or open_nowhere()
+    if own and not stdout.isatty():
+        file = Stdout(stdout.fileno(), "wb", closefd=False)
+        stdout = io.TextIOWrapper(io.BufferedWriter(file), encoding=stdout.encoding)
+    for stream in (stdout, stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = stdout, stderr
+
+
+def open_nowhere() -> TextIO:
+    """A stream for text that nobody reads, open until the process ends."""
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123
+
+
+def discard_stdout() -> None:
+    """Send what is left in stdout's buffers nowhere, so that nothing fails again when the process ends."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)

@@ -1,0 +1,109 @@
+"""How an option of an edit is declared, once: its check, its text in help and documents, and its JSON schema."""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from sdedit.errors import PlanError, SdeditError
+
+POWERS = {2**bits - less: f"2^{bits}{'-1' * less}" for bits in (32, 64) for less in (0, 1)}
+"""Numbers that people read more easily as powers of two."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. help: a phrase without a full stop. note: another sentence, or "".
+
+    unit: what the number counts or is a fraction of, or "". low, high: its smallest and largest value, or None. above:
+    low itself is not accepted. infinite: so is infinity. choices: the accepted names of a text. unset: what None, the
+    default, stands for. error: class of the error for a value that is not accepted.
+    """
+
+    help: str
+    note: str = ""
+    unit: str = ""
+    low: int | None = None
+    high: int | None = None
+    above: bool = False
+    infinite: bool = False
+    choices: tuple[str, ...] = ()
+    unset: str = ""
+    error: type[SdeditError] = PlanError
+
+    def check(self, name: str, value: Any, kind: type) -> Any:
+        """The value as a `kind` (int, float or str) of Python's own; raises PlanError for another type, or `error`."""
+        if kind is str:
+            if not isinstance(value, str) or value not in self.choices:
+                raise self.error(f"{name} {value!r} is not one of {', '.join(self.choices)}")
+            return value
+        number = to_integer(name, value) if kind is int else to_number(name, value)
+        if not self.holds(number):
+            raise self.error(f"{name} {_digits(number)} is not {self.range or 'finite'}")
+        return number
+
+    def holds(self, number: float) -> bool:
+        """Whether the number is in the range. NaN never is."""
+        low, high = -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
+        inside = low < number <= high if self.above else low <= number <= high
+        return inside and (self.infinite or isinstance(number, int) or math.isfinite(number))
+
+    @property
+    def range(self) -> str:
+        """The accepted numbers in words, or ""."""
+        if self.low is None:
+            return ""
+        if self.high is None:
+            return f"above {self.low}" if self.above else f"at least {self.low}"
+        low, high = POWERS.get(self.low, str(self.low)), POWERS.get(self.high, str(self.high))
+        if self.high <= 1:
+            return f"in {'(' if self.above else '['}{low}, {high}]"
+        return f"in {low}..{high}"
+
+    @property
+    def sentence(self) -> str:
+        """Help: what the option is and what it accepts."""
+        accepted = f": {', '.join(self.choices)}" if self.choices else f", {self.range}" if self.range else ""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.help}{accepted}{unit}.{' ' * bool(self.note)}{self.note}"
+
+    def schema(self, kind: type, default: Any) -> dict[str, Any]:
+        """The JSON schema of a value."""
+        schema: dict[str, Any] = {"description": self.sentence, "default": default}
+        names: dict[type, str] = {int: "integer", float: "number", str: "string"}
+        if self.choices:
+            return {**schema, "type": "string", "enum": list(self.choices)}
+        number: dict[str, Any] = {"type": [names[kind], "null"] if default is None else names[kind]}
+        if self.low is not None:
+            number["exclusiveMinimum" if self.above else "minimum"] = self.low
+        if self.high is not None:
+            number["maximum"] = self.high
+        return {**schema, "anyOf": [number, {"const": "inf"}]} if self.infinite else {**schema, **number}
+
+
+def to_integer(name: str, value: Any) -> int:
+    """An int of Python's or of another library; raises PlanError for anything else, bool included."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise PlanError(f"{name} {value!r} is not an integer") from None
+
+
+def to_number(name: str, value: Any) -> float:
+    """A float of Python's or of another library; raises PlanError for anything else, bool and str included."""
+    try:
+        if isinstance(value, bool | str | bytes | bytearray):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise PlanError(f"{name} {_digits(value)} is not a number") from None
+
+
+def _digits(number: Any) -> str:
+    """The number for a message; Python refuses to print integers of more than 4,300 digits."""
+    try:
+        return str(number) if isinstance(number, int | float) else repr(number)
+    except ValueError:
+        return "of thousands of digits"
