@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 from PIL import Image, ImageDraw
 
+from sdedit.console import run_command
+
 HERE = Path(__file__).parent
 SIZE = 512
 VIEWS = {  # boxes in bmng.jpg (5400x2700); no training crop came from them
@@ -178,7 +180,7 @@ def cut_views(picture: Path) -> None:
 
 @click.command()
 @click.argument("picture", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
-def main(picture: Path | None) -> None:
+def command(picture: Path | None) -> None:
     """Draw the guides of this folder again. With PICTURE, the map bmng.jpg, cut the views again first."""
     if picture is not None:
         cut_views(picture)
@@ -202,4 +204,4 @@ def main(picture: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(command, "draw_guides")

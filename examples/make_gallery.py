@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from PIL import Image, ImageDraw, ImageFont
 
+from sdedit.console import run_command
 from sdedit.runtime import Editor
 from sdedit.runtime.images import difference_mask
 from sdedit.runtime.images.strokes import stroke_painting
@@ -91,13 +92,13 @@ def row(shown: list[tuple[str, Image.Image]]) -> Image.Image:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=HERE.parent / "docs" / "gallery")
-def main(folder: Path) -> None:
+def command(folder: Path) -> None:
     """Make the pictures of docs/gallery.md in FOLDER  [default: docs/gallery]."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with Editor.open() as editor:
         for entry in ENTRIES:
             row(cells(entry, editor)).save(folder / f"{entry.name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(command, "make_gallery")

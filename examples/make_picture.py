@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from PIL import Image, ImageDraw, ImageFont
 
+from sdedit.console import run_command
 from sdedit.runtime import Editor
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def enlarge(image: Image.Image, size: int = CELL) -> Image.Image:
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False), default=PICTURE)
-def main(out: Path) -> None:
+def command(out: Path) -> None:
     """Make the README's picture as the file OUT  [default: docs/first-light.png]."""
     editor = Editor.open()
     step = CELL + GAP
@@ -48,4 +49,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(command, "make_picture")

@@ -1,6 +1,6 @@
-"""The fused step and its noise. numpy defines them, C is the twin for CPUs, and this module chooses between the two.
+"""The fused step and its noise: numpy defines them, C is the twin for CPUs. `twin` is the one place that chooses.
 
-The Triton twin (step_triton.py) is compiled ahead of time by export/triton_kernels.py, never chosen here.
+The Triton twin (step_triton.py) is never chosen here: export compiles it ahead of time.
 """
 
 import warnings
@@ -26,7 +26,7 @@ class Twin(NamedTuple):
 
 
 def twin(name: str = "auto") -> Twin:
-    """The kernels by name; "auto" is C where the extension was built, else numpy, and then says so once.
+    """The kernels by name; "auto" is C if the extension was built, else numpy, and then a warning says so.
 
     Raises ValueError for an unknown name, ImportError for "c" without the extension.
     """

@@ -1,5 +1,5 @@
-/* sdedit.kernels._step: begin, step and normal over Python buffers. Shapes and dtypes are checked by step_c.py; sizes are
- * checked here again, so that no caller can make this module read or write outside the buffers it was given. */
+/* sdedit.kernels._step: begin, step and normal over Python buffers. step_c.py checks shapes and dtypes; sizes and alignment
+ * are checked here again, so that no caller can make this module read or write outside its buffers. */
 #include <Python.h>
 
 #if defined(_MSC_VER)
@@ -113,6 +113,8 @@ static void normal_fill(float *out, size_t size, uint64_t seed, uint32_t image, 
     }
 }
 
+#define ALIGNMENT(type) offsetof(struct { char first; type value; }, value)
+
 /* Buffers held for one call. */
 enum { MAX_BUFFERS = 12 };
 typedef struct {
@@ -126,8 +128,8 @@ static void release(Buffers *held) {
     }
 }
 
-/* The memory of `object`, which must hold exactly `bytes`; NULL with an exception set if it does not. */
-static void *hold(Buffers *held, PyObject *object, const char *name, size_t bytes, int writable) {
+/* The memory of `object`, which must hold exactly `bytes` from a multiple of `alignment`; else NULL with an exception. */
+static void *hold_aligned(Buffers *held, PyObject *object, const char *name, size_t bytes, size_t alignment, int writable) {
     Py_buffer *view = &held->views[held->count];
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0)) < 0) {
         return NULL;
@@ -137,7 +139,16 @@ static void *hold(Buffers *held, PyObject *object, const char *name, size_t byte
         PyErr_Format(PyExc_ValueError, "%s has %zd bytes, expected %zu", name, view->len, bytes);
         return NULL;
     }
+    if ((uintptr_t)view->buf % alignment) {
+        PyErr_Format(PyExc_ValueError, "%s is not aligned to %zu bytes", name, alignment);
+        return NULL;
+    }
     return view->buf;
+}
+
+/* Memory of 32-bit values, as all arrays but the seeds have. */
+static void *hold(Buffers *held, PyObject *object, const char *name, size_t bytes, int writable) {
+    return hold_aligned(held, object, name, bytes, ALIGNMENT(uint32_t), writable);
 }
 
 static int expect_arguments(const char *function, Py_ssize_t given, Py_ssize_t expected) {
@@ -185,7 +196,8 @@ static int hold_slots(Buffers *held, Slots *s, PyObject *const *arguments) {
     s->rows = hold(held, arguments[0], "rows", s->slots * s->max_rows * sizeof(Row), 0);
     s->counter = s->rows ? hold(held, arguments[1], "counter", s->slots * sizeof(uint32_t), 0) : NULL;
     s->row_count = s->counter ? hold(held, arguments[2], "row_count", s->slots * sizeof(uint32_t), 0) : NULL;
-    s->seed = s->row_count ? hold(held, arguments[3], "seed", s->slots * sizeof(uint64_t), 0) : NULL;
+    s->seed = s->row_count ? hold_aligned(held, arguments[3], "seed", s->slots * sizeof(uint64_t), ALIGNMENT(uint64_t), 0)
+                           : NULL;
     s->image = s->seed ? hold(held, arguments[4], "image", s->slots * sizeof(uint32_t), 0) : NULL;
     if (!s->image) {
         return 0;
@@ -296,6 +308,11 @@ static PyObject *py_normal(PyObject *module, PyObject *const *arguments, Py_ssiz
     }
     Py_buffer view;
     if (PyObject_GetBuffer(arguments[0], &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    if ((uintptr_t)view.buf % ALIGNMENT(float)) {
+        PyErr_SetString(PyExc_ValueError, "out is not aligned to 4 bytes");
+        PyBuffer_Release(&view);
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS;

@@ -130,7 +130,7 @@ INLINE float log_uniform(uint32_t word) {
     float u = ((float)(int32_t)(word >> 9) + 0.5f) * 1.1920928955078125e-07f;
     int32_t bits = bits_from_float(u);
     int32_t e = (bits - 0x3F3504F3) >> 23;
-    float x = float_from_bits(bits - (e << 23)) - 1.0f;
+    float x = float_from_bits(bits - e * 0x800000) - 1.0f; /* e is negative: a shift to the left would be undefined */
     float n = (float)e;
     float z = x * x;
     float p = 0.07037683576345444f * x - 0.11514610052108765f;

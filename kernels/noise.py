@@ -59,7 +59,7 @@ def log_uniform(word: np.ndarray) -> np.ndarray:
 
 
 def cosine_and_sine(word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the angle word / 2^32 of a turn, within 9e-8 of a value above 0.17, and less than that below.
+    """Cosine and sine of the angle word / 2^32 of a turn, within 9e-8 for values above 0.17, and closer below.
 
     The angle is a quadrant and a remainder of at most an eighth of a turn, w pi/4 with w in [-1, 1]. w is kept as
     wh + wl, wh of 12 bits, so that the leading terms wh pi/4 and (wh pi/4)^2 / 2 lose nothing.

@@ -2,9 +2,14 @@
 
 Every product and sum is rounded to float32 in the order written; nothing is fused or flushed to zero. A NaN stays a
 NaN, whatever its payload. Arrays are those of layout.py and are updated in place; idle slots are not touched.
+
+numpy cannot set the processor's floating-point mode, as the C twin does. If the program made this thread flush small
+numbers to zero, the bits would differ from the contract's, so that begin and step raise an error.
 """
 
 import numpy as np
+
+from sdedit.errors import EngineError
 
 from .layout import (
     ADVANCE_ARRAYS,
@@ -18,14 +23,18 @@ from .layout import (
 )
 from .noise import normal_numpy
 
+SMALL = np.full(1, 1e-40, np.float32)
+"""A denormal number: a thread that flushes such numbers to zero reads or returns 0 for it."""
+
 
 def begin_numpy(state: State) -> None:
     """Noise the guide: x = alpha0 g + sigma0 z, in every slot whose next row is the first of a repeat.
 
     From the second repeat on, the pixels that the last one edited are the new guide: g <- x where m >= the last row's
-    threshold. Raises ValueError unless the arrays are those of layout.py.
+    threshold. Raises ValueError unless the arrays are those of layout.py, EngineError if this thread flushes to zero.
     """
     check_state(state, BEGIN_ARRAYS)
+    _check_floating_point()
     x, guide, mask, alpha0, sigma0, rows, counter, row_count, seed, image = (state[name] for name in BEGIN_ARRAYS)
     for b in busy_slots(counter, row_count):
         at = int(counter[b])
@@ -43,9 +52,10 @@ def step_numpy(state: State) -> None:
     """Run one row of every busy slot's plan: x and h become x' and h'.
 
     o is the network's output at x. With o_uncond, o is the conditional output, and the row's guidance mixes the two.
-    Raises ValueError unless the arrays are those of layout.py.
+    Raises ValueError unless the arrays are those of layout.py, EngineError if this thread flushes to zero.
     """
     check_state(state, STEP_ARRAYS)
+    _check_floating_point()
     s = state
     for b in busy_slots(s["counter"], s["row_count"]):
         row = s["rows"][b, s["counter"][b]]
@@ -65,6 +75,15 @@ def advance_numpy(state: State) -> None:
         counter[b] += 1
         if counter[b] < row_count[b]:
             time[b] = times[b, counter[b]]
+
+
+def _check_floating_point() -> None:
+    """Raise EngineError if this thread reads or returns denormal numbers as zero."""
+    if (SMALL * np.float32(1)).view(np.uint32)[0] == 0:
+        raise EngineError(
+            "this thread flushes small floating-point numbers to zero (torch.set_flush_denormal, -ffast-math), "
+            "which the numpy kernels cannot undo: turn it off, or build the C extension"
+        )
 
 
 def _update(

@@ -5,7 +5,7 @@ of one channel of one slot; a thread holds the four elements that share a noise 
 the mask, which they share, comes from memory once. The state is that of layout.py: rows and counters are read as 32-bit
 words, seeds as 64-bit ones.
 
-This module imports triton; nothing imports it but what compiles or tests kernels.
+This module imports triton; only code that compiles or tests kernels imports it.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import triton.language as tl
 from .layout import ADVANCE_ARRAYS, BEGIN_ARRAYS, STEP_ARRAYS
 
 WORDS = tl.constexpr(16)
-"""Words of a row, in the order of layout.ROW; the names below are their places."""
+"""Number of a row's words. The names below are their places, in the order of layout.ROW."""
 
 A_X = tl.constexpr(1)
 A_O = tl.constexpr(2)
@@ -38,7 +38,7 @@ KIND_BEGIN = tl.constexpr(0)
 KIND_STEP = tl.constexpr(1)
 
 BLOCK = 512
-"""Elements of a program of begin and step: four a thread."""
+"""Elements that a program of begin or step computes: four a thread."""
 
 NUM_WARPS = 4
 

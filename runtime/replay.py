@@ -13,6 +13,7 @@ from sdedit.errors import ImageError, PlanError
 
 from .devices import check_recipe
 from .editor import EditedImage, Editor
+from .editor.arguments import load
 from .images import file_sha256, load_result
 from .recipe import parse_recipe
 from .settings import Settings
@@ -61,16 +62,11 @@ def replay(
         if type(value) is not kind:
             raise PlanError(f"{path}: the recipe's {field} {value!r} is no number that device {device} takes")
     check_recipe(device, threads, batch)
-    with Editor.open(
-        bundle,
-        engine=name,
-        precision=precision,
-        threads=threads,
-        slots=batch,
-        device=device,
-    ) as editor:
-        if editor.bundle.sha256 != wanted:
-            raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")
+    loaded = load(bundle)
+    if loaded.sha256 != wanted:
+        raise PlanError(f"{path} was made with another bundle, sha256 {str(wanted)[:12]}: say which with --bundle")
+    settings.plan(loaded.schedule, loaded.prediction)  # refused before an engine is loaded
+    with Editor.open(loaded, engine=name, precision=precision, threads=threads, slots=batch, device=device) as editor:
         inputs = (sources["guide"], sources["mask"], sources["base"])
         edit = editor.edit(inputs[0], inputs[1], base=inputs[2], image_numbers=[index], **settings.options())
         (again,) = edit.images
@@ -108,10 +104,11 @@ def _mapping(path: Path, recipe: Mapping[str, Any], name: str) -> Mapping[str, A
 
 
 def _count_differences(a: Image.Image, b: Image.Image) -> int:
-    if (a.mode, a.size) != (b.mode, b.size):
+    """Pixels that look different: an opaque alpha channel or a palette changes nothing."""
+    if a.size != b.size:
         return max(a.width * a.height, b.width * b.height)
-    differs = np.asarray(a) != np.asarray(b)
-    return int(differs.reshape(*differs.shape[:2], -1).any(axis=2).sum())
+    differs = np.asarray(a.convert("RGBA")) != np.asarray(b.convert("RGBA"))
+    return int(differs.any(axis=2).sum())
 
 
 def _compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

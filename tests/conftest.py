@@ -4,6 +4,7 @@ No test reads or writes a cache of the user: neither what `sdedit tune` remember
 """
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -71,13 +72,14 @@ def has_a_driver() -> bool:
 
 
 @pytest.fixture(scope="session")
-def fake_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
     """The fake driver, which stays loaded for the rest of the process; without a FakeDriver it finds no GPU."""
     for module, cure in (("cuda.core", "pip install 'sdedit[cuda]'"), ("triton", "it is for Linux, and has cuda.h")):
         pytest.importorskip(module, reason=f"{module} is not installed: {cure}")
     if has_a_driver():
         pytest.skip("this machine has a driver of its own, which the fake one cannot replace: see tests/test_gpu.py")
-    return build(tmp_path_factory.mktemp("fake"))
+    yield build(tmp_path_factory.mktemp("fake"))
+    gc.unfreeze()  # see FakeDriver: packages are finalised at exit as they would be without it
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 // It keeps what a driver keeps: contexts by thread, streams as queues, graphs as copies of what was captured, by value.
 // Nothing of a stream runs before somebody waits for it, as late as a device may be. What runs is handed to Python:
 // copies and kernels act on the memory of device_memory.py, which checks every access. An error stays, as CUDA's do.
+// A stream, event, graph or buffer that outlives its driver can still be destroyed: nothing runs, nothing is counted.
 #include <cuda.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -50,6 +51,7 @@ typedef struct {
 typedef struct {
     Operation *operations;
     size_t count, room;
+    unsigned driver;
 } List;
 
 typedef struct {
@@ -61,10 +63,16 @@ typedef struct {
 typedef struct {
     Stream *stream;
     size_t after;
+    unsigned driver;
 } Event;
+
+typedef struct {
+    _Alignas(64) unsigned driver;
+} BufferHeader;
 
 static Executor executor;
 static int present, version, major, minor, status;
+static unsigned driver; // another number from each start, and from each stop
 static uint64_t memory_bytes, memory_free;
 static int counts[COUNTED];
 static long launched, graphs_launched, waits;
@@ -77,6 +85,7 @@ static _Thread_local CUcontext current;
 void fake_start(const Executor *given, int driver_version, int capability, uint64_t bytes) {
     executor = *given;
     present = 1;
+    driver++;
     version = driver_version;
     major = capability / 10;
     minor = capability % 10;
@@ -86,9 +95,14 @@ void fake_start(const Executor *given, int driver_version, int capability, uint6
     launched = graphs_launched = waits = 0;
     memset(counts, 0, sizeof counts);
     memset(&default_stream, 0, sizeof default_stream);
+    default_stream.queue.driver = driver;
 }
 
-void fake_stop(void) { present = 0; }
+void fake_stop(void) {
+    present = 0;
+    driver++;
+}
+
 void fake_set_free(uint64_t bytes) { memory_free = bytes; }
 int fake_count(int what) { return counts[what]; }
 long fake_launched(void) { return launched; }
@@ -131,7 +145,12 @@ static int execute(const Operation *o) {
     return CUDA_ERROR_UNKNOWN;
 }
 
+static void discount(enum counted what, unsigned of) {
+    if (of == driver) counts[what]--;
+}
+
 static CUresult run_until(Stream *stream, size_t end) {
+    if (stream->queue.driver != driver) return CUDA_ERROR_DEINITIALIZED;
     waits++;
     while (stream->done < end) {
         Operation operation = stream->queue.operations[stream->done++];
@@ -147,16 +166,18 @@ int fake_enqueue_host(CUstream stream, void (*function)(void *), void *argument)
 }
 
 static CUresult d_cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority) {
-    *out = calloc(1, sizeof(Stream));
+    Stream *stream = calloc(1, sizeof *stream);
+    stream->queue.driver = driver;
+    *out = (CUstream)stream;
     counts[STREAMS]++;
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuStreamDestroy(CUstream stream) {
     run_until((Stream *)stream, ((Stream *)stream)->queue.count);
+    discount(STREAMS, ((Stream *)stream)->queue.driver);
     free(((Stream *)stream)->queue.operations);
     free(stream);
-    counts[STREAMS]--;
     return CUDA_SUCCESS;
 }
 
@@ -212,21 +233,24 @@ static CUresult d_cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStat
 // Events.
 
 static CUresult d_cuEventCreate(CUevent *out, unsigned flags) {
-    *out = calloc(1, sizeof(Event));
+    Event *event = calloc(1, sizeof *event);
+    event->driver = driver;
+    *out = (CUevent)event;
     counts[EVENTS]++;
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuEventDestroy(CUevent event) {
+    discount(EVENTS, ((Event *)event)->driver);
     free(event);
-    counts[EVENTS]--;
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuEventRecord(CUevent event, CUstream stream) {
     if (!current) return CUDA_ERROR_INVALID_CONTEXT;
     if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    *(Event *)event = (Event){stream_of(stream), stream_of(stream)->queue.count};
+    ((Event *)event)->stream = stream_of(stream);
+    ((Event *)event)->after = stream_of(stream)->queue.count;
     return status;
 }
 
@@ -238,9 +262,15 @@ static CUresult d_cuEventSynchronize(CUevent event) {
 
 // Graphs: a list of operations, copied when captured, when instantiated and when launched.
 
+static List *new_list(void) {
+    List *list = calloc(1, sizeof *list);
+    list->driver = driver;
+    return list;
+}
+
 static CUresult d_cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
     if (stream_of(stream)->capture) return CUDA_ERROR_ILLEGAL_STATE;
-    stream_of(stream)->capture = calloc(1, sizeof(List));
+    stream_of(stream)->capture = new_list();
     counts[GRAPHS]++;
     return status;
 }
@@ -252,7 +282,7 @@ static CUresult d_cuStreamEndCapture(CUstream stream, CUgraph *graph) {
 }
 
 static CUresult d_cuGraphInstantiateWithParams(CUgraphExec *out, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
-    List *copy = calloc(1, sizeof(List));
+    List *copy = new_list();
     for (size_t i = 0; i < ((List *)graph)->count; i++) append(copy, &((List *)graph)->operations[i]);
     *out = (CUgraphExec)copy;
     counts[EXECUTABLES]++;
@@ -275,20 +305,19 @@ static CUresult d_cuGraphLaunch(CUgraphExec graph, CUstream stream) {
 
 static CUresult d_cuGraphUpload(CUgraphExec graph, CUstream stream) { return status; }
 
-static void free_list(List *list) {
+static void free_list(List *list, enum counted what) {
+    discount(what, list->driver);
     free(list->operations);
     free(list);
 }
 
 static CUresult d_cuGraphDestroy(CUgraph graph) {
-    free_list((List *)graph);
-    counts[GRAPHS]--;
+    free_list((List *)graph, GRAPHS);
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuGraphExecDestroy(CUgraphExec graph) {
-    free_list((List *)graph);
-    counts[EXECUTABLES]--;
+    free_list((List *)graph, EXECUTABLES);
     return CUDA_SUCCESS;
 }
 
@@ -320,7 +349,7 @@ static CUresult d_cuMemAlloc(CUdeviceptr *out, size_t bytes) {
     return d_cuMemAllocFromPoolAsync(out, bytes, NULL, NULL);
 }
 
-static CUresult d_cuMemFree(CUdeviceptr address) { return executor.release(address); }
+static CUresult d_cuMemFree(CUdeviceptr address) { return present ? executor.release(address) : CUDA_SUCCESS; }
 
 static CUresult d_cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
     if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -330,7 +359,9 @@ static CUresult d_cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
 }
 
 static CUresult d_cuMemHostAlloc(void **out, size_t bytes, unsigned flags) {
-    *out = malloc(bytes);
+    BufferHeader *header = aligned_alloc(64, (sizeof *header + bytes + 63) / 64 * 64);
+    header->driver = driver;
+    *out = header + 1;
     memset(*out, 0xCD, bytes);
     counts[HOST_BUFFERS]++;
     return CUDA_SUCCESS;
@@ -339,8 +370,9 @@ static CUresult d_cuMemHostAlloc(void **out, size_t bytes, unsigned flags) {
 static CUresult d_cuMemAllocHost(void **out, size_t bytes) { return d_cuMemHostAlloc(out, bytes, 0); }
 
 static CUresult d_cuMemFreeHost(void *pointer) {
-    free(pointer);
-    counts[HOST_BUFFERS]--;
+    BufferHeader *header = (BufferHeader *)pointer - 1;
+    discount(HOST_BUFFERS, header->driver);
+    free(header);
     return CUDA_SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 """Parse PTX text into a program of known instructions; everything that is not known exactly is refused here."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -126,6 +127,7 @@ HARMLESS = {"maxnreg", "minnctapersm"}
 """Directives of an entry that only guide the assembler."""
 
 
+@functools.cache
 def parse(ptx: str, entry: str | None = None) -> Kernel:
     """Parse the entry of that name, or the only one. Raises UnsupportedPtx for everything not known exactly."""
     text = COMMENT.sub(" ", ptx)

@@ -52,6 +52,11 @@ def lit_ema() -> dict[str, Any]:
     return {"state_dict": {**prefixed("model.", trained()), **names, **counters}, "epoch": 3, "hyper_parameters": {}}
 
 
+def same_twice() -> dict[str, Any]:
+    shared = averages()
+    return {"model": trained(), "best": shared, "ema": shared, "model_ema": shared}
+
+
 WHOLE: dict[str, Callable[[], Any]] = {
     "official list": lambda: [prefixed("module.", trained()), {"state": {}}, 7, 7000, averages()],
     "counter": lambda: {"model": trained(), "ema": {**averages(), "num_updates": torch.tensor(5)}},
@@ -91,6 +96,7 @@ WHOLE: dict[str, Callable[[], Any]] = {
     "EMAModel": lambda: {"model": trained(), "EMAModel": averages()},
     "ema list of one": lambda: {"model": trained(), "emas": [averages()], "ema_rates": [0.9999]},
     "deep": lambda: {"state_dict": trained(), "callbacks": {"EMACallback": {"ema_state_dict": averages(), "step": 3}}},
+    "flat beside averages": lambda: {**trained(), "ema": averages(), "step": 3},
     "only averages": lambda: {"ema": averages(), "step": 3},
     "ema_pytorch": lambda: {
         "step": 5,
@@ -110,6 +116,7 @@ WHOLE: dict[str, Callable[[], Any]] = {
         "current_model_state": trained(),
         "averaging_state": {"n_averaged": torch.tensor(4)},
     },
+    "one dict under two keys": lambda: same_twice(),
     "optimizer of averages": lambda: {"model": trained(), "ema": averages(), "ema_optimizer": {"state": {"a": 1}}},
 }
 

@@ -347,7 +347,9 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4
 @pytest.mark.parametrize("name", [MANIFEST, NETWORK, REFERENCE])
 def test_a_pointer_of_git_lfs_is_named_with_its_cure(bundle: Path, name: str) -> None:
     (bundle / name).write_bytes(LFS_POINTER)
-    assert_refused(bundle, f"{name} is a Git LFS pointer, not the file: run `git lfs pull`")
+    assert_refused(
+        bundle, f"{name} .*: it is a pointer of Git LFS, whose file was not downloaded; run `git lfs pull` in its"
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

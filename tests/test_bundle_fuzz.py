@@ -14,6 +14,7 @@ from bundle_mutants import BATCH, work
 from tiny import write_bundle
 
 from sdedit.runtime.bundle import NETWORK
+from sdedit.runtime.machine import available_processors
 
 MUTANTS = 2000
 
@@ -22,7 +23,8 @@ MUTANTS = 2000
 def test_damaged_bundles_are_errors_and_never_crashes(tmp_path: Path, record_property: Any) -> None:
     source = write_bundle(tmp_path / "tiny")
     seeds = range(MUTANTS // BATCH)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:  # a crash breaks the pool, which raises
+    processes = ProcessPoolExecutor(available_processors(), mp_context=get_context("spawn"))
+    with processes as pool:  # a crash breaks the pool, which raises
         batches = list(pool.map(work, seeds, [str(source)] * len(seeds), [str(tmp_path)] * len(seeds)))
     results = [result for batch in batches for result in batch]
     assert len(results) == MUTANTS

@@ -10,6 +10,8 @@ import pytest
 import torch
 from checkpoint_mutants import BATCH, FAMILIES, fate, work
 
+from sdedit.runtime.machine import available_processors
+
 MUTANTS = 2000
 CONTAINERS = ("safetensors", "torch", "legacy")
 
@@ -17,7 +19,8 @@ CONTAINERS = ("safetensors", "torch", "legacy")
 @pytest.mark.slow
 def test_damaged_checkpoints_are_refused_in_one_line(tmp_path: Path, record_property: Any) -> None:
     seeds = range(MUTANTS // BATCH)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:  # a crash breaks the pool, which raises
+    processes = ProcessPoolExecutor(available_processors(), mp_context=get_context("spawn"))
+    with processes as pool:  # a crash breaks the pool, which raises
         batches = list(pool.map(work, seeds, [str(tmp_path)] * len(seeds)))
     results = [result for batch in batches for result in batch]
     assert len(results) == MUTANTS

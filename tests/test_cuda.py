@@ -132,7 +132,7 @@ def test_previews_are_the_cpus(fake: FakeDriver, bundle: Bundle) -> None:
         loop.admit(task)
         for _ in range(4):
             loop.step()
-            seen.append(loop.prediction(task))
+            seen.append(loop.prediction(task)())
         return seen
 
     assert same(predictions(make_device(fake, bundle)), predictions(on_cpu(bundle)))

@@ -14,7 +14,7 @@ from stubs import run
 
 from sdedit.errors import EngineError
 from sdedit.runtime.bundle import Bundle
-from sdedit.runtime.bundle.kernels import Kernels
+from sdedit.runtime.bundle.kernels import Kernels, Parameter
 from sdedit.runtime.bundle.records import Problems, read_record
 from sdedit.runtime.cuda import context as gpu
 from sdedit.runtime.devices import cuda
@@ -252,9 +252,9 @@ def test_what_a_kernel_does_not_take_is_refused(fake: FakeDriver, bundle: Bundle
 
 def test_scalars_are_packed_as_their_type_says() -> None:
     kernel = gpu.GpuKernel(None, (), 16, 128, "step.ptx")
-    packed = gpu.typed(kernel, {"name": "max_rows", "type": "i32", "divisible": False}, 4096)
+    packed = gpu.typed(kernel, Parameter("max_rows", "i32", 0, 4, False), 4096)
     assert (packed.dtype, packed.nbytes) == (np.int32, 4)
     with pytest.raises(EngineError, match="pixels is 100, no multiple of 16"):
-        gpu.typed(kernel, {"name": "pixels", "type": "i32", "divisible": True}, 100)
+        gpu.typed(kernel, Parameter("pixels", "i32", 0, 4, True), 100)
     with pytest.raises(OverflowError):
-        gpu.typed(kernel, {"name": "pixels", "type": "i32", "divisible": False}, 2**31)
+        gpu.typed(kernel, Parameter("pixels", "i32", 0, 4, False), 2**31)

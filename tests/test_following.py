@@ -187,8 +187,8 @@ def test_a_job_that_has_ended_calls_at_once(bundle: Any) -> None:
         assert jobs == [job]
 
 
-def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: Any) -> None:
-    with make_editor(bundle, lambda x, time: -x) as editor:
+def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: Any, gate: Gate) -> None:
+    with make_editor(bundle, gate) as editor:
         outcomes: list[Any] = []
         over = threading.Event()
 
@@ -204,6 +204,7 @@ def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: An
 
         first = editor.submit(GUIDE, steps=2)
         first.add_done_callback(at_the_end)
+        gate.open()
         assert over.wait(WAIT)
         assert outcomes[0] is first.result()
         assert len(outcomes[1].result(WAIT).images) == 1

@@ -197,9 +197,14 @@ def test_a_network_of_thousands_of_levels(tmp_path: Path) -> None:
 
 def test_a_dict_that_holds_itself(tmp_path: Path) -> None:
     content: dict[str, Any] = {"step": 3}
-    content["model"] = content["other"] = content
+    for name in ("state_dict", "model", "network", "net", "unet", "params", "other", "more"):
+        content[name] = content
     torch.save(content, tmp_path / "net.ckpt")
     assert_refused(tmp_path / "net.ckpt", "accepted is a dict of float tensors by name")
+    content["ema"] = {}
+    content["ema"].update({f"shadow{number}": content["ema"] for number in range(100)})
+    torch.save(content, tmp_path / "net.ckpt")
+    assert_refused(tmp_path / "net.ckpt", "ema should hold averaged weights, but has no float tensors")
 
 
 def test_a_file_larger_than_memory_is_not_read(tmp_path: Path) -> None:

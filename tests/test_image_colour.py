@@ -133,6 +133,7 @@ def test_a_pil_image_keeps_its_description() -> None:
         ("CMYK", SRGB, "describes RGB pixels, and it has CMYK pixels"),
         ("L", profile_of(b"CMYK"), "describes CMYK pixels, and it has GRAY pixels"),
     ],
+    ids=["noise", "cut", "grey in RGB", "RGB in CMYK", "CMYK in grey"],  # a profile holds the time of its making
 )
 def test_a_profile_that_is_not_true_is_dropped_and_said(
     mode: str, profile: bytes, said: str, caplog: pytest.LogCaptureFixture

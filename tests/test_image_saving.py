@@ -118,7 +118,7 @@ def test_a_write_protected_file_is_not_replaced(tmp_path: Path, how: str) -> Non
     if how == "link":
         (tmp_path / "link.png").symlink_to(path)
     output = path if how == "file" else tmp_path / "link.png"
-    expected = f"output {output} is write-protected: allow writing, or name another"
+    expected = f"output {output} is read-only"
     assert refusal(save_png, Image.fromarray(RGB), output, {}) == expected
     assert path.read_bytes() == b"old"
 

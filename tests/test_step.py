@@ -1,7 +1,10 @@
 """begin, step and advance: the numpy twin against the formula in float64, the C twin against numpy by bits."""
 
+import shutil
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from states import ANY_SHAPES, copy_state, random_state, same_bits, step_arguments, step_state
 
+from sdedit.errors import EngineError
 from sdedit.kernels import _step, twin
-from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, allocate_state, busy_slots
+from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP, ROW, STEP_ARRAYS, allocate_state, busy_slots
 from sdedit.kernels.noise import normal_numpy
 
+ROOT = Path(__file__).parent.parent
 NUMPY, C = twin("numpy"), twin("c")
 TWINS = pytest.mark.parametrize("twin", [NUMPY, C], ids=lambda t: t.name)
 
@@ -212,6 +217,25 @@ def test_c_neither_flushes_denormals_nor_leaves_the_mode_changed() -> None:
     assert flushed_after
 
 
+def test_numpy_refuses_to_flush_denormals() -> None:
+    """It cannot change the mode, and the bits would be other ones."""
+    state = one_slot(c_x=0.5)
+    state["x"][:] = 2e-40
+    before = copy_state(state)
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor cannot be told to flush denormals")
+        for kernel in (NUMPY.begin, NUMPY.step):
+            with pytest.raises(EngineError, match="this thread flushes small floating-point numbers to zero"):
+                kernel(step_state(state, False))
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(np.array_equal(state[name].view(np.uint8), before[name].view(np.uint8)) for name in before)
+    NUMPY.step(step_state(state, False))
+    assert (state["x"] == np.float32(2e-40) * np.float32(0.5)).all()
+    assert (state["x"] > 0).all()
+
+
 @TWINS
 @pytest.mark.parametrize(
     ("name", "value", "message"),
@@ -257,6 +281,56 @@ def test_the_extension_itself_checks_sizes() -> None:
     read_only[0].flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         _step.step(*read_only, *sizes)
+
+
+def off_by_one(array: np.ndarray) -> np.ndarray:
+    """The same values, one byte off their alignment."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    moved = memory[1:].view(array.dtype).reshape(array.shape)
+    moved[:] = array
+    return moved
+
+
+@pytest.mark.parametrize("place", range(len(STEP_ARRAYS)))
+def test_the_extension_itself_refuses_memory_that_is_not_aligned(place: int) -> None:
+    arguments = step_arguments(one_slot(), True)
+    arguments[place] = off_by_one(arguments[place])
+    with pytest.raises(ValueError, match=f"{STEP_ARRAYS[place]} is not aligned to [48] bytes"):
+        _step.step(*arguments, 1, 2, 1, 8)
+    with pytest.raises(ValueError, match="out is not aligned to 4 bytes"):
+        _step.normal(off_by_one(np.zeros(4, np.float32)), 0, 0, 0, 0, 1)
+
+
+UNDEFINED = """
+#include <stdio.h>
+#include "_step.h"
+int main(void) {
+    float z[BLOCK];
+    for (uint32_t first = 0; first < 1 << 16; first += COUNTERS) {
+        normal_block(philox_portable, z, 0x0123456789ABCDEFu, first, 7, 3, 3);
+        fwrite(z, sizeof z, 1, stdout);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_noise_in_c_has_no_undefined_behaviour(tmp_path: Path) -> None:
+    """Compiled so that undefined behaviour ends the program; the bits stay numpy's."""
+    source, program = tmp_path / "undefined.c", tmp_path / "undefined"
+    source.write_text(UNDEFINED)
+    flags = ["-std=c11", "-O1", "-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
+    built = subprocess.run(
+        ["cc", *flags, f"-I{ROOT / 'kernels'}", "-o", program, source], capture_output=True, text=True, check=False
+    )
+    if "ubsan" in built.stderr:
+        pytest.skip("this compiler has no sanitizer for undefined behaviour")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    found = np.frombuffer(done.stdout, np.float32)
+    assert same_bits(found, normal_numpy(0x0123456789ABCDEF, 3, 1, 7, KIND_STEP, len(found)))
 
 
 def test_without_the_extension_numpy_steps_in_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

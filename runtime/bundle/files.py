@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdedit.errors import BundleError, reason
+from sdedit.errors import BundleError, git_lfs_hint, reason
 
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 1 << 20
@@ -15,10 +15,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 SMALL_BYTES = 1 << 20
 """Files up to this size are verified when the bundle is opened; larger ones when they are read."""
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""The first bytes of the file that Git leaves in place of a large one that it has not downloaded."""
-
-LFS_CURE = "is a Git LFS pointer, not the file: run `git lfs pull` in the clone that it came from"
+HEAD_BYTES = 64
+"""Bytes at the start of a file that show a pointer of Git LFS."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,6 @@ def read_manifest_bytes(path: Path) -> bytes:
         text = file.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
         raise BundleError(f"bundle {path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
-    if text.startswith(LFS_POINTER):
-        raise BundleError(f"bundle {path}: {MANIFEST} {LFS_CURE}")
     return text
 
 
@@ -59,9 +55,8 @@ def check_file(path: Path, name: str, entry: FileEntry) -> None:
         raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
     if size != entry.bytes:
         with open_regular(path, name) as opened:
-            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise BundleError(f"bundle {path}: {name} {LFS_CURE}")
-        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}: it was altered")
+            hint = git_lfs_hint(opened.read(HEAD_BYTES)) or ": it was altered"
+        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}{hint}")
 
 
 def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ AT_FDCWD = -100
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 """Arguments of Linux's renameat2."""
 
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+"""Bits of a file's mode; a file with none of them is read-only, even for root."""
+
 Identity = tuple[int, int] | None
 """Device and number of what is at a path; None if nothing is."""
 
@@ -37,13 +41,15 @@ def staged(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes if it does not.
 
     Raises BundleError, at once, if `out` holds anything but a bundle; and at the end if anything was put there in the
-    meantime: then that stays as it is, and the new bundle is kept beside it under a name that the error states.
+    meantime: then that stays as it is, and the new bundle is kept beside it under a name that the error states. A link
+    stands for its target.
     """
     try:
+        out = out.resolve() if out.is_symlink() else out
         check_replaceable(out)
         before = identity(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+    except (OSError, ValueError, RuntimeError) as error:  # a null character in the name, a circle of links
         raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
     try:
         with temporary_folder(out.parent) as temporary:
@@ -58,7 +64,12 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its manifest lists."""
+    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its manifest lists.
+
+    A bundle whose manifest is read-only is not replaced.
+    """
+    if (out / MANIFEST).is_file() and not (out / MANIFEST).stat().st_mode & WRITABLE:
+        raise BundleError(f"bundle {out} is read-only: it is not replaced")
     if not out.name or (out.exists() and not is_bundle_alone(out)):
         raise BundleError(f"{out} exists and is not a bundle alone: it is not replaced")
 
@@ -101,7 +112,7 @@ def put(new: Path, out: Path, before: Identity) -> None:
 
 
 def is_unchanged(path: Path, before: Identity) -> bool:
-    return identity(path) == before and (path.is_symlink() or is_bundle_alone(path))
+    return identity(path) == before and is_bundle_alone(path)
 
 
 def replace_in_two_steps(new: Path, out: Path, before: Identity) -> bool:

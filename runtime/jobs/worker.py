@@ -118,6 +118,8 @@ class Worker:
         try:
             threading.Thread(target=self._work, name="sdedit", daemon=True).start()
         except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C inside of start, which then stumbles
+                raise error.__context__ from None
             raise EngineError(f"the editor cannot start its thread: {reason(error)}") from None
 
     def _wait_for_end(self, seconds: float) -> bool:
