@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdedit.errors import BundleError, EngineError
+from sdedit.errors import EngineError
 from sdedit.runtime.bundle import Bundle
-from sdedit.runtime.bundle.kernels import FOLDER, MANIFEST
+from sdedit.runtime.bundle.kernels import DIVISIBLE_BY, ELEMENTS_PER_PROGRAM, FOLDER, MANIFEST, check_sides
 
 from .additions import Addition
 from .cubin import read_cubin
@@ -37,12 +37,6 @@ POINTERS = {
 
 SIZES = {"*": 8, "i": 4}
 """Bytes of a parameter by the first letter of its type: a pointer, an int32."""
-
-DIVISIBLE_BY = 16
-"""Pointers (in bytes) and `pixels` must be multiples of this, for accesses of 128 bits."""
-
-MAX_PIXELS = 65535 * 512
-"""Most pixels of a channel: largest grid in y times elements per program."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +64,11 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
     check_targets(targets)
     try:
         import triton
-
-        from sdedit.kernels import step_triton
     except ImportError as error:
         raise EngineError(f"cubins need the package {error.name}: pip install 'sdedit[export]'") from None
     kernels = {name: _export_variant(folder, name, variant, targets) for name, variant in VARIANTS.items()}
     manifest = {
-        "elements_per_program": step_triton.BLOCK,
+        "elements_per_program": ELEMENTS_PER_PROGRAM,
         "divisible_by": DIVISIBLE_BY,
         "kernels": kernels,
         "made_with": {"triton": triton.__version__, ASSEMBLER: _version(ASSEMBLER)},
@@ -103,16 +95,6 @@ def kernels_addition(targets: Sequence[str]) -> Addition:
         return f"{bundle.name}, kernels as {', '.join(('PTX', *targets))}"
 
     return Addition(FOLDER, write)
-
-
-def check_sides(shape: tuple[int, int, int]) -> None:
-    """Raise BundleError unless the kernels take images of `shape` = (C, H, W)."""
-    _, height, width = shape
-    if height * width % DIVISIBLE_BY or height * width > MAX_PIXELS:
-        raise BundleError(
-            f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
-            f"the bundle has {height}x{width}"
-        )
 
 
 def check_targets(targets: Sequence[str]) -> None:

@@ -14,6 +14,12 @@ PREDICTIONS = ("eps", "v", "x0", "flow")
 MAX_LEVELS = 1_000_000
 """Most levels of a schedule."""
 
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Bounds of a schedule's numbers: with them no coefficient of a plan overflows, in float64 or as float32."""
+
+CLOSEST = 1e-12
+"""Least relative distance of two levels' alpha / sigma: a plan divides by its logarithm."""
+
 
 class Level(NamedTuple):
     """A noise level: x = alpha x0 + sigma z. time: the network's input at this level."""
@@ -32,7 +38,8 @@ class Schedule:
     """A schedule of T levels, T in 1..1,000,000.
 
     table: float64 [T, 3], alpha, sigma and time of levels 1 (cleanest) to T (noisiest). All values are finite, alpha is
-    in [0, 1], sigma > 0, and alpha / sigma falls strictly; other tables raise ValueError.
+    in [0, 1], sigma > 0, and alpha / sigma falls strictly; other tables raise ValueError. So do tables with which a
+    plan's numbers would overflow: values beyond LARGEST or SMALLEST, and levels closer than CLOSEST.
     """
 
     table: np.ndarray
@@ -48,8 +55,15 @@ class Schedule:
         alpha, sigma = table[:, 0], table[:, 1]
         if alpha.min() < 0 or alpha.max() > 1 or sigma.min() <= 0:
             raise ValueError("the schedule's alpha must lie in [0, 1] and its sigma above 0")
-        if not (np.diff(alpha / sigma) < 0).all():
+        if sigma.min() < SMALLEST or sigma.max() > LARGEST or (alpha[alpha > 0] < SMALLEST).any():
+            raise ValueError(f"the schedule's sigma, and alpha above 0, must lie in {SMALLEST}..{LARGEST}")
+        ratio = alpha / sigma
+        if not (np.diff(ratio) < 0).all():
             raise ValueError("the schedule must go from clean to noisy: alpha / sigma must fall with every level")
+        if ratio.max() > LARGEST or (ratio[ratio > 0] < SMALLEST).any():
+            raise ValueError(f"the schedule's alpha / sigma, if above 0, must lie in {SMALLEST}..{LARGEST}")
+        if not (ratio[1:] <= ratio[:-1] * (1 - CLOSEST)).all():
+            raise ValueError(f"the schedule's alpha / sigma must fall by more than {CLOSEST} of it with every level")
 
     def __len__(self) -> int:
         return len(self.table)

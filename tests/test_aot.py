@@ -1,5 +1,6 @@
 """The exported GPU kernels: static proofs on PTX and machine code, and their way into a bundle."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -16,7 +17,7 @@ from sdedit.export.additions import extend_bundle
 from sdedit.export.cubin import read_cubin
 from sdedit.export.triton_kernels import check_sides, kernels_addition, parse_targets
 from sdedit.runtime.bundle import SHIPPED, read_bundle, read_kernels, write_manifest
-from sdedit.runtime.bundle.kernels import MANIFEST, Kernels, choose_binary
+from sdedit.runtime.bundle.kernels import ELEMENTS_PER_PROGRAM, MANIFEST, MAX_PIXELS, Kernels, choose_binary
 from sdedit.runtime.bundle.records import Problems, read_record
 
 NAMES = tuple(aot.VARIANTS)
@@ -236,10 +237,33 @@ def test_targets_are_given_by_name_or_all() -> None:
     assert parse_targets("sm80, sm90") == ("sm80", "sm90")
 
 
-def test_the_grid_covers_the_largest_image() -> None:
+def test_the_runtime_knows_what_a_program_handles(folder: Path) -> None:
+    """It cannot import triton, so the number stands there once more."""
     from sdedit.kernels import step_triton
 
-    assert aot.MAX_PIXELS == 65535 * step_triton.BLOCK
+    assert step_triton.BLOCK == ELEMENTS_PER_PROGRAM == 4 * 32 * step_triton.NUM_WARPS
+    assert MAX_PIXELS == 65535 * step_triton.BLOCK  # the largest grid in y
+    assert json.loads((folder / MANIFEST).read_text())["elements_per_program"] == step_triton.BLOCK
+
+
+@pytest.mark.parametrize(("key", "value"), [("elements_per_program", 1024), ("divisible_by", 4)])
+def test_kernels_for_another_grid_are_refused(tmp_path: Path, key: str, value: int) -> None:
+    """They would leave pixels out, or read beyond the last one, without an error."""
+    bundle = extend_bundle(SHIPPED, tmp_path / "bundle", [kernels_addition(())])
+    text = json.loads((bundle.path / "kernels" / MANIFEST).read_text())
+    (bundle.path / "kernels" / MANIFEST).write_text(json.dumps({**text, key: value}))
+    write_manifest(bundle.path, bundle.manifest)
+    with pytest.raises(BundleError, match=f"kernels.json is damaged: {key} is {value}, this version launches"):
+        read_kernels(read_bundle(bundle.path))
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 5), (65536, 8192)])
+def test_kernels_in_a_bundle_of_sides_that_they_do_not_take(tmp_path: Path, height: int, width: int) -> None:
+    bundle = extend_bundle(SHIPPED, tmp_path / "bundle", [kernels_addition(())])
+    image = dataclasses.replace(bundle.manifest.image, height=height, width=width, multiple_of=1)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
+    with pytest.raises(BundleError, match=f"divisible by 16 and at most 33553920, the bundle has {height}x{width}"):
+        read_kernels(bundle)
 
 
 @pytest.mark.parametrize("target", ["sm80", "sm120"])

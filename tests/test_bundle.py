@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,3 +339,31 @@ def test_an_altered_byte(bundle: Path, name: str) -> None:
     data[len(data) // 2] ^= 1
     (bundle / name).write_bytes(data)
     assert_refused(bundle, rf"{name} does not have the hash that bundle\.json states: it was altered")
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 454\n"
+
+
+@pytest.mark.parametrize("name", [MANIFEST, NETWORK, REFERENCE])
+def test_a_pointer_of_git_lfs_is_named_with_its_cure(bundle: Path, name: str) -> None:
+    (bundle / name).write_bytes(LFS_POINTER)
+    assert_refused(bundle, f"{name} is a Git LFS pointer, not the file: run `git lfs pull`")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("name", [MANIFEST, NETWORK, SCHEDULE])
+def test_a_pipe_is_refused_without_waiting(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+    assert_refused(bundle, rf"{name} is (not a regular file|missing as a regular file)")
+
+
+def test_a_text_file_is_the_same_in_every_clone() -> None:
+    """Git for Windows would write other line ends, and other hashes with them."""
+    repository = Path(__file__).parent.parent
+    if not (repository / ".git").exists():
+        pytest.skip("not a clone")
+    names = [f"runtime/models/earth64/{name}" for name in (MANIFEST, "MODEL_CARD.md", NETWORK)]
+    command = ["git", "-C", str(repository), "check-attr", "text", *names]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [f"{name}: text: unset" for name in names]

@@ -112,6 +112,23 @@ def test_an_archive_of_arrays_is_no_array(bundle: Path) -> None:
     assert_refused(bundle, r"schedule\.npy is not a readable array")
 
 
+@pytest.mark.parametrize("name", [SCHEDULE, REFERENCE])
+def test_an_array_file_larger_than_its_array_is_not_read(bundle: Path, name: str) -> None:
+    """Three sparse gigabytes, with the size that the manifest states."""
+    with (bundle / name).open("r+b") as file:
+        file.truncate(3_000_000_000)
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][name]["bytes"] = 3_000_000_000
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    assert_refused(bundle, rf"{name} has 3000000000 bytes, more than the \d+ of its array")
+
+
+def test_a_header_is_believed_only_after_it_is_compared(bundle: Path) -> None:
+    """The values of a shape that is not the manifest's are not allocated."""
+    rewrite(bundle, SCHEDULE, header("{'descr': '<f8', 'fortran_order': False, 'shape': (100000000, 3)}"))
+    assert_refused(bundle, r"schedule\.npy is float64 \[100000000, 3\], expected float64 \[20, 3\]")
+
+
 class Intruder:
     """Its pickle makes a file where it is loaded."""
 

@@ -2,13 +2,27 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny import FIELDS, write_bundle
 
 from sdedit.errors import BundleError
-from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, read_bundle, staged, write_manifest, writing
+from sdedit.runtime.bundle import (
+    MANIFEST,
+    NETWORK,
+    REFERENCE,
+    SCHEDULE,
+    link_files,
+    read_bundle,
+    staged,
+    staging,
+    write_manifest,
+)
+from sdedit.runtime.bundle.files import SMALL_BYTES
 from sdedit.runtime.bundle.manifest import FileEntry
 
 
@@ -96,7 +110,7 @@ def test_a_full_disk_is_said_in_one_line(bundle: Path) -> None:
 def test_where_the_last_rename_fails_the_old_bundle_comes_back(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(bundle)
     rename = Path.rename
-    monkeypatch.setattr(writing, "exchange", lambda a, b: False)  # as on systems without it
+    monkeypatch.setattr(staging, "rename_by_system", lambda a, b, how: False)  # as on systems without it
 
     def fail_for_the_new(self: Path, target: Path) -> Path:
         if self.name == "new":
@@ -166,3 +180,130 @@ def test_a_name_too_long_to_be_written(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be written: File name too long"), staged(tmp_path / ("a" * 300)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# What happens at `out` while the bundle is written
+
+
+def kept_beside(out: Path, error: BundleError) -> dict[str, bytes]:
+    """The new bundle, which the error says where to find."""
+    kept = Path(str(error).rpartition("the new bundle is ")[2])
+    assert kept.parent == out.parent
+    return contents(kept)
+
+
+@pytest.fixture(params=["system", "two renames"])
+def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "two renames":
+        monkeypatch.setattr(staging, "rename_by_system", lambda a, b, how: False)
+
+
+def refusal_of(out: Path, meanwhile: Callable[[], object]) -> BundleError:
+    """The error of an export during which something happens."""
+
+    def export() -> None:
+        with staged(out) as folder:
+            (folder / "file").write_bytes(b"new")
+            meanwhile()
+
+    with pytest.raises(BundleError, match="changed while the bundle was written, and stays as it is") as caught:
+        export()
+    return caught.value
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_file_that_appears_at_out_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    error = refusal_of(out, lambda: out.write_bytes(b"precious"))
+    assert out.read_bytes() == b"precious"
+    assert kept_beside(out, error) == {"file": b"new"}
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_bundle_that_appears_at_out_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    error = refusal_of(out, lambda: write_bundle(out))
+    assert (out / NETWORK).exists()
+    assert kept_beside(out, error) == {"file": b"new"}
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_file_put_into_the_old_bundle_meanwhile_is_not_lost(bundle: Path) -> None:
+    error = refusal_of(bundle, lambda: (bundle / "notes.txt").write_bytes(b"precious"))
+    assert (bundle / "notes.txt").read_bytes() == b"precious"
+    assert (bundle / NETWORK).exists()
+    assert kept_beside(bundle, error) == {"file": b"new"}
+
+
+@pytest.mark.usefixtures("renaming")
+def test_another_bundle_put_there_meanwhile_is_not_lost(bundle: Path, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path / "other")
+    refusal_of(bundle, lambda: (bundle.rename(tmp_path / "moved"), other.rename(bundle)))
+    assert (bundle / NETWORK).exists()
+    assert (tmp_path / "moved" / NETWORK).exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sdedit.runtime.bundle import staged, staging
+out = Path(sys.argv[1])
+if sys.argv[2] == "between":
+    staging.rename_by_system = lambda a, b, how: False
+    rename = Path.rename
+    def stop(self, target):
+        if self.name == "new":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+    Path.rename = stop
+with staged(out) as folder:
+    (folder / "file").write_bytes(b"new")
+    if sys.argv[2] != "between":
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
+@pytest.mark.parametrize("moment", ["SIGKILL", "SIGTERM", "SIGHUP", "between"])
+def test_what_a_killed_export_left_is_removed_by_the_next(bundle: Path, moment: str) -> None:
+    """Killed between two renames, it left no bundle at its place: that is brought back first."""
+    before = contents(bundle)
+    done = subprocess.run([sys.executable, "-c", KILLED, bundle, moment], check=False)
+    assert done.returncode < 0
+    assert len(list(bundle.parent.glob(".sdedit-bundle-*"))) == 1
+    assert bundle.exists() == (moment != "between")
+    with pytest.raises(RuntimeError), staged(bundle.parent / "other"):
+        raise RuntimeError
+    assert contents(bundle) == before
+    assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_the_folder_of_an_export_that_runs_is_not_removed(tmp_path: Path) -> None:
+    with staged(tmp_path / "a") as first:
+        with staged(tmp_path / "b") as second:
+            (second / "file").write_bytes(b"b")
+        (first / "file").write_bytes(b"a")
+    assert contents(tmp_path) == {"a/file": b"a", "b/file": b"b"}
+
+
+def test_all_is_on_the_disk_before_the_rename(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    flush, put = staging.flush_path, staging.put
+    monkeypatch.setattr(staging, "flush_path", lambda path: (order.append(path.name), flush(path)))
+    monkeypatch.setattr(staging, "put", lambda *arguments: (order.append("put"), put(*arguments)))
+    with staged(bundle) as folder:
+        (folder / "file").write_bytes(b"new")
+    assert order == ["file", "new", "put", bundle.parent.name]
+
+
+def test_a_bundle_does_not_change_with_one_that_was_made_of_it(bundle: Path, tmp_path: Path) -> None:
+    """Large files are shared; they are only ever replaced. Small ones, which people edit, are copies."""
+    (bundle / "large.bin").write_bytes(bytes(SMALL_BYTES + 1))
+    write_manifest(bundle, FIELDS)
+    before = contents(bundle)
+    with staged(tmp_path / "other") as folder:
+        write_manifest(folder, FIELDS, link_files(read_bundle(bundle), folder))
+    assert (tmp_path / "other" / "large.bin").stat().st_ino == (bundle / "large.bin").stat().st_ino
+    for name in (NETWORK, SCHEDULE, REFERENCE, MANIFEST):
+        (tmp_path / "other" / name).write_bytes(b"edited in place")
+    assert contents(bundle) == before

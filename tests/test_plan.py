@@ -2,11 +2,12 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 from gaussian import SCHEDULES
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sdedit.errors import PlanError
@@ -49,6 +50,53 @@ def test_every_preset_fills_finite_rows_on_every_schedule(schedule: Schedule, sa
     for name in rows.dtype.names or ():
         values = rows[name] if name != "h_threshold" else rows[name][1:]
         assert np.isfinite(values).all(), name
+
+
+def a_ulp_apart() -> np.ndarray:
+    sigma = 0.5
+    return np.array([[1.0, sigma, 1.0], [1.0, np.nextafter(sigma, 1), 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (np.array([[1, 1e-200, 1], [1e-200, 1, 2]]), "must lie in 1e-30"),
+        (np.array([[1, 0.1, 1], [1e-200, 1, 2]]), "must lie in 1e-30"),
+        (np.array([[1, 0.1, 1], [1, 1e200, 2]]), "must lie in 1e-30"),
+        (np.array([[1, 1e-25, 1], [1e-20, 1e20, 2]]), "alpha / sigma, if above 0, must lie in"),
+        (a_ulp_apart(), "must fall by more than 1e-12 of it with every level"),
+    ],
+)
+def test_levels_whose_coefficients_overflow_are_refused(table: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(table)
+
+
+@st.composite
+def accepted_schedules(draw: st.DrawFn) -> Schedule:
+    """Two to four levels with numbers of any size that Schedule accepts."""
+    size = draw(st.integers(2, 4))
+    exponents = st.floats(-30, 30)
+    rows = [(10 ** draw(st.floats(-30, 0)), 10 ** draw(exponents), float(k)) for k in range(size)]
+    if draw(st.booleans()):
+        base = 10 ** draw(exponents)
+        rows = [(1.0, base * (1 + k * 10 ** draw(st.floats(-12, 0))), float(k)) for k in range(size)]
+    rows.sort(key=lambda row: -row[0] / row[1])
+    try:
+        return Schedule(np.array(rows))
+    except ValueError:
+        assume(False)
+        raise
+
+
+@settings(max_examples=300, deadline=None)
+@given(schedule=accepted_schedules(), sampler=st.sampled_from(list(SAMPLERS)), prediction=st.sampled_from(PREDICTIONS))
+def test_no_accepted_schedule_breaks_a_plan(schedule: Schedule, sampler: str, prediction: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numbers that float32 does not hold
+        rows = make_plan(schedule, prediction, t0=1.0, steps=len(schedule), sampler=sampler).rows
+    for name in ("a_x", "a_o", "c_x", "c_0", "c_h", "c_z", "k_g", "k_z"):
+        assert np.isfinite(rows[name]).all(), name
 
 
 @EVERY_SCHEDULE

@@ -1,9 +1,11 @@
 """A bundle: the folder that export writes and every target reads. Data only; every file is verified before use."""
 
+from .files import MANIFEST, file_sha256
 from .kernels import read_kernels
-from .manifest import MANIFEST, MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, Manifest, TensorSpec, network_inputs
-from .reading import SHIPPED, Bundle, Network, file_sha256, read_bundle
-from .writing import link_files, staged, write_manifest
+from .manifest import MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, Manifest, TensorSpec, network_inputs
+from .reading import SHIPPED, Bundle, Network, read_bundle
+from .staging import staged
+from .writing import link_files, write_manifest
 
 __all__ = [
     "MANIFEST",

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sdedit.errors import EngineError
+from sdedit.errors import BundleError, EngineError
 
 from .parts import extend_command, read_part, require_listed
 from .reading import Bundle
-from .records import read_record
+from .records import Problems, read_record
 
 FOLDER = "kernels"
 MANIFEST = "kernels.json"
@@ -15,6 +16,15 @@ NAME = f"{FOLDER}/{MANIFEST}"
 
 PTX_CAPABILITY = (7, 5)
 """The oldest GPU that the PTX serves."""
+
+ELEMENTS_PER_PROGRAM = 512
+"""Elements of a channel that one program of begin and step handles: 128 threads, 4 elements each (step_triton)."""
+
+DIVISIBLE_BY = 16
+"""Pointers (in bytes) and `pixels` are multiples of it, for accesses of 128 bits."""
+
+MAX_PIXELS = 65535 * ELEMENTS_PER_PROGRAM
+"""Most pixels of a channel: largest grid in y times elements per program."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +79,37 @@ class Kernels:
     kernels: Mapping[str, Kernel]
     made_with: Mapping[str, str]
 
+    @staticmethod
+    def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
+        """Other numbers would launch grids that leave pixels out, or that the kernels were not compiled for."""
+        del where
+        for name, known in (("elements_per_program", ELEMENTS_PER_PROGRAM), ("divisible_by", DIVISIBLE_BY)):
+            found = fields.get(name, known)
+            problems.require(found == known, f"{name} is {found}, this version launches kernels for {known}")
+
 
 def read_kernels(bundle: Bundle) -> Kernels:
     """The bundle's GPU kernels; the bundle lists all files that they name.
 
-    Raises EngineError if there are none, BundleError if their manifest is damaged.
+    Raises EngineError if there are none, BundleError if their manifest is damaged or they do not take its images.
     """
     kernels = read_part(bundle, NAME, lambda value, problems: read_record(Kernels, value, "", problems))
     if kernels is None:
         raise EngineError(f"bundle {bundle.path} has no GPU kernels: {extend_command(bundle, '--cubins all')}")
     files = [file for k in kernels.kernels.values() for file in (k.ptx.file, *(c.file for c in k.cubins.values()))]
     require_listed(bundle, NAME, [f"{FOLDER}/{file}" for file in files])
+    check_sides(bundle.state_shape)
     return kernels
+
+
+def check_sides(shape: tuple[int, int, int]) -> None:
+    """Raise BundleError unless the kernels take states of `shape` = (C, H, W)."""
+    _, height, width = shape
+    if height * width % DIVISIBLE_BY or height * width > MAX_PIXELS:
+        raise BundleError(
+            f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
+            f"the bundle has {height}x{width}"
+        )
 
 
 def choose_binary(kernels: Kernels, name: str, capability: tuple[int, int]) -> Ptx | Cubin:

@@ -12,6 +12,7 @@ from sdedit.errors import BundleError, git_lfs_hint
 from sdedit.kernels.layout import MAX_ELEMENTS
 
 from ..schedule import MAX_LEVELS, PREDICTIONS
+from .files import MANIFEST, FileEntry
 from .records import Problems, read_record, to_json
 
 REVISION = 2
@@ -19,12 +20,10 @@ REVISION = 2
 
 READABLE = (1, REVISION)
 
-MANIFEST = "bundle.json"
 NETWORK = "network.onnx"
 SCHEDULE = "schedule.npy"
 REFERENCE = "reference.npy"
 MODEL_CARD = "MODEL_CARD.md"
-MAX_MANIFEST_BYTES = 1 << 20
 
 CONDITIONINGS = ("none", "label")
 MAX_CLASSES = 1_000_000
@@ -77,14 +76,6 @@ class ScheduleSpec:
     def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
         levels = fields.get("levels", 1)
         problems.require(1 <= levels <= MAX_LEVELS, f"{where}.levels {levels} is not in 1..{MAX_LEVELS}")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """A file of the bundle: hexadecimal hash and size in bytes."""
-
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -148,21 +139,6 @@ def network_inputs(state_shape: tuple[int, int, int], classes: int = 0) -> dict[
     """The inputs of a network of states [C, H, W]: x and time, and a label if it takes that many classes."""
     inputs = {"x": TensorSpec(np.dtype(np.float32), state_shape), "time": TensorSpec(np.dtype(np.float32), ())}
     return {**inputs, "label": TensorSpec(np.dtype(np.int64), ())} if classes else inputs
-
-
-def read_manifest_bytes(path: Path) -> bytes:
-    """The bytes of the manifest in folder `path`; raises BundleError."""
-    file = path / MANIFEST
-    try:
-        if file.exists() and not file.is_file():
-            raise BundleError(f"bundle {path}: {MANIFEST} is not a regular file")
-        with file.open("rb") as opened:
-            text = opened.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise BundleError(f"bundle {path}: {MANIFEST} cannot be read: {error.strerror}") from None
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"bundle {path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
-    return text
 
 
 def parse_manifest(path: Path, text: bytes) -> Manifest:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from sdedit.errors import BundleError
 
-from .manifest import MANIFEST
+from .files import MANIFEST
 from .reading import SHIPPED, Bundle
 from .records import Problems
 

@@ -7,39 +7,31 @@ that were hashed are the bytes that the engine gets.
 import dataclasses
 import hashlib
 import io
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from sdedit.errors import BundleError, git_lfs_hint, reason
+from sdedit.errors import BundleError, reason
 
 from ..schedule import Schedule
+from .files import MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
 from .graph import External, check_graph
 from .manifest import (
-    MANIFEST,
     NETWORK,
     REFERENCE,
     SCHEDULE,
-    FileEntry,
     Manifest,
     TensorSpec,
     network_inputs,
     parse_manifest,
-    read_manifest_bytes,
 )
 
 SHIPPED = Path(__file__).parent.parent / "models" / "earth64"
 """The model that comes with the package."""
-
-SMALL_BYTES = 1 << 20
-"""Files up to this size are verified when the bundle is opened."""
-
-HEAD_BYTES = 64
-"""Bytes at the start of a file that show a pointer of Git LFS."""
 
 NPY_HEADER_BYTES = 1 << 16
 """Largest accepted header of an .npy file."""
@@ -159,11 +151,6 @@ def read_bundle(path: str | Path, *, verify_all: bool = False) -> Bundle:
     return Bundle(path, hashlib.sha256(text).hexdigest(), manifest, schedule)
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_folder(path: Path) -> None:
     try:
         if not path.exists():
@@ -172,56 +159,6 @@ def check_folder(path: Path) -> None:
             raise BundleError(f"bundle {path}: not a folder")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise BundleError(f"bundle {path} cannot be read: {reason(error)}") from None
-
-
-def check_file(path: Path, name: str, entry: FileEntry) -> None:
-    """Raise BundleError unless the file is a regular one inside the bundle, of the listed size."""
-    file = path / name
-    try:
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise BundleError(f"bundle {path}: {name} leads outside the bundle")
-        if not file.is_file():
-            raise BundleError(f"bundle {path}: {name} is missing")
-        size = file.stat().st_size
-    except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
-        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
-    if size != entry.bytes:
-        with open_regular(path, name) as opened:
-            hint = git_lfs_hint(opened.read(HEAD_BYTES)) or ": it was altered"
-        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}{hint}")
-
-
-def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
-    """The file's bytes, whose hash is the listed one; raises BundleError."""
-    with open_regular(path, name) as file:
-        data = file.read(entry.bytes + 1)
-    if len(data) != entry.bytes:
-        raise BundleError(f"bundle {path}: {name} has {len(data)} bytes, expected {entry.bytes}: it was altered")
-    check_hash(path, name, entry, hashlib.sha256(data).hexdigest())
-    return data
-
-
-def verify(path: Path, name: str, entry: FileEntry) -> None:
-    """Hash a file without holding it in memory; raises BundleError."""
-    with open_regular(path, name) as file:
-        check_hash(path, name, entry, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def check_hash(path: Path, name: str, entry: FileEntry, found: str) -> None:
-    if found != entry.sha256:
-        raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
-
-
-def open_regular(path: Path, name: str) -> io.BufferedReader:
-    """The file, opened for reading; a pipe or device is refused without waiting. Raises BundleError."""
-    try:
-        descriptor = os.open(path / name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise BundleError(f"bundle {path}: {name} is not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except OSError as error:
-        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
 
 
 def check_network(path: Path, name: str, data: bytes, manifest: Manifest) -> list[External]:
@@ -259,13 +196,29 @@ def read_schedule(path: Path, data: bytes | None, manifest: Manifest) -> Schedul
 
 def read_array(path: Path, name: str, data: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """The array of an .npy file's bytes; raises BundleError unless it has this dtype and shape."""
+    file = io.BytesIO(data)
     try:
-        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        found, order, kind = read_array_header(file)
     except Exception as error:  # numpy raises half a dozen types for damaged headers
         raise BundleError(f"bundle {path}: {name} is not a readable array: {reason(error)}") from None
-    if array.dtype != dtype or array.shape != shape:
-        raise BundleError(f"bundle {path}: {name} is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}")
-    return array
+    if kind != dtype or found != shape:
+        raise BundleError(f"bundle {path}: {name} is {kind} {list(found)}, expected {dtype} {list(shape)}")
+    values = data[file.tell() :]
+    if len(values) != dtype.itemsize * prod(shape):
+        raise BundleError(
+            f"bundle {path}: {name} is not a readable array: it has {len(values)} bytes for {dtype} {list(shape)}"
+        )
+    return np.frombuffer(values, dtype).reshape(shape, order=order)
+
+
+def read_array_header(file: io.BytesIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype]:
+    """Shape, order and dtype of an .npy file; it is left where the values begin. Raises various errors."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the format is not one of (1, 0), (2, 0)")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    return shape, "F" if is_fortran else "C", dtype
 
 
 def check_array_sizes(path: Path, manifest: Manifest) -> None:

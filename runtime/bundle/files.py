@@ -1,0 +1,102 @@
+"""The files of a bundle: opened without waiting, and checked against size and hash as they are read."""
+
+import hashlib
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdedit.errors import BundleError, reason
+
+MANIFEST = "bundle.json"
+MAX_MANIFEST_BYTES = 1 << 20
+
+SMALL_BYTES = 1 << 20
+"""Files up to this size are verified when the bundle is opened; larger ones when they are read."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""The first bytes of the file that Git leaves in place of a large one that it has not downloaded."""
+
+LFS_CURE = "is a Git LFS pointer, not the file: run `git lfs pull` in the clone that it came from"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: hexadecimal hash and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+def read_manifest_bytes(path: Path) -> bytes:
+    """The bytes of the manifest in folder `path`; raises BundleError."""
+    with open_regular(path, MANIFEST) as file:
+        text = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"bundle {path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+    if text.startswith(LFS_POINTER):
+        raise BundleError(f"bundle {path}: {MANIFEST} {LFS_CURE}")
+    return text
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(path: Path, name: str, entry: FileEntry) -> None:
+    """Raise BundleError unless the file is a regular one inside the bundle, of the listed size."""
+    file = path / name
+    try:
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BundleError(f"bundle {path}: {name} leads outside the bundle")
+        if not file.is_file():
+            what = " as a regular file" if file.exists() else ""
+            raise BundleError(f"bundle {path}: {name} is missing{what}")
+        size = file.stat().st_size
+    except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
+        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
+    if size != entry.bytes:
+        with open_regular(path, name) as opened:
+            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise BundleError(f"bundle {path}: {name} {LFS_CURE}")
+        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}: it was altered")
+
+
+def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
+    """The file's bytes, whose hash is the listed one; raises BundleError."""
+    try:
+        with open_regular(path, name) as file:
+            data = file.read(entry.bytes + 1)
+    except OSError as error:
+        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
+    except MemoryError:
+        raise BundleError(f"bundle {path}: not enough memory for the {entry.bytes} bytes of {name}") from None
+    if len(data) != entry.bytes:
+        raise BundleError(f"bundle {path}: {name} has {len(data)} bytes, expected {entry.bytes}: it was altered")
+    check_hash(path, name, entry, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def verify(path: Path, name: str, entry: FileEntry) -> None:
+    """Hash a file without holding it in memory; raises BundleError."""
+    with open_regular(path, name) as file:
+        check_hash(path, name, entry, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def check_hash(path: Path, name: str, entry: FileEntry, found: str) -> None:
+    if found != entry.sha256:
+        raise BundleError(f"bundle {path}: {name} does not have the hash that {MANIFEST} states: it was altered")
+
+
+def open_regular(path: Path, name: str) -> io.BufferedReader:
+    """The file, opened for reading; a pipe or device is refused without waiting. Raises BundleError."""
+    try:
+        descriptor = os.open(path / name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BundleError(f"bundle {path}: {name} is not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except OSError as error:
+        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
