@@ -38,3 +38,10 @@ def reason(error: Exception) -> str:
     """Message of another library's error, on one line of at most 300 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:300] or type(error).__name__
+
+
+def git_lfs_hint(head: bytes) -> str:
+    """The end of a message about a file that begins with `head`: it is not empty for a pointer of Git LFS."""
+    if not head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return ""
+    return ": it is a pointer of Git LFS, whose file was not downloaded; run `git lfs pull` in its repository"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import BundleError
+from sdedit.errors import BundleError, git_lfs_hint
 from sdedit.kernels.layout import MAX_ELEMENTS
 
 from ..schedule import MAX_LEVELS, PREDICTIONS
@@ -170,7 +170,7 @@ def parse_manifest(path: Path, text: bytes) -> Manifest:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
-        raise BundleError(f"bundle {path}: {MANIFEST} is not valid JSON") from None
+        raise BundleError(f"bundle {path}: {MANIFEST} is not valid JSON{git_lfs_hint(text)}") from None
     revision = fields.get("revision") if isinstance(fields, dict) else None
     if type(revision) is not int:
         raise BundleError(f"bundle {path}: {MANIFEST} states no revision")

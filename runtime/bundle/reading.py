@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdedit.errors import BundleError, reason
+from sdedit.errors import BundleError, git_lfs_hint, reason
 
 from ..schedule import Schedule
 from .graph import External, check_graph
@@ -37,6 +37,9 @@ SHIPPED = Path(__file__).parent.parent / "models" / "earth64"
 
 SMALL_BYTES = 1 << 20
 """Files up to this size are verified when the bundle is opened."""
+
+HEAD_BYTES = 64
+"""Bytes at the start of a file that show a pointer of Git LFS."""
 
 NPY_HEADER_BYTES = 1 << 16
 """Largest accepted header of an .npy file."""
@@ -183,7 +186,9 @@ def check_file(path: Path, name: str, entry: FileEntry) -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
         raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
     if size != entry.bytes:
-        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}: it was altered")
+        with open_regular(path, name) as opened:
+            hint = git_lfs_hint(opened.read(HEAD_BYTES)) or ": it was altered"
+        raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}{hint}")
 
 
 def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -17,6 +18,9 @@ from .manifest import MANIFEST, REVISION, FileEntry, Manifest, read_manifest_byt
 from .reading import Bundle, file_sha256
 from .records import to_json
 
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+"""Bits of a file's mode; a file with none of them is read-only, even for root."""
+
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 """Arguments of Linux's renameat2."""
@@ -27,13 +31,14 @@ def staged(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes if it does not.
 
     An existing bundle is replaced only then. Raises BundleError, at once and again before it is replaced, if `out`
-    holds anything but a bundle.
+    holds anything but a bundle. A link stands for its target.
     """
     try:
+        out = out.resolve() if out.is_symlink() else out
         check_replaceable(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".sdedit-", dir=out.parent))
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+    except (OSError, ValueError, RuntimeError) as error:  # a null character in the name, a circle of links
         raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
     try:
         new = temporary / "new"
@@ -96,7 +101,12 @@ def flush(folder: Path) -> None:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its manifest lists."""
+    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its manifest lists.
+
+    A bundle whose manifest is read-only is not replaced.
+    """
+    if (out / MANIFEST).is_file() and not (out / MANIFEST).stat().st_mode & WRITABLE:
+        raise BundleError(f"bundle {out} is read-only: it is not replaced")
     if not out.name or not (not out.exists() or (out.is_dir() and holds_only(out, listed_files(out)))):
         raise BundleError(f"{out} exists and is not a bundle alone: it is not replaced")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdedit.errors import ImageError, reason
+from sdedit.errors import ImageError, git_lfs_hint, reason
 
 from . import gif, jpeg, png, tiff, webp
 from .colour import to_mode
@@ -145,6 +145,8 @@ def identify(head: bytes) -> str | None:
 def _decode_bytes(data: bytes, title: str) -> Image.Image:
     if refused := REFUSED.get(data[4:12]):
         raise ImageError(f"{title} is {refused}, which is not decoded: convert it to PNG or JPEG first")
+    if hint := git_lfs_hint(data):
+        raise ImageError(f"{title} is not an image{hint}")
     format_name = identify(data)
     try:
         container = READERS[format_name](data) if format_name in READERS else Container(data)

@@ -1,20 +1,17 @@
 """The pictures of a folder, told by their content."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from sdedit.errors import ImageError, reason
 
-from .decoding import FORMATS, REFUSED, SUFFIXES
+from .decoding import REFUSED, SUFFIXES, identify
 
 PICTURE_SUFFIXES = (*SUFFIXES, ".jpe", ".jfif", ".mpo", ".apng", ".heic", ".heif", ".avif")
 """A file with such a name is meant as a picture, even if it is damaged or of a format that is not decoded."""
 
-SIGNED_FORMATS = tuple(name for name in FORMATS if name != "TGA")
-"""Formats with a signature. A TGA file has none, so only its name tells it."""
+SHORT_SIGNATURES = ("BMP", "PPM")
+"""Formats of two bytes' signature, which a text may begin with too: only a file's name makes it one of these."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +49,7 @@ def why_no_picture(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             head = file.read(12)
-        if head[4:12] in REFUSED or _has_signature(path):
-            return None
     except OSError as error:
         return f"cannot be read: {reason(error)}"
-    return "not an image"
-
-
-def _has_signature(path: Path) -> bool:
-    """Whether a file begins as one of SIGNED_FORMATS. Only its header is read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Image.open(path, formats=SIGNED_FORMATS).close()
-    except UnidentifiedImageError:
-        return False
-    except Image.DecompressionBombError:
-        return True  # the edit will say how large it may be
-    return True
+    known = head[4:12] in REFUSED or identify(head) not in (None, *SHORT_SIGNATURES)
+    return None if known else "not an image"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sdedit.errors import CheckpointError, reason
+from sdedit.errors import CheckpointError, git_lfs_hint, reason
 
 from ..networks.unet2d import CanonicalUNet2D
 from ..sde import variance_exploding, variance_preserving
@@ -36,6 +36,7 @@ WEIGHTS = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.bin",
 )
 ACCEPTED = (
     "accepted is a folder of diffusers' UNet2DModel: unet/config.json and scheduler/scheduler_config.json, or both "
@@ -140,7 +141,7 @@ def read_config(folder: Path, places: Sequence[str], classes: Sequence[str]) -> 
             text = file.read(MAX_CONFIG_BYTES + 1)
         config = json.loads(text) if len(text) <= MAX_CONFIG_BYTES else None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
+        raise CheckpointError(f"{path} cannot be read{git_lfs_hint(text) or f': {reason(error)}'}") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is no JSON object of at most {MAX_CONFIG_BYTES} bytes; {ACCEPTED}")
     if config.get("_class_name") not in classes:

@@ -13,13 +13,19 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from sdedit.errors import CheckpointError, reason
+from sdedit.errors import CheckpointError, git_lfs_hint, reason
 
 from ..storage import memory_bytes, why_unreadable
 from .contents import Contents, find_network
 from .pickles import RefusedError, check_pickle
 
 MAX_HEADER_BYTES = 100_000_000
+
+HEAD_BYTES = 64
+"""Bytes at the start of a file that show its container."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""An owner, or a model, of the Hugging Face Hub."""
 
 ZIP_START = b"PK\x03\x04"
 PICKLE_START = b"\x80"
@@ -37,19 +43,37 @@ def read_contents(path: Path) -> Contents:
         if problem:
             raise CheckpointError(f"{path} {problem}")
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(HEAD_BYTES)
         size = path.stat().st_size
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}{hub_hint(path)}") from None
     except ValueError as error:  # a null character in the name
         raise CheckpointError(f"{str(path)!r} cannot be read: {reason(error)}") from None
     if size > memory_bytes():
         raise CheckpointError(f"{path} has {size / 1e9:.1f} GB, more than this machine's memory")
-    if is_safetensors(head, size):
+    if is_safetensors(head[:9], size):
+        check_encodable(path)
         return find_network(path, *read_safetensors(path))
     if head.startswith((ZIP_START, PICKLE_START)):
         return find_network(path, read_torch(path, head, size))
-    raise CheckpointError(f"{path} is neither a safetensors nor a torch file; it begins with {head[:8]!r}")
+    hint = git_lfs_hint(head) or f"; it begins with {head[:8]!r}"
+    raise CheckpointError(f"{path} is neither a safetensors nor a torch file{hint}")
+
+
+def hub_hint(path: Path) -> str:
+    """The end of a message about a path that cannot be read: not empty for a name as the Hugging Face Hub has them."""
+    if len(path.parts) != 2 or path.parent.exists() or not all(HUB_NAME.fullmatch(part) for part in path.parts):
+        return ""
+    model = path.as_posix()
+    return f"; if it is a model of the Hugging Face Hub: hf download {model} --local-dir {path.name}, then export that"
+
+
+def check_encodable(path: Path) -> None:
+    """Raise CheckpointError for a path that safetensors cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path}: safetensors opens only paths in UTF-8: rename the file or its folder") from None
 
 
 def is_safetensors(head: bytes, size: int) -> bool:

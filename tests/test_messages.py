@@ -1,0 +1,151 @@
+"""Messages that tell the cause of a mistake that people really make, and its cure."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import QUICK, Run, assert_mistake
+from PIL import Image
+from tiny import write_bundle
+
+from sdedit.errors import BundleError, ImageError
+from sdedit.runtime.bundle import MANIFEST, NETWORK, SHIPPED, read_bundle, staged
+from sdedit.runtime.images import open_picture
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 454\n"
+"""What lies in a clone in place of a file of Git LFS that was not downloaded."""
+
+CURE = "it is a pointer of Git LFS, whose file was not downloaded; run `git lfs pull` in its repository"
+
+
+# Files that were not downloaded
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.bin"])
+def test_a_checkpoint_that_is_a_pointer(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(POINTER)
+    assert_mistake(run("export", tmp_path / name, "--dry-run"), f"neither a safetensors nor a torch file: {CURE}")
+
+
+def test_a_config_that_is_a_pointer(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_bytes(POINTER)
+    assert_mistake(run("export", tmp_path, "--dry-run"), CURE)
+
+
+@pytest.mark.parametrize("name", [NETWORK, MANIFEST])
+def test_a_bundle_with_a_pointer(tmp_path: Path, name: str) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    (bundle / name).write_bytes(POINTER)
+    with pytest.raises(BundleError, match=CURE):
+        read_bundle(bundle)
+
+
+def test_a_guide_that_is_a_pointer(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "guide.png").write_bytes(POINTER)
+    result = run("edit", tmp_path / "guide.png", "--out", tmp_path / "out.png", *QUICK)
+    assert_mistake(result, f"guide.png is not an image: {CURE}")
+    with pytest.raises(ImageError, match=CURE):
+        open_picture(POINTER, "guide")
+
+
+# Names of the Hugging Face Hub
+
+
+def test_a_name_of_the_hub_is_not_a_path(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = "hf download google/ddpm-church-256 --local-dir ddpm-church-256, then export that"
+    assert_mistake(run("export", "google/ddpm-church-256", "--dry-run"), message)
+
+
+@pytest.mark.parametrize("name", ["nowhere.pt", "there/model", "/nowhere/model", "a/b/c", "../model"])
+def test_other_names_are_paths(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    code, _, stderr = run("export", name, "--dry-run")
+    assert (code, stderr) == (2, f"sdedit: {name} cannot be read: No such file or directory\n")
+
+
+# Names that are not UTF-8, or do not print
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are Unicode")
+def test_safetensors_opens_only_utf8(run: Run, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(3)}, tmp_path / "w")
+    path = (tmp_path / "w").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
+    assert_mistake(
+        run("export", path, "--dry-run"), "\\udcff.safetensors: safetensors opens only paths in UTF-8: rename"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names do not exist there")
+def test_names_that_do_not_print_are_escaped_everywhere(run: Run, guide: Path, tmp_path: Path) -> None:
+    odd = guide.rename(tmp_path / "a\x1b[31m\nb.png")
+    for arguments in (
+        ["edit", odd, "--out", tmp_path / "e\nf.png", *QUICK],
+        ["strokes", odd, "--out", tmp_path / "s\nf.png"],
+        ["replay", tmp_path / "e\nf.png"],
+        ["edit", tmp_path / "nowhere\n.png", "--out", odd, *QUICK],
+        ["edit", odd, "--out", tmp_path / "e\n.jpg"],
+        ["edit", guide, "--bundle", odd, "--out", tmp_path / "x.png"],
+        ["export", odd, "--dry-run"],
+        ["extend", odd, "--cubins", "ptx"],
+        ["inspect", odd],
+        ["inspect", tmp_path / "e\nf.png"],
+        ["tune", "--bundle", odd],
+        ["doctor", "--bundle", odd],
+    ):
+        _, stdout, stderr = run(*arguments)
+        assert "\x1b" not in stdout + stderr
+        assert len((stdout + stderr).splitlines()) == 1 or arguments[0] == "inspect"
+
+
+# What is not replaced
+
+
+def test_demo_replaces_only_its_own_files(run: Run, tmp_path: Path) -> None:
+    out, strange = tmp_path / "demo.png", tmp_path / "demo-guide.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(strange)
+    before = strange.read_bytes()
+    assert_mistake(run("demo", "--out", out), f"output {strange} exists and is not of `sdedit demo`")
+    assert (strange.read_bytes(), out.exists()) == (before, False)
+    strange.write_bytes(b"no image at all")
+    assert_mistake(run("demo", "--out", out), "is not of `sdedit demo`")
+    strange.unlink()
+    for seed in (0, 1):
+        assert run("demo", "--out", out, "--seed", seed)[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_to_a_bundle_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    with staged(tmp_path / "link") as folder:
+        write_bundle(folder / "inner")
+        for path in (folder / "inner").iterdir():
+            path.rename(folder / path.name)
+        (folder / "inner").rmdir()
+    assert (tmp_path / "link").is_symlink()
+    assert read_bundle(tmp_path / "real").sha256 == read_bundle(tmp_path / "link").sha256
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_read_only_bundle_is_not_replaced(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    (bundle / MANIFEST).chmod(0o444)
+    with pytest.raises(BundleError, match="is read-only: it is not replaced"), staged(bundle):
+        pytest.fail("the work was begun")
+    read_bundle(bundle)
+
+
+def test_the_installed_model_behind_a_link_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("links need a privilege there")
+    (tmp_path / "link").symlink_to(SHIPPED)
+    assert_mistake(run("extend", tmp_path / "link", "--cubins", "ptx"), "is the installed model")
