@@ -1,4 +1,4 @@
-"""What a user can get wrong. Each message is one line: the thing, the value, what is accepted."""
+"""Exceptions for mistakes of a user. Each message is one line: the thing, the value, what is accepted."""
 
 
 class SdeditError(Exception):
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What another library's error says, on one line of at most 300 characters."""
+    """Message of another library's error, on one line of at most 300 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:300] or type(error).__name__
 

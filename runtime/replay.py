@@ -112,5 +112,5 @@ def _count_differences(a: Image.Image, b: Image.Image) -> int:
 
 
 def _compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What may explain a difference."""
+    """Differences of machine and versions that may explain another result."""
     return [f"{name} was {then.get(name)}, is {value}" for name, value in now.items() if then.get(name) != value]

@@ -18,7 +18,7 @@ WAIT = 60
 """Seconds after which a test that hangs fails instead."""
 
 NOTHING = dict.fromkeys(("allocations", "streams", "events", "graphs", "executables", "host buffers"), 0)
-"""Of what fake_driver counts. Loaded kernels are not counted: cuda.core never unloads one."""
+"""Counts of fake_driver when all is freed. Loaded kernels are not counted: cuda.core never unloads one."""
 
 
 def mixing(x: np.ndarray, told: float) -> np.ndarray:

@@ -23,7 +23,7 @@ DDPM = {
     "flip_sin_to_cos": False,
     "freq_shift": 1,
 }
-"""As google/ddpm-ema-* have it."""
+"""Configuration like that of google/ddpm-ema-*."""
 VE = {
     **COMMON,
     "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
@@ -33,7 +33,7 @@ VE = {
     "center_input_sample": True,
     "mid_block_scale_factor": math.sqrt(2),
 }
-"""As google/ncsnpp-* have it."""
+"""Configuration like that of google/ncsnpp-*."""
 VE_SCHEDULE = {"num_train_timesteps": 50, "sigma_min": 0.01, "sigma_max": 348.0}
 
 

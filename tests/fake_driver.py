@@ -23,7 +23,7 @@ SUCCESS = 0
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 COUNTED = ("streams", "events", "graphs", "executables", "host buffers")
-"""What fake_cuda.c counts, in its order."""
+"""Objects that fake_cuda.c counts, in its order."""
 
 
 class Described(ctypes.Structure):

@@ -62,7 +62,7 @@ class _Threads:
         self.special = _special_registers(kernel, grid)
         self.values: dict[str, np.ndarray] = {}
         self.unwritten: dict[str, np.ndarray] = {}
-        """Of registers that were only written under predicates: in which threads they were not."""
+        """Register that was only written under predicates -> the threads that did not write it."""
 
     def execute(self, instruction: Instruction) -> None:
         try:

@@ -65,7 +65,7 @@ REGISTER = {"u8": "u16", "s8": "s16"}
 """Registers have 16 bits at the least."""
 
 IN_MEMORY = {"pred": "u32", "f16": "b16"}
-"""As what values of a type are loaded and stored."""
+"""Type under which values of a type are loaded and stored."""
 
 
 def evaluate(opcode: str, result: str, *sources: tuple[str, Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What of tensorrt_rtx the runtime calls, on the fake driver, with a Python function as the network.
+"""Stand-in for the calls of tensorrt_rtx that the runtime makes, on the fake driver; a Python function is the network.
 
 It asserts what the documentation asks of a caller: an engine of its own version, a context whose memory is given before
 it runs, shapes and addresses told, a stream. REAL_NAMES are compared with the real package's, in a test.

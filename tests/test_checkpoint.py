@@ -25,7 +25,7 @@ from sdedit_ref.sde import linear
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SAID: dict[str, str | int] = {"prediction": "eps", "schedule": "linear", "size": 16}
-"""What must be said of a file without metadata."""
+"""Answers that a file without metadata needs."""
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_what_a_file_asks_for_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_a_pickle_of_objects_is_refused_without_the_advice_to_run_it(tmp_path: Path, protocol: int) -> None:
-    """As EDM's files are."""
+    """EDM's files are such pickles."""
     content = {"ema": Intruder(tmp_path / "executed"), "loss_fn": None}
     (tmp_path / "edm.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
     assert_refused(tmp_path / "edm.pkl", r"and no code that a file names is run: save its state_dict\(\)")

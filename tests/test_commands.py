@@ -269,7 +269,7 @@ def test_a_shell_completes_names(words: str, expected: set[str]) -> None:
 
 
 def imported_by(words: str, **environment: str) -> tuple[str, set[str]]:
-    """What `sdedit WORDS` prints, and which slow packages it imports."""
+    """Output of `sdedit WORDS`, and the slow packages that it imports."""
     script = (
         "import sys; sys.argv = ['sdedit', *sys.argv[1:]]\n"
         "from sdedit.cli import main\n"

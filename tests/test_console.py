@@ -63,7 +63,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def interrupted_import() -> ImportError:
-    """What a compiled package raises if Ctrl-C is pressed while it is imported."""
+    """Error that a compiled package raises if Ctrl-C is pressed while it is imported."""
     error = ImportError("initialization failed")
     error.__cause__ = KeyboardInterrupt()
     return error

@@ -248,7 +248,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path, run: Run) -> None:
 
 
 def test_the_check_of_a_pickle_reads_to_its_end(tmp_path: Path) -> None:
-    """What it does not know, torch does not load either."""
+    """A version that the reader refuses, torch does not load either."""
     torch.save({"model": state(patch=1), "step": 3}, tmp_path / "net.ckpt")
     with zipfile.ZipFile(tmp_path / "net.ckpt") as archive:
         name = next(name for name in archive.namelist() if name.endswith("data.pkl"))

@@ -122,7 +122,7 @@ def test_arrows_in_the_runtime_run_down() -> None:
     """docs/design.md has the floors: each part of runtime/ stands there once, and imports only parts below it."""
     floors = documented_floors()
     parts = part_graph(MODULES, "runtime")
-    assert parts.keys() <= floors.keys()
+    assert parts.keys() == floors.keys()
     up = [(part, other) for part in parts for other in parts[part] if floors[other] >= floors[part]]
     assert up == []
     assert len(set(floors.values())) <= MOST_FLOORS
@@ -143,6 +143,23 @@ def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
             heavy = {module.split(".")[0] for module, _ in imports(node, "sdedit.room")} & HEAVY - allowed
             assert not heavy, f"{path.name} imports {heavy} at its top level"
+
+
+HEADLESS = re.compile(r"\s*(Of|What|As|Those|Likewise)\b")
+"""Beginnings of sentences without a subject."""
+
+
+@pytest.mark.parametrize("room", [*MAY_IMPORT, "tests", "examples"])
+def test_docstrings_begin_with_their_subject(room: str) -> None:
+    """Docstrings of modules, classes and functions, and the strings below a constant or a field."""
+    begins = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value.value.splitlines()[0]}"
+        for path in files(room)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if HEADLESS.match(node.value.value)
+    ]
+    assert begins == []
 
 
 def test_tests_do_not_import_rooms_by_folder() -> None:

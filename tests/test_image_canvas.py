@@ -33,7 +33,7 @@ def photos_with_masks(draw: st.DrawFn) -> tuple[Image.Image, np.ndarray]:
 
 
 THRESHOLD = 0.1
-"""Of the mask's values that edit at all."""
+"""Least value of a mask that edits at all."""
 
 contexts = st.one_of(st.floats(0, 3), st.sampled_from([0.25, 1e308]))
 

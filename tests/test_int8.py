@@ -81,7 +81,7 @@ def test_int8_is_a_promise(quantised: Bundle, bundle: Bundle) -> None:
 
 
 def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: Bundle, tmp_path: Path) -> None:
-    """What runs is read back: a variant that has no convolution in 8 bits is not int8."""
+    """The running precision is read back: a variant that has no convolution in 8 bits is not int8."""
     bundle = quantised
     folder = tmp_path / "copy"
     shutil.copytree(bundle.path, folder)

@@ -15,7 +15,7 @@ from sdedit.runtime.bundle import MANIFEST, NETWORK, SHIPPED, read_bundle, stage
 from sdedit.runtime.images import open_picture
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 454\n"
-"""What lies in a clone in place of a file of Git LFS that was not downloaded."""
+"""File that lies in a clone in place of one of Git LFS that was not downloaded."""
 
 CURE = "it is a pointer of Git LFS, whose file was not downloaded; run `git lfs pull` in its repository"
 

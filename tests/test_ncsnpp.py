@@ -28,7 +28,7 @@ LEVELS = (1, 400, 1000)
 SAID: dict[str, str | int] = {"schedule": "ve", "centred": "no", "skip_rescale": "yes", "fir": "yes", "size": 16}
 
 TOLERANCE = 2e-5
-"""Of an output relative to its largest: 50 layers round at 6e-8 and sum 1000 terms in an order of their own:
+"""Largest rounding error, relative to the largest output: 50 layers round at 6e-8 and sum 1000 terms in another order:
 6e-8 sqrt(50 x 1000) = 1.3e-5."""
 
 

@@ -114,7 +114,7 @@ def test_keys_out_of_range_are_refused(twin: object, key: tuple[int, ...], messa
 
 @pytest.fixture(scope="module")
 def radii() -> tuple[float, float]:
-    """Of all 2^23 radii: the largest relative error, and the largest radius."""
+    """The largest relative error of all 2^23 radii, and the largest radius."""
     words = np.arange(1 << 23, dtype=np.uint32) << np.uint32(9)
     r = np.sqrt(np.float32(-2) * noise.log_uniform(words)).astype(np.float64)
     exact = np.sqrt(-2 * np.log(((words >> np.uint32(9)) + 0.5) * 2.0**-23))

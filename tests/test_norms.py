@@ -58,7 +58,7 @@ def test_large_norms_are_replaced_and_the_network_is_the_same(monkeypatch: pytes
 
 
 class TwoNorms(nn.Module):
-    """As little around norms as an export takes."""
+    """Two norms, and as little else as an export takes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ QUESTIONS: tuple[Decorator, ...] = (
     option(ADM, "--rescale-timesteps", help="Whether times were scaled to 0..1000 in training: yes, no."),
     option(LABELS, "--null-label", help="The label that was trained to stand for no class, if there is one."),
 )
-"""What a file may leave unsaid. The error for a file names the options that it needs."""
+"""Facts that a file may leave open. The error for a file names the options that it needs."""
 
 EXAMPLE = "Example: sdedit export church.ckpt --prediction eps --schedule linear --size 256 --out church"
 

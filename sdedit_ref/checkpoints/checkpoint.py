@@ -38,7 +38,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, str]:
-        """What was recognised, for people, by name."""
+        """Facts that were recognised, by name, for people to read."""
         sigma = self.schedule[:, 1]
         facts = {
             "family": self.family,
