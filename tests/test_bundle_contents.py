@@ -102,7 +102,7 @@ def header(text: str) -> bytes:
 )
 def test_a_schedule_that_is_no_array(bundle: Path, data: bytes) -> None:
     rewrite(bundle, SCHEDULE, data)
-    assert_refused(bundle, r"schedule\.npy is not a readable array")
+    assert_refused(bundle, r"schedule\.npy is (not a readable array|float64 \[.*\], expected float64 \[20, 3\])")
 
 
 def test_an_archive_of_arrays_is_no_array(bundle: Path) -> None:
@@ -141,7 +141,7 @@ class Intruder:
 
 def test_a_pickled_array_is_not_unpickled(bundle: Path, tmp_path: Path) -> None:
     rewrite(bundle, SCHEDULE, npy(np.array([Intruder(tmp_path / "executed")], object)))
-    assert_refused(bundle, r"schedule\.npy is not a readable array: Object arrays cannot be loaded")
+    assert_refused(bundle, r"schedule\.npy is object \[1\], expected float64 \[20, 3\]")
     assert not (tmp_path / "executed").exists()
 
 
