@@ -222,7 +222,10 @@ def test_kernels_that_the_bundle_does_not_list_are_refused(tmp_path: Path) -> No
     bundle = extend_bundle(SHIPPED, tmp_path / "bundle", [kernels_addition(())])
     manifest = bundle.path / "kernels" / MANIFEST
     for text, message in (
-        (manifest.read_text().replace('"begin.ptx"', '"../begin.ptx"'), r"names 'kernels/../begin.ptx', which bundle.json"),
+        (
+            manifest.read_text().replace('"begin.ptx"', '"../begin.ptx"'),
+            r"names 'kernels/../begin.ptx', which bundle.json",
+        ),
         ("[]", "kernels/kernels.json is damaged"),
     ):
         manifest.write_text(text)

@@ -168,7 +168,7 @@ def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> No
         find_pictures(tmp_path, 8)
     with pytest.raises(ImageError, match="cannot be read"):
         find_pictures(tmp_path / "nowhere.png", 8)
-    with pytest.raises(ImageError, match="/dev/zero is not a regular file"):
+    with pytest.raises(ImageError, match="/dev/zero is not a file"):
         find_pictures(Path("/dev/zero"), 8)
     with pytest.raises(ImageError, match=r"ramp.png is 60x40 pixels, smaller than the crop of 48x48$"):
         find_pictures(picture, 48)

@@ -126,7 +126,10 @@ def test_json_says_what_was_written(run: Run, guide: Path, out: Path) -> None:
     [
         (["--engine", "caffe"], "engine 'caffe' is not one of auto, onnxruntime, openvino"),
         (["--precision", "int4"], "precision 'int4' is not one of auto, float32, bfloat16, int8"),
-        (["--engine", "onnxruntime", "--precision", "bfloat16"], "engine onnxruntime runs: float32"),
+        (
+            ["--engine", "onnxruntime", "--precision", "bfloat16"],
+            "is not one of auto, float32, which engine onnxruntime on device cpu has",
+        ),
         (["--threads", "0"], "threads 0 is not "),
         (["--threads", "5000"], "threads 5000 is not in 1..1024"),
         (["--slots", "0"], "slots 0 is not at least 1"),

@@ -63,13 +63,13 @@ def relative(out: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("time", [0.0, 12.0, 99.0])
 def test_the_engine_gives_what_torch_gives(safetensors: Path, float32: Bundle, time: float) -> None:
-    x = some_x(float32.shape)
+    x = some_x(float32.state_shape)
     expected = run_torch(load_checkpoint(safetensors).network, x, time)
     assert relative(run_engine(float32, x, time), expected) < export_module.TOLERANCE
 
 
 def test_half_weights_round_as_much_as_is_reported(safetensors: Path, half: Bundle) -> None:
-    x = some_x(half.shape)
+    x = some_x(half.state_shape)
     expected = run_torch(load_checkpoint(safetensors).network, x, 12.0)
     rounding = half.manifest.parity.weights_rounding
     assert 0 < rounding < 1e-2
@@ -125,7 +125,7 @@ def test_the_network_names_its_tensors_and_has_a_free_batch(half: Bundle) -> Non
 def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
     """The runtime's engines fix it to 1; other hosts of the file need not."""
     session = onnxruntime.InferenceSession(str(float32.network), providers=["CPUExecutionProvider"])
-    x = np.random.default_rng(0).standard_normal((3, *float32.shape)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((3, *float32.state_shape)).astype(np.float32)
     time = np.float32([0, 50, 99])
     (out,) = session.run(None, {"x": x, "time": time})
     network = load_checkpoint(safetensors).network
@@ -140,7 +140,7 @@ def test_weights_too_large_for_one_file_go_beside_it(
     monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 1000)
     bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="")
     files = bundle.manifest.files
-    assert files["network.onnx.data"]["bytes"] > 5 * files["network.onnx"]["bytes"]
+    assert files["network.onnx.data"].bytes > 5 * files["network.onnx"].bytes
     assert bundle.manifest.parity.engines.keys() == {"onnxruntime", "openvino"}
     x = some_x(bundle.state_shape)
     assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(half, x, 3.0))

@@ -322,7 +322,10 @@ def test_the_noise_in_c_has_no_undefined_behaviour(tmp_path: Path) -> None:
     source.write_text(UNDEFINED)
     flags = ["-std=c11", "-O1", "-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
-        ["cc", *flags, f"-I{ROOT / 'kernels'}", "-o", program, source], capture_output=True, text=True, check=False
+        ["cc", *flags, f"-I{ROOT / 'kernels'}", "-o", program, source, "-lm"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "ubsan" in built.stderr:
         pytest.skip("this compiler has no sanitizer for undefined behaviour")

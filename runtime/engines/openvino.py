@@ -1,7 +1,7 @@
 """The network on OpenVINO's CPU plugin: in float32, in bfloat16 if the processor has it, or as the int8 variant."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -62,7 +62,7 @@ class OpenVinoEngine:
         request = self._model.create_infer_request()
         arrays = {**inputs, OUT: out}
         for port in (*self._model.inputs, *self._model.outputs):
-            request.set_tensor(port, self._tensor(arrays[port.get_any_name()], shared_memory=True))
+            request.set_tensor(port, self._tensor(arrays[name_of(port, arrays)], shared_memory=True))
 
         def evaluate() -> None:
             try:
@@ -109,12 +109,18 @@ def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Network,
     model = frontend.convert(source)  # copies the weights, and drops inputs that the network does not use
     places = {place.get_names()[0]: place for place in source.get_inputs()}
     described = {name: (source.get_element_type(p), source.get_partial_shape(p)) for name, p in places.items()}
-    described |= {port.get_any_name(): (port.element_type, port.partial_shape) for port in model.outputs}
+    described |= {name_of(port, (OUT,)): (port.element_type, port.partial_shape) for port in model.outputs}
     dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
     check_signature(bundle, {name: (dtypes.get(kind), sizes(shape)) for name, (kind, shape) in described.items()})
-    used = [port.get_any_name() for port in model.inputs]
+    used = [name_of(port, bundle.inputs) for port in model.inputs]
     model.reshape({name: [1, *bundle.inputs[name].shape] for name in used})
     return core.compile_model(model, "CPU", settings)
+
+
+def name_of(port: Any, known: Collection[str]) -> str:
+    """The name of an input or output. OpenVINO gives a port the names of other values that are equal to it too."""
+    names: set[str] = port.get_names()
+    return next((name for name in known if name in names), port.get_any_name())
 
 
 def sizes(shape: Any) -> list[object]:
