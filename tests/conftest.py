@@ -1,4 +1,4 @@
-"""Fixtures of several files, and one processor for each worker of pytest-xdist.
+"""Fixtures of several files, and one thread for each worker of pytest-xdist.
 
 No test reads or writes a cache of the user: neither what `sdedit tune` remembered nor what triton compiled.
 """
@@ -15,9 +15,6 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # read when numpy and torch are imported
-if WORKER and hasattr(os, "sched_setaffinity"):  # engines take a thread for each processor that they may use
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {processors[int(WORKER.removeprefix("gw")) % len(processors)]})
 
 import numpy as np
 import pytest
