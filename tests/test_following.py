@@ -215,10 +215,11 @@ def test_a_callback_may_cancel_submit_and_take_a_result_that_is_there(bundle: An
             endless.result(WAIT)
 
 
-def test_closing_in_a_callback_does_not_wait_for_itself(bundle: Any) -> None:
-    editor = make_editor(bundle, lambda x, time: -x)
+def test_closing_in_a_callback_does_not_wait_for_itself(bundle: Any, gate: Gate) -> None:
+    editor = make_editor(bundle, gate)
     job = editor.submit(GUIDE, steps=10, images=100)
     job.subscribe(lambda progress: editor.close())
+    gate.open()
     with pytest.raises(CancelledError, match="closed"):
         job.result(WAIT)
     editor.close()
