@@ -1,6 +1,5 @@
 """Describe what a measurement depends on: machine, load, versions, commit, and the peak rate of matrix products."""
 
-import importlib.metadata
 import platform
 import subprocess
 import time
@@ -13,6 +12,7 @@ import numpy as np
 from sdedit import __version__
 from sdedit.runtime.engines.importing import import_openvino
 from sdedit.runtime.engines.openvino import HINTS
+from sdedit.runtime.engines.remembered import installed_versions
 from sdedit.runtime.machine import processor_features, processor_name
 
 DISTRIBUTIONS = ("numpy", "onnxruntime", "openvino", "nncf", "torch", "diffusers")
@@ -27,19 +27,9 @@ def describe(threads: int) -> dict[str, Any]:
         "features": processor_features(),
         "threads": threads,
         "python": platform.python_version(),
-        "versions": {"sdedit": __version__, **installed()},
+        "versions": {"sdedit": __version__, **installed_versions(DISTRIBUTIONS)},
         "commit": commit(),
     }
-
-
-def installed() -> dict[str, str]:
-    found = {}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def commit() -> str:

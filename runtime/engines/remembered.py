@@ -37,10 +37,10 @@ class Measured:
     p95_ms: float
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the engines' distributions that are installed."""
+def installed_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, str]:
+    """Versions of the distributions that are installed, by name; default: those of the engines."""
     found = {}
-    for name in DISTRIBUTIONS:
+    for name in distributions:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

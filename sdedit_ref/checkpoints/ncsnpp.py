@@ -27,8 +27,6 @@ NAME = "NCSN++ network"
 MAX_MODULES = 10_000
 
 CONTINUOUS = ("ve", "vp", "subvp")
-DISCRETE = ("ve-discrete", "vp-discrete")
-
 CIFAR10 = {"size": "32"}
 VE = {"centred": "no", "skip_rescale": "yes", "fir": "yes"}
 VP = {"schedule": "vp", "centred": "yes", "skip_rescale": "yes"}
