@@ -40,7 +40,7 @@ class Case:
     seed: int = 0
 
     def dump(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), allow_nan=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Case":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sdedit.console import to_json
 from sdedit.errors import SdeditError, reason
 
 REVISION = 1
@@ -45,7 +46,7 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(run: Run, path: Path) -> None:
-    path.write_text(json.dumps(run, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(to_json(run, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def header(run: Run) -> str:

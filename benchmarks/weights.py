@@ -33,7 +33,7 @@ def save_network(network: DDPM, folder: Path) -> None:
     """Write the files that load_network and diffusers read."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}, folder / NETWORK)
-    (folder / CONFIG).write_text(json.dumps(asdict(network.config)), encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(asdict(network.config), allow_nan=False), encoding="utf-8")
     save_diffusers(network, folder / DIFFUSERS)
 
 

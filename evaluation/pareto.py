@@ -6,8 +6,6 @@ the results and the paintings. The yardstick is 500 ancestral steps with several
 both numbers exceed the yardstick's mean by no more than the spread of its seeds.
 """
 
-import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from sdedit.console import run_command
+from sdedit.console import run_command, to_json
 from sdedit.errors import ImageError, SdeditError, reason
 from sdedit.runtime import Editor
+from sdedit.runtime.machine import load_average
 from sdedit.runtime.plan import KEEPS, SAMPLERS
 from sdedit_ref.training.crops import Crops, find_pictures, parse_numbers, parse_scales
 
@@ -110,13 +109,13 @@ def command(
             )
         engine = editor.device.engine
         about = (
-            f"{editor.bundle.name} {editor.bundle.sha256[:12]}, {engine.name} {engine.precision}, {views} views, "
-            f"t0 = {T0}, {seeds} seeds of the yardstick; {time.perf_counter() - start:.0f} s"
+            f"{editor.bundle.name} {editor.bundle.sha256[:12]}, {engine.name} {engine.precision}, "
+            f"{views} views, t0 = {T0}, {seeds} seeds of the yardstick; {time.perf_counter() - start:.0f} s"
         )
     text = page(points, about)
     click.echo(text)
     if json_file is not None:
-        write(json_file, json.dumps([asdict(point) for point in points], indent=2) + "\n")
+        write(json_file, to_json([asdict(point) for point in points]) + "\n")
     if markdown is not None:
         write(markdown, text)
 
@@ -195,12 +194,13 @@ class Yardstick:
 
 def page(points: list[Point], about: str) -> str:
     """The page docs/few-steps.md, in Markdown."""
+    load = load_average()
     lines = [
         "# Few steps",
         "",
         EXPLANATION,
         "",
-        f"{about}; load average {os.getloadavg()[0]:.1f}." if hasattr(os, "getloadavg") else f"{about}.",
+        f"{about}; load average {'unknown' if load is None else f'{load:.1f}'}.",
         "",
     ]
     for masked in (False, True):

@@ -4,7 +4,6 @@ Each checkpoint is exported to a temporary bundle, and its samples and edits are
 loss is computed in torch.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
-from sdedit.console import run_command
+from sdedit.console import run_command, to_json
 from sdedit.errors import CheckpointError
 from sdedit.runtime import Editor
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
@@ -82,9 +81,9 @@ def command(
     kept, held_out = split(find_pictures(pictures, size), hold_out, size, seed, parse_scales(scales), flat, turns)
     others = cut(held_out, count, count)
     views = Views(paint(others), cut(held_out, 0, count), cut(kept, 0, count), cut(held_out, 0, HELD_OUT))
-    click.echo(json.dumps({"weights": None, **distances(others, others, views)}))
+    click.echo(to_json({"weights": None, **distances(others, others, views)}, indent=None))
     for checkpoint in checkpoints:
-        click.echo(json.dumps({"weights": str(checkpoint.path), **measure(checkpoint, views, steps)}))
+        click.echo(to_json({"weights": str(checkpoint.path), **measure(checkpoint, views, steps)}, indent=None))
 
 
 def measure(checkpoint: Checkpoint, views: Views, steps: int) -> dict[str, Any]:

@@ -4,13 +4,12 @@ The guides are stroke paintings of held-out views. Realism is the sliced Wassers
 held-out views (its floor is the distance between two sets of those); faithfulness is the L2 distance to the guide.
 """
 
-import json
 from pathlib import Path
 
 import click
 import numpy as np
 
-from sdedit.console import run_command
+from sdedit.console import run_command, to_json
 from sdedit.evaluation.metrics import l2, sliced_wasserstein
 from sdedit.evaluation.views import cut, edit, paint
 from sdedit.runtime import Editor
@@ -65,8 +64,8 @@ def command(picture: Path, folder: Path | None) -> None:
             guides = paint(painted, colours)
             measured = [measure(editor, guides, t0, real) for t0 in T0S]
             found[str(colours)] = {key: [values[key] for values in measured] for key in ("realism", "l2")}
-            click.echo(f"{colours} {json.dumps(found[str(colours)])}")
-    (folder / "ablation.json").write_text(json.dumps({"t0": T0S, "floor": floor, **found}, indent=2) + "\n")
+            click.echo(f"{colours} {to_json(found[str(colours)], indent=None)}")
+    (folder / "ablation.json").write_text(to_json({"t0": T0S, "floor": floor, **found}) + "\n")
     draw(found, floor, folder / "ablation-t0.png", ["6"])
     draw(found, floor, folder / "ablation-guides.png", [str(colours) for colours in COLOURS])
 

@@ -220,7 +220,7 @@ def write_variant(bundle: Bundle, model: onnx.ModelProto, facts: dict[str, Any])
     """Write the int8 network and its facts into the bundle's folder, and list them."""
     folder = bundle.path
     onnx.save(model, folder / FOLDER / NETWORK)
-    text = json.dumps({"int8": {"file": NETWORK, **facts}}, indent=2, sort_keys=True) + "\n"
+    text = json.dumps({"int8": {"file": NETWORK, **facts}}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (folder / FOLDER / VARIANTS).write_text(text, encoding="utf-8", newline="\n")
     others = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
     write_manifest(folder, bundle.manifest, others)

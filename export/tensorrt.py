@@ -53,7 +53,7 @@ def engines_addition(architectures: Sequence[str], precisions: Sequence[str] = P
         if bundle.classes:
             raise BundleError(f"{bundle.name} has a network with classes, which device cuda does not run")
         entries = [write_engine(bundle, precision, names, batch) for precision, names in served.items()]
-        text = json.dumps(to_json(Engines(tuple(entries))), sort_keys=True, indent=2) + "\n"
+        text = json.dumps(to_json(Engines(tuple(entries))), sort_keys=True, indent=2, allow_nan=False) + "\n"
         (bundle.path / FOLDER / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
         return "\n  ".join(describe(bundle, entry) for entry in entries)
 
@@ -124,7 +124,7 @@ def write_engine(bundle: Bundle, precision: str, architectures: Sequence[str], b
 
 def engine_key(network: str, bundle: Bundle, architectures: Sequence[str], batch: int, version: str) -> str:
     """Hash of everything that shapes an engine; the network determines the precision."""
-    said = json.dumps([network, list(bundle.state_shape), batch, list(architectures), RTX, version])
+    said = json.dumps([network, list(bundle.state_shape), batch, list(architectures), RTX, version], allow_nan=False)
     return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 

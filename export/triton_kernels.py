@@ -73,7 +73,7 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
         "kernels": kernels,
         "made_with": {"triton": triton.__version__, ASSEMBLER: _version(ASSEMBLER)},
     }
-    text = json.dumps(manifest, sort_keys=True, indent=2) + "\n"
+    text = json.dumps(manifest, sort_keys=True, indent=2, allow_nan=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
     return manifest
 

@@ -4,10 +4,12 @@ What a command changes in its process (streams, warnings, the handling of Ctrl-C
 """
 
 import io
+import json
+import math
 import os
 import sys
 import warnings
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -75,6 +77,20 @@ def comes_from_interrupt(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def to_json(value: object, *, indent: int | None = 2, sort_keys: bool = False) -> str:
+    """The value as JSON. NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(without_nonfinite(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def without_nonfinite(value: Any) -> Any:
+    """The value with None in place of every float that is not finite, at any depth of dicts, lists and tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: without_nonfinite(inner) for name, inner in value.items()}
+    return [*map(without_nonfinite, value)] if isinstance(value, list | tuple) else value
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -1,7 +1,5 @@
 """The torch-free runtime: bundle -> schedule -> plan -> loop -> image."""
 
-import logging
-
 from .bundle import Bundle, read_bundle
 from .editor import Edit, EditedImage, Editor, Job, Preview
 from .images import Source
@@ -23,5 +21,3 @@ __all__ = [
     "read_bundle",
     "replay",
 ]
-
-logging.getLogger("sdedit").addHandler(logging.NullHandler())  # what happens to messages is the program's choice

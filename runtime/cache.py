@@ -18,10 +18,9 @@ def cache_folder() -> Path | None:
     import platformdirs
 
     named = os.environ.get(VARIABLE)
-    folder = named or platformdirs.user_cache_dir("sdedit", appauthor=False)
     try:
-        expanded = Path(folder).expanduser()
-    except RuntimeError:  # there is no home folder
+        expanded = Path(named or platformdirs.user_cache_dir("sdedit", appauthor=False)).expanduser()
+    except RuntimeError:  # there is no home folder; some versions of platformdirs raise, others return "~/..."
         return None
     return expanded if named or expanded.is_absolute() else None
 

@@ -75,6 +75,7 @@ static int present, version, major, minor, status;
 static unsigned driver; // another number from each start, and from each stop
 static uint64_t memory_bytes, memory_free;
 static int counts[COUNTED];
+static int host_buffers_left;
 static long launched, graphs_launched, waits;
 static Stream default_stream;
 static int context, pool;
@@ -93,6 +94,7 @@ void fake_start(const Executor *given, int driver_version, int capability, uint6
     memory_free = bytes;
     status = 0;
     launched = graphs_launched = waits = 0;
+    host_buffers_left = -1; // any number
     memset(counts, 0, sizeof counts);
     memset(&default_stream, 0, sizeof default_stream);
     default_stream.queue.driver = driver;
@@ -109,6 +111,7 @@ long fake_launched(void) { return launched; }
 long fake_graphs_launched(void) { return graphs_launched; }
 long fake_waits(void) { return waits; }
 void fake_fail(int with) { status = with; }
+void fake_limit_host_buffers(int most) { host_buffers_left = most; }
 
 // Streams.
 
@@ -359,6 +362,8 @@ static CUresult d_cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
 }
 
 static CUresult d_cuMemHostAlloc(void **out, size_t bytes, unsigned flags) {
+    if (host_buffers_left == 0) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (host_buffers_left > 0) host_buffers_left--;
     BufferHeader *header = aligned_alloc(64, (sizeof *header + bytes + 63) / 64 * 64);
     header->driver = driver;
     *out = header + 1;

@@ -1,5 +1,8 @@
 """How commands end: one line for a mistake, whatever the streams are and whoever is to blame."""
 
+import ast
+import json
+import math
 import os
 import signal
 import subprocess
@@ -8,11 +11,13 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from command_line import QUICK, Run, assert_mistake
+from import_graph import PACKAGES, ROOT, files, parse
 from PIL import Image
 
-from sdedit.console import comes_from_interrupt, mistake, run_command
+from sdedit.console import comes_from_interrupt, mistake, run_command, to_json
 from sdedit.errors import ImageError
 
 MAIN = [sys.executable, "-m", "sdedit"]
@@ -191,3 +196,47 @@ def test_a_name_that_is_too_long_is_to_blame(
     assert_mistake(result, message)
     assert "stdout" not in result[2]
     assert list(guide.parent.iterdir()) == [guide]
+
+
+# JSON
+
+
+def refuse(constant: str) -> float:
+    raise AssertionError(constant)
+
+
+def test_json_has_no_number_that_is_not_finite() -> None:
+    value = {"a": [math.nan, (math.inf, 1.5)], "b": {"c": np.float64("-inf"), "d": 2**70, "e": "NaN", "f": None}}
+    expected = {"a": [None, [None, 1.5]], "b": {"c": None, "d": 2**70, "e": "NaN", "f": None}}
+    for indent in (2, None):
+        assert json.loads(to_json(value, indent=indent), parse_constant=refuse) == expected
+
+
+@pytest.mark.parametrize("room", [*PACKAGES, "examples"])
+def test_nothing_but_valid_json_is_ever_written(room: str) -> None:
+    """Python writes NaN and Infinity, which other readers refuse, unless it is told not to."""
+    lax = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files(room)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("dump", "dumps")
+        if ast.unparse(node.func.value) == "json" and "allow_nan=False" not in map(ast.unparse, node.keywords)
+    ]
+    assert lax == []
+
+
+# What is said about a picture
+
+
+@pytest.mark.parametrize("by", ["command", "library"])
+def test_warnings_of_the_logger_reach_stderr(tmp_path: Path, by: str) -> None:
+    """Nobody has configured logging in these processes."""
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green")]
+    frames[0].save(tmp_path / "a\x1b.gif", save_all=True, append_images=frames[1:])
+    library = "from sdedit import Editor\nwith Editor.open(threads=1) as e: e.edit('a\\x1b.gif', steps=1)"
+    commands = {
+        "command": [*MAIN, "edit", "a\x1b.gif", "--out", "out.png", *QUICK],
+        "library": [sys.executable, "-c", library],
+    }
+    done = subprocess.run(commands[by], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stderr == "guide a\\x1b.gif has 2 frames or pages: the first is used\n"

@@ -351,3 +351,33 @@ def test_too_many_slots_say_how_many_would_fit(fake: FakeDriver, bundle: Bundle)
         make_device(fake, bundle, slots=5)
     assert fake.counts() == NOTHING
     make_device(fake, bundle, slots=3).close()
+
+
+def test_previews_that_nobody_fetches_take_no_more_memory(fake: FakeDriver, bundle: Bundle) -> None:
+    device = make_device(fake, bundle)
+    loop = Loop(device)
+    task = make_task(bundle, 0, steps=8)
+    loop.admit(task)
+    before = fake.counts()["host buffers"]
+    for _ in range(6):
+        loop.step()
+        loop.prediction(task)
+    assert fake.counts()["host buffers"] == before
+    device.close()
+
+
+def test_asking_for_a_preview_does_not_wait(fake: FakeDriver, bundle: Bundle) -> None:
+    device = make_device(fake, bundle)
+    assert isinstance(device.engine, StandInEngine)
+    loop = Loop(device)
+    task = make_task(bundle, 0, steps=8)
+    loop.admit(task)
+    loop.step()  # the first step is waited for, before it is captured
+    loop.step()
+    waits, evaluations = fake.waits, device.engine.evaluations
+    fetch = loop.prediction(task)
+    assert (fake.waits, device.engine.evaluations) == (waits, evaluations)
+    loop.step()
+    assert device.engine.evaluations <= evaluations + 1
+    fetch()
+    device.close()

@@ -168,3 +168,31 @@ def test_a_bundle_without_kernels(fake: FakeDriver, bundle: Bundle, tmp_path: Pa
         Editor.open(plain, device="cuda")
     assert read_bundle(plain).state_shape == bundle.state_shape
     assert fake.counts() == NOTHING
+
+
+@pytest.mark.parametrize("given", range(1, 8))
+def test_page_locked_memory_that_runs_out_is_one_line_and_no_leak(fake: FakeDriver, bundle: Bundle, given: int) -> None:
+    """3 slots take 3 buffers to stage, one to read and 3 for previews."""
+    fake.library.fake_limit_host_buffers(given - 1)
+    with pytest.raises(
+        EngineError, match=r"^the host cannot give fake sm89 0\.\d MB of page-locked memory: .*\S"
+    ) as caught:
+        make_device(fake, bundle, slots=3)
+    assert "\n" not in str(caught.value)
+    assert fake.counts() == NOTHING
+
+
+def test_an_engine_that_fails_to_close_leaks_nothing(
+    fake: FakeDriver, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = make_device(fake, bundle, slots=2)
+
+    def fails() -> None:
+        raise RuntimeError("no\nway")
+
+    device.engine.close = fails
+    run(Loop(device), [make_task(bundle, 0)])
+    device.close()
+    device.close()
+    assert fake.counts() == NOTHING
+    assert caplog.messages == ["engine stand-in failed to close: no way"]

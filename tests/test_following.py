@@ -373,4 +373,3 @@ def test_the_choice_of_an_engine_is_logged(caplog: pytest.LogCaptureFixture, bun
         Editor.open(bundle, engine="onnxruntime", threads=1).close()
     assert "tiny: onnxruntime" in caplog.text
     assert "float32, threads 1, on cpu with the c kernels, slots 1" in caplog.text
-    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("sdedit").handlers)

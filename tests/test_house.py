@@ -145,6 +145,28 @@ def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
             assert not heavy, f"{path.name} imports {heavy} at its top level"
 
 
+UNTIMED = {
+    "self.running.acquire()": "nobody else has the lock yet",
+    "self._wakes.get()": "the worker waits for work, in a thread of its own",
+    "ended.wait()": "asyncio's event loop waits",
+    "self._gpu.wait()": "the driver waits",
+}
+"""Calls without a limit of time that are no wait of a thread that Ctrl-C must reach."""
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_waits_have_a_limit_of_time(room: str) -> None:
+    """On Windows, Ctrl-C does not reach a thread that waits for a lock, an event, a queue or a thread without one."""
+    found = {
+        ast.unparse(node)
+        for path in files(room)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args and not node.keywords
+        if node.func.attr in ("acquire", "wait", "wait_for", "join", "get")
+    }
+    assert found <= UNTIMED.keys()
+
+
 HEADLESS = re.compile(r"\s*(Of|What|As|Those|Likewise)\b")
 """Beginnings of sentences without a subject."""
 

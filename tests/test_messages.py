@@ -1,6 +1,7 @@
 """Messages that tell the cause of a mistake that people really make, and its cure."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from PIL import Image
 from tiny import write_bundle
 
 from sdedit.errors import BundleError, ImageError
-from sdedit.runtime.bundle import MANIFEST, NETWORK, SHIPPED, read_bundle, staged
+from sdedit.runtime.bundle import MANIFEST, NETWORK, SHIPPED, read_bundle, read_kernels, staged
+from sdedit.runtime.bundle.parts import extend_command
 from sdedit.runtime.images import open_picture
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 454\n"
@@ -144,8 +146,37 @@ def test_a_read_only_bundle_is_not_replaced(tmp_path: Path) -> None:
     read_bundle(bundle)
 
 
-def test_the_installed_model_behind_a_link_is_not_replaced(run: Run, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize(
+    "path", ["model", "models", "models/earth64", "models/new", "models/earth64/inside", "folder/../models/earth64"]
+)
+def test_nothing_is_written_among_the_installed_models(
+    run: Run, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(SHIPPED)
+    (tmp_path / "models").symlink_to(SHIPPED.parent)
+    (tmp_path / "folder").mkdir()
+    message = f"{path} is the installed model, which is never changed: give --out FOLDER"
+    for command in (["extend", path, "--cubins", "ptx"], ["export", "x.ckpt", "--out", path]):
+        assert_mistake(run(*command), message)
+    with pytest.raises(BundleError, match="is the installed model"), staged(Path(path)):
+        pytest.fail("the work was begun")
+
+
+def test_a_circle_of_links_is_not_the_installed_model(run: Run, tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("links need a privilege there")
-    (tmp_path / "link").symlink_to(SHIPPED)
-    assert_mistake(run("extend", tmp_path / "link", "--cubins", "ptx"), "is the installed model")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert_mistake(run("extend", tmp_path / "a", "--cubins", "ptx"), str(tmp_path / "a"))
+
+
+def test_a_model_in_a_clone_is_the_users_own_while_another_copy_is_installed(run: Run, tmp_path: Path) -> None:
+    clone = tmp_path / "clone" / "runtime" / "models" / "earth64"
+    shutil.copytree(SHIPPED, clone)
+    assert extend_command(read_bundle(clone), "--int8") == f"sdedit extend {clone} --int8"
+    assert extend_command(read_bundle(SHIPPED), "--int8") == f"sdedit extend {SHIPPED} --int8 --out NEW"
+    code, stdout, stderr = run("extend", clone, "--cubins", "ptx")
+    assert (code, stdout, stderr) == (0, f"{clone}: earth64, kernels as PTX\n", "")
+    assert read_kernels(read_bundle(clone))

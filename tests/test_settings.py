@@ -72,6 +72,36 @@ def test_help_docs_and_completion_have_every_name(name: str) -> None:
     assert completed == REGISTRIES[name]
 
 
+def contract() -> dict[str, set[str]]:
+    """The names that docs/design.md gives, by option, and the engines by device."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    formula = re.findall(r"^\| (.*?) \|", text.partition("**One formula.**")[2].partition("\n\n")[2], re.MULTILINE)
+    keep = re.findall(r"\*\*Keep rule\*\*, by name:(.*?)Results of", text)
+    lines = re.findall(r"^    (\w+) +(?:name,|the same) .*  (.*)$", text, re.MULTILINE)
+    last = {what: set(re.findall(r"\w+", names)) for what, names in lines}
+    return {
+        "sampler": {name for cell in formula for name in re.findall(r"`(\w+)`", cell)},
+        "keep": set(re.findall(r"`(\w+)`", keep[0])),
+        "fit": set(re.findall(r"\w+", re.findall(r"by `fit` = (.*?)\.", text)[0])) - {"or"},
+        "cpu": last["Engine"],
+        "cuda": last["CudaEngine"],
+        "device": last["Device"],
+    }
+
+
+def test_the_contract_has_every_name() -> None:
+    by_device = {device: set(engines) for device, engines in ENGINES.items()}
+    options = {name: REGISTRIES[name] for name in ("sampler", "keep", "fit", "device")}
+    assert contract() == options | by_device
+
+
+def test_the_page_on_engines_has_every_engine_and_precision() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
+    named = {engine: set(re.findall(r"float32|float16|bfloat16|int8", cell)) for engine, cell in rows.items()}
+    assert named == {engine: set(precisions) for engine, precisions in ENGINES["cpu"].items()}
+
+
 def test_docs_have_the_tables_that_the_commands_give() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert with_tables(text) == text, "run python -m sdedit.reference docs/cli.md"

@@ -1,12 +1,12 @@
 """sdedit doctor: is this installation sound?"""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 import click
 
+from ..console import to_json
 from ..errors import printable
 
 COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
@@ -30,6 +30,6 @@ def doctor_command(bundle: Path | None, as_json: bool) -> None:
             verdict = click.style(f"{finding.verdict:8}", COLOURS[finding.verdict])
             click.echo(f"{verdict}{finding.what}: {printable(finding.detail)}")
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        click.echo(to_json([dataclasses.asdict(finding) for finding in findings]))
     if any(finding.verdict == "wrong" for finding in findings):
         sys.exit(2)

@@ -1,6 +1,5 @@
 """sdedit edit: turn a guide, or each guide of a folder, into an image."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..console import to_json
 from ..errors import ImageError, SdeditError, printable
 from .options import BUNDLE, GroupedCommand, engine_options, setting_options, together
 from .outputs import Outputs, describe, is_folder, make_folder, plan_outputs, shown
@@ -88,7 +88,7 @@ def edit_all(editor: "Editor", outputs: Outputs, options: dict[str, Any], folder
         if not as_json:
             report(targets, result)
     if as_json:
-        click.echo(json.dumps(written, indent=2))
+        click.echo(to_json(written))
     return failed
 
 

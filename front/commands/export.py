@@ -7,7 +7,6 @@ import click
 
 from ..errors import CheckpointError, printable
 from .additions import ADDITIONS, needs, parse_additions
-from .extend import check_target
 from .options import Decorator, GroupedCommand, option, together
 from .outputs import shown
 
@@ -81,7 +80,9 @@ def export_command(
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    check_target(out, None)
+    from sdedit.runtime.bundle import refuse_installed
+
+    refuse_installed(out)  # before the checkpoint is loaded
     additions = parse_additions(cubins, tensorrt, engine_precision, engine_batch, int8, min_psnr)
     try:
         from sdedit.export.bundle import export_bundle

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from ..errors import BundleError
 from .additions import ADDITIONS, parse_additions
 from .options import GroupedCommand, together
 from .outputs import shown
@@ -25,17 +24,10 @@ def extend_command(bundle: Path, out: Path | None, **parts: Any) -> None:
     additions = parse_additions(**parts)
     if not additions:
         raise click.UsageError("nothing to add: give --cubins, --tensorrt or --int8")
-    out = check_target(bundle, out)
+    from sdedit.runtime.bundle import refuse_installed
+
+    out = bundle if out is None else out
+    refuse_installed(out)  # before slow packages are imported
     from sdedit.export.additions import extend_bundle
 
     extend_bundle(bundle, out, additions, lambda line: click.echo(f"{shown(out)}: {line}"))
-
-
-def check_target(bundle: Path, out: Path | None) -> Path:
-    """The folder to write. The model that is part of the installation is never changed."""
-    from sdedit.runtime.bundle import SHIPPED
-
-    target = bundle if out is None else out
-    if target.resolve() == SHIPPED.resolve():
-        raise BundleError(f"{target} is the installed model, which is never changed: give --out FOLDER")
-    return target

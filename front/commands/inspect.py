@@ -1,11 +1,11 @@
 """sdedit inspect: what a bundle or an image is."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..console import to_json
 from ..errors import printable
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ def inspect_command(source: Path | None, as_json: bool) -> None:
 
     if source is not None and source.is_file():
         recipe = read_recipe(source)
-        click.echo(json.dumps(recipe, indent=2, sort_keys=True) if as_json else "\n".join(lines(recipe)))
+        click.echo(to_json(recipe, sort_keys=True) if as_json else "\n".join(lines(recipe)))
         return
     bundle = read_bundle(SHIPPED if source is None else source, verify_all=True)
     if as_json:
-        click.echo(json.dumps({**bundle.manifest.to_json(), "sha256": bundle.sha256}, indent=2, sort_keys=True))
+        click.echo(to_json({**bundle.manifest.to_json(), "sha256": bundle.sha256}, sort_keys=True))
         return
     click.echo(
         "\n".join(

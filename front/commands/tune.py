@@ -1,11 +1,11 @@
 """sdedit tune: measure the engines on this machine and remember the fastest."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
 
+from ..console import to_json
 from ..errors import printable
 
 
@@ -34,7 +34,7 @@ def tune_command(bundle: Path | None, threads: int | None, forget: bool, as_json
 
     report = tune(opened, threads=threads)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+        click.echo(to_json(dataclasses.asdict(report)))
         return
     for m in report.measured:
         click.echo(

@@ -1,9 +1,10 @@
 """A bundle: the folder that export writes and every target reads. Data only; every file is verified before use."""
 
 from .files import MANIFEST, file_sha256
+from .installed import SHIPPED, is_installed, refuse_installed
 from .kernels import read_kernels
 from .manifest import MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, Manifest, TensorSpec, network_inputs
-from .reading import SHIPPED, Bundle, Network, read_bundle
+from .reading import Bundle, Network, read_bundle
 from .staging import staged
 from .writing import link_files, write_manifest
 
@@ -20,10 +21,12 @@ __all__ = [
     "Network",
     "TensorSpec",
     "file_sha256",
+    "is_installed",
     "link_files",
     "network_inputs",
     "read_bundle",
     "read_kernels",
+    "refuse_installed",
     "staged",
     "write_manifest",
 ]

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from sdedit.errors import BundleError
 
 from .files import MANIFEST
-from .reading import SHIPPED, Bundle
+from .installed import is_installed
+from .reading import Bundle
 from .records import Problems
 
 T = TypeVar("T")
@@ -39,5 +40,5 @@ def require_listed(bundle: Bundle, name: str, files: Iterable[str]) -> None:
 
 def extend_command(bundle: Bundle, option: str) -> str:
     """The command that adds a part to the bundle. The installed model is not changed: it becomes a new bundle."""
-    new = " --out NEW" if bundle.path.resolve() == SHIPPED.resolve() else ""
+    new = " --out NEW" if is_installed(bundle.path) else ""
     return f"sdedit extend {bundle.path} {option}{new}"

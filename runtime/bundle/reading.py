@@ -30,9 +30,6 @@ from .manifest import (
     parse_manifest,
 )
 
-SHIPPED = Path(__file__).parent.parent / "models" / "earth64"
-"""The model that comes with the package."""
-
 NPY_HEADER_BYTES = 1 << 16
 """Largest accepted header of an .npy file."""
 

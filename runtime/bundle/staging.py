@@ -20,6 +20,7 @@ from pathlib import Path
 from sdedit.errors import BundleError, reason
 
 from .files import MANIFEST, read_manifest_bytes
+from .installed import refuse_installed
 
 PREFIX = ".sdedit-bundle-"
 NEW, OLD, PLACE = "new", "old", "place"
@@ -40,11 +41,12 @@ Identity = tuple[int, int] | None
 def staged(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes if it does not.
 
-    Raises BundleError, at once, if `out` holds anything but a bundle; and at the end if anything was put there in the
-    meantime: then that stays as it is, and the new bundle is kept beside it under a name that the error states. A link
-    stands for its target.
+    Raises BundleError, at once, if `out` holds anything but a bundle, or lies among the installed models; and at the
+    end if anything was put there in the meantime: then that stays as it is, and the new bundle is kept beside it under
+    a name that the error states. A link stands for its target.
     """
     try:
+        refuse_installed(out)
         out = out.resolve() if out.is_symlink() else out
         check_replaceable(out)
         before = identity(out)

@@ -15,6 +15,7 @@ from sdedit.errors import BundleError, EngineError
 from sdedit.kernels import TWINS, twin
 
 from ..bundle import Bundle, read_kernels
+from ..bundle.parts import extend_command
 from ..engines import ENGINES, choose, installed_engines, load_engine
 from ..engines.remembered import installed_versions
 from ..machine import available_processors, processor_features, processor_name
@@ -74,7 +75,7 @@ def examine_gpu_kernels(bundle: Bundle) -> Finding:
     try:
         stored = read_kernels(bundle)
     except EngineError:
-        return Finding("warning", "GPU kernels", "none in this bundle; sdedit extend --cubins adds them")
+        return Finding("warning", "GPU kernels", f"none in this bundle: {extend_command(bundle, '--cubins all')}")
     except BundleError as error:
         return Finding("wrong", "GPU kernels", str(error))
     names = ", ".join(f"{name} (PTX, {', '.join(kernel.cubins)})" for name, kernel in stored.kernels.items())

@@ -61,7 +61,7 @@ def key(bundle: Bundle) -> dict[str, Any]:
 
 def file_name(bundle: Bundle) -> str:
     """Name of the file in the cache directory."""
-    digest = hashlib.sha256(json.dumps(key(bundle), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key(bundle), sort_keys=True, allow_nan=False).encode()).hexdigest()
     return f"tune-{digest[:32]}.json"
 
 
@@ -93,7 +93,8 @@ def is_sound(measured: Measured) -> bool:
 
 def remember(bundle: Bundle, measured: Sequence[Measured]) -> Path | None:
     """Remember measurements, the fastest first. Returns the file, or None after a warning if it cannot be written."""
-    text = json.dumps({"key": key(bundle), "measured": [asdict(entry) for entry in measured]}, indent=2) + "\n"
+    known = {"key": key(bundle), "measured": [asdict(entry) for entry in measured]}
+    text = json.dumps(known, indent=2, allow_nan=False) + "\n"
     return write_cached(file_name(bundle), text.encode())
 
 

@@ -167,7 +167,7 @@ def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precis
         "architecture": architecture,
         "tensorrt": [trt.__name__, trt.__version__],
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
     file = f"tensorrt-{digest[:32]}.engine"
     stored = read_cached(file)
     if stored is not None:

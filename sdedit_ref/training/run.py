@@ -1,6 +1,5 @@
 """A training run: its networks and optimizer, and saves that survive kills and full disks."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sdedit.console import to_json
 from sdedit.errors import CheckpointError, reason
 
 from ..networks.ddpm import DDPM, DDPMConfig
@@ -92,7 +92,7 @@ def report(folder: Path, line: Mapping[str, Any], samples: Image.Image) -> None:
     temporary = folder / PART
     try:
         with (folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+            log.write(to_json(line, indent=None) + "\n")
         samples.save(temporary, "PNG")
         temporary.replace(folder / SAMPLES)
     except OSError as error:

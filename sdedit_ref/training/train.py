@@ -4,7 +4,6 @@ Noise levels are weighted by min-SNR (Hang et al. 2023) or uniformly. Every step
 number, so a run that was killed goes on from its last save to the same weights.
 """
 
-import json
 import math
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from sdedit.console import to_json
 from sdedit.errors import CheckpointError
 
 from .crops import Crops
@@ -95,7 +95,7 @@ def train(
             }
             losses.clear()
             progress.clear()
-            click.echo(json.dumps(line))
+            click.echo(to_json(line, indent=None))
             samples = sample(run.ema, run.prediction, run.schedule, (36, *x0.shape[1:]))
             report(folder, line, sheet(samples, 6))
         if time.monotonic() - saved > 60 * options.save_minutes:
