@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from sdedit.console import run_command
-from sdedit.errors import SdeditError
-from sdedit.runtime.machine import available_processors, load_average
+from sdedit.errors import SdeditError, printable
+from sdedit.runtime.machine import available_processors, load_average, why_busy
 
 from . import report
 from .machine import describe, peaks
 from .page import page
 from .scenarios import Scenario, scenarios
-from .suite import Suite
+from .suite import Suite, faults
 
 QUICK_MINUTES = 1.0
 FULL_MINUTES = 17.0
@@ -54,14 +54,16 @@ def command(
 ) -> None:
     """Measure how fast SDEdit runs on this machine: with this runtime and with alternatives, step by step in turns.
 
-    A contender that fails its parity check is not timed. Ctrl-C keeps the measurements so far.
+    A contender that fails its parity check is not timed. Ctrl-C keeps the measurements so far. The exit code is 2 if
+    a package is missing, time ran out, or anything failed: what could be measured is shown all the same.
     """
     earlier = None if old is None else report.read_run(old)
     run = measure(bundle, names, quick, threads, seconds) if load is None else report.read_run(load)
-    click.echo("\n" + report.header(run) + "\n")
-    click.echo("\n".join(report.tables(run)))
+    shown = report.printable_run(run)
+    click.echo("\n" + report.header(shown) + "\n")
+    click.echo("\n".join(report.tables(shown)))
     if earlier is not None:
-        click.echo("\n".join(report.compare(run, earlier)))
+        click.echo("\n".join(report.compare(shown, report.printable_run(earlier))))
     if json_file is not None:
         report.write_run(run, json_file)
     pictures: list[Path] = []
@@ -72,6 +74,16 @@ def command(
     if markdown is not None:
         paths = [Path(os.path.relpath(picture, markdown.parent)).as_posix() for picture in pictures]
         markdown.write_text(page(run, paths), encoding="utf-8")
+    if load is None:
+        conclude(run)
+
+
+def conclude(run: report.Run) -> None:
+    """Raise what the exit code tells: click.Abort after Ctrl-C, SdeditError if not everything was measured."""
+    if not run["complete"]:
+        raise click.Abort
+    if found := faults(run["scenarios"]):
+        raise SdeditError(f"not everything was measured: {'; '.join(found)}")
 
 
 def measure(
@@ -79,20 +91,34 @@ def measure(
 ) -> report.Run:
     chosen = choose(scenarios(bundle), names, quick)
     command_line = describe_command(bundle, names, quick, threads, seconds)
-    threads = threads or available_processors()
+    threads = check_threads(threads)
     deadline = time.perf_counter() + 60 * (QUICK_MINUTES if quick else FULL_MINUTES)
-    suite = Suite(threads, deadline, quick, seconds, say=lambda line: click.echo(line, err=True))
+    suite = Suite(threads, deadline, quick, seconds, say=lambda line: click.echo(printable(line), err=True))
+    load = load_average()
     run: report.Run = {
         "revision": report.REVISION,
         "command": command_line,
         "machine": describe(threads),
-        "load_before": load_average(),
-        "peaks": peaks(threads),
+        "load_before": load,
+        "busy": why_busy(load),
     }
+    if run["busy"]:
+        suite.say(f"{run['busy']}; all times are longer than on an idle machine")
+    for line in suite.left_out(chosen):
+        suite.say(line)
     run["scenarios"] = suite.run(chosen)
     run["complete"] = not suite.interrupted
+    run["peaks"] = peaks(threads, deadline) if run["complete"] else {}
     run["load_after"] = load_average()
     return run
+
+
+def check_threads(threads: int | None) -> int:
+    """The number itself, or all processors for None; raises SdeditError for one that this machine does not have."""
+    processors = available_processors()
+    if threads is not None and threads > processors:
+        raise SdeditError(f"threads {threads} is not in 1..{processors}, the processors that this process may use")
+    return threads or processors
 
 
 def describe_command(

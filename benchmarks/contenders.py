@@ -1,74 +1,87 @@
 """The contenders by name. Building one imports only its own packages, so that cold starts are fair."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .case import Case, Contender, MissingError
+from .case import Case, Contender
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A contender that can be built. ours: it is this project's runtime. slow_start: it compiles for minutes first."""
+    """A contender that can be built.
+
+    ours: it is this project's runtime. slow_start: it compiles for minutes first. needs: packages that it imports.
+    """
 
     precision: str
     build: Callable[[Case], Contender]
     ours: bool = False
     slow_start: bool = False
+    needs: Sequence[str] = ()
 
 
-def torch_peer(precision: str, compiled: bool) -> Callable[[Case], Contender]:
+def not_installed(packages: Sequence[str]) -> str | None:
+    """A phrase about the first of the packages that is not installed; None if all are."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed: pip install 'sdedit[bench]'"
+    return None
+
+
+def torch_peer(precision: str, compiled: bool) -> Spec:
     def build(case: Case) -> Contender:
-        try:
-            from .peers import torch_loop
+        from .peers import torch_loop
 
-            return torch_loop(case, precision, compiled)
-        except ImportError as error:
-            raise MissingError(f"{error.name} is not installed: pip install 'sdedit[bench]'") from None
+        return torch_loop(case, precision, compiled)
 
-    return build
+    return Spec(precision, build, slow_start=compiled, needs=TORCH)
 
 
-def diffusers_peer(precision: str) -> Callable[[Case], Contender]:
+def diffusers_peer(precision: str) -> Spec:
     def build(case: Case) -> Contender:
-        try:
-            from .peers import diffusers_loop
+        from .peers import diffusers_loop
 
-            return diffusers_loop(case, precision)
-        except ImportError as error:
-            raise MissingError(f"{error.name} is not installed: pip install 'sdedit[bench]'") from None
+        return diffusers_loop(case, precision)
 
-    return build
+    return Spec(precision, build, needs=(*TORCH, "diffusers"))
 
 
-def onnxruntime_peer(case: Case) -> Contender:
-    from .peers import onnxruntime_numpy
+def onnxruntime_peer() -> Spec:
+    def build(case: Case) -> Contender:
+        from .peers import onnxruntime_numpy
 
-    return onnxruntime_numpy(case)
+        return onnxruntime_numpy(case)
+
+    return Spec("float32", build, needs=("onnxruntime",))
 
 
-def our(engine: str, precision: str) -> Callable[[Case], Contender]:
+def our(engine: str, precision: str) -> Spec:
     def build(case: Case) -> Contender:
         from .ours import Ours
 
         return Ours(case, engine, precision)
 
-    return build
+    return Spec(precision, build, ours=True, needs=(engine,))
 
+
+TORCH = ("torch", "onnx", "safetensors")
+"""Packages of a peer that takes its weights from the bundle's graph."""
 
 OFFICIAL = "official loop, torch eager, float32"
 """The contender that speed-ups are measured against."""
 
 CONTENDERS: dict[str, Spec] = {
-    OFFICIAL: Spec("float32", torch_peer("float32", compiled=False)),
-    "sdedit, onnxruntime, float32": Spec("float32", our("onnxruntime", "float32"), ours=True),
-    "sdedit, openvino, float32": Spec("float32", our("openvino", "float32"), ours=True),
-    "sdedit, openvino, bfloat16": Spec("bfloat16", our("openvino", "bfloat16"), ours=True),
-    "sdedit, openvino, int8": Spec("int8", our("openvino", "int8"), ours=True),
-    "official loop, torch eager, bfloat16": Spec("bfloat16", torch_peer("bfloat16", compiled=False)),
-    "official loop, torch.compile, float32": Spec("float32", torch_peer("float32", compiled=True), slow_start=True),
-    "official loop, torch.compile, bfloat16": Spec("bfloat16", torch_peer("bfloat16", compiled=True), slow_start=True),
-    "onnxruntime and a numpy loop": Spec("float32", onnxruntime_peer),
-    "diffusers, float32": Spec("float32", diffusers_peer("float32")),
-    "diffusers, bfloat16": Spec("bfloat16", diffusers_peer("bfloat16")),
+    "sdedit, onnxruntime, float32": our("onnxruntime", "float32"),
+    "sdedit, openvino, float32": our("openvino", "float32"),
+    "sdedit, openvino, bfloat16": our("openvino", "bfloat16"),
+    "sdedit, openvino, int8": our("openvino", "int8"),
+    OFFICIAL: torch_peer("float32", compiled=False),
+    "official loop, torch eager, bfloat16": torch_peer("bfloat16", compiled=False),
+    "official loop, torch.compile, float32": torch_peer("float32", compiled=True),
+    "official loop, torch.compile, bfloat16": torch_peer("bfloat16", compiled=True),
+    "onnxruntime and a numpy loop": onnxruntime_peer(),
+    "diffusers, float32": diffusers_peer("float32"),
+    "diffusers, bfloat16": diffusers_peer("bfloat16"),
 }
-"""In the order of the parity checks: if time runs out, peers are dropped first."""
+"""In the order in which they are built and take their turns: ours first, since peers are dropped if time runs out."""

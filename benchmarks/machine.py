@@ -48,8 +48,11 @@ def commit() -> str:
     return asked.stdout.strip()
 
 
-def peaks(threads: int) -> dict[str, dict[str, float]]:
-    """Precision -> library -> GFLOP/s (int8: GOP/s) of a matrix product, without libraries that cannot compute it."""
+def peaks(threads: int, deadline: float) -> dict[str, dict[str, float]]:
+    """Precision -> library -> GFLOP/s (int8: GOP/s) of a matrix product, without libraries that cannot compute it.
+
+    deadline: time by time.perf_counter after which nothing is started.
+    """
     ways: dict[str, dict[str, Callable[[], Callable[[], object]]]] = {
         "float32": {
             "numpy": numpy_product,
@@ -68,6 +71,8 @@ def peaks(threads: int) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for precision, libraries in ways.items():
         for library, prepare in libraries.items():
+            if time.perf_counter() > deadline:
+                return found
             try:
                 found.setdefault(precision, {})[library] = rate(prepare())
             except Exception:  # not installed, or not on this processor: the libraries' errors share no base class

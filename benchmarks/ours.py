@@ -22,7 +22,9 @@ class Ours:
             self._engine = load_engine(self.problem.bundle, engine, precision, case.threads)
         except EngineError as error:
             # reports are shown to others: they name no folder of this machine
-            raise MissingError(str(error).replace(case.bundle, self.problem.bundle.name)) from None
+            message = str(error).replace(case.bundle, self.problem.bundle.name)
+            # every machine and bundle has float32, so its lack is a failure
+            raise (EngineError if precision == "float32" else MissingError)(message) from None
         self.version = f"{engine} {self._engine.version}"
         self.network = Stopwatch(time.perf_counter)
         device = CpuDevice(self._engine, self.problem.bundle.inputs, case.batch, twin())

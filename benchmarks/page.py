@@ -11,6 +11,9 @@ wrote it; this command made the numbers:
 
     {command}
 
+A package that is missing is named at once, and what needs it is left out. The exit code is 2 if anything that was asked
+for is not measured.
+
 To measure on your machine, in a clone of the repository:
 
     pip install -c constraints.txt ".[bench]"
@@ -24,7 +27,8 @@ without clamping. Guide, mask, weights and number of threads are the same for al
 step, so a busy machine is equally busy for all.
 
 **Correct before fast.** A contender is timed only if it passes two parity checks: its network against the reference
-outputs in the bundle, and a whole edit with the same noise against the first float32 contender.
+outputs in the bundle, and a whole edit with the same noise against the official loop's (without torch: against the
+first contender's in float32).
 
 | column | meaning |
 |---|---|

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import EngineError
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
 from sdedit.runtime.engines.importing import import_onnxruntime
 from sdedit.runtime.schedule import Level
@@ -113,10 +112,7 @@ def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], A
 
 def onnxruntime_numpy(case: Case) -> OfficialLoop:
     """The plainest loop without torch: an onnxruntime session with its defaults, and numpy."""
-    try:
-        onnxruntime = import_onnxruntime()
-    except EngineError as error:
-        raise MissingError(str(error)) from None
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(
@@ -159,14 +155,11 @@ class DiffusersLoop(OfficialLoop):
 
 def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
     """diffusers' model, with the same weights, and scheduler, in the loop of its image-to-image pipelines."""
+    import diffusers
     import torch
 
     from .weights import DIFFUSERS, betas
 
-    try:
-        import diffusers
-    except ImportError:
-        raise MissingError("diffusers is not installed: pip install 'sdedit[bench]'") from None
     torch.set_num_threads(case.threads)
     folder = weights_of(case) / DIFFUSERS
     if not folder.exists():

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sdedit.console import to_json
-from sdedit.errors import SdeditError, reason
+from sdedit.errors import SdeditError, printable, reason
 
 REVISION = 1
 """Raise it when a reader of the old revision would misread new files."""
 
 Run = dict[str, Any]
-"""Keys: revision, command, machine, load_before, load_after, complete, scenarios, and
-peaks {precision: {library: GFLOP/s}}.
+"""Keys: revision, command, machine, load_before, load_after, busy (a phrase, or None), complete, scenarios, and
+peaks {precision: {library: GFLOP/s}}. A load is None where the system does not tell it.
 """
 
 COLUMNS = (
@@ -45,6 +45,15 @@ def read_run(path: Path) -> Run:
     return run
 
 
+def printable_run(value: Any) -> Any:
+    """The run with its texts for a terminal: a run of another machine may hold anything."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(name): printable_run(inner) for name, inner in value.items()}
+    return [*map(printable_run, value)] if isinstance(value, list) else value
+
+
 def write_run(run: Run, path: Path) -> None:
     path.write_text(to_json(run, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -56,8 +65,10 @@ def header(run: Run) -> str:
     lines = [
         f"{machine['processor']}, {machine['threads']} threads, {' '.join(machine['features'])}.",
         f"Python {machine['python']}, {versions}; commit {machine['commit']}.",
-        f"Load average {run['load_before']} before, {run['load_after']} after.",
+        loads(run),
     ]
+    if run.get("busy"):
+        lines.append(f"The machine was busy: {run['busy']}.")
     for precision, libraries in run["peaks"].items():
         rates = ", ".join(f"{library} {rate:.0f}" for library, rate in sorted(libraries.items()))
         lines.append(f"Matrix product, {precision}: {rates} GFLOP/s.")
@@ -68,7 +79,7 @@ def tables(run: Run) -> Iterator[str]:
     """For each scenario a Markdown table of measured contenders, and a line for each of the others."""
     for scenario in run["scenarios"]:
         yield f"### {scenario['title']}\n"
-        yield f"Load average {scenario['load_before']} before, {scenario['load_after']} after.\n"
+        yield f"{loads(scenario)}\n"
         if "failed" in scenario:
             yield f"Failed: {scenario['failed']}\n"
         measured = [row for row in scenario["rows"] if row["status"] == "measured"]
@@ -83,6 +94,12 @@ def tables(run: Run) -> Iterator[str]:
             if row["status"] != "measured":
                 yield f"- {row['name']}: {row['status']}: {row['why']}"
         yield ""
+
+
+def loads(run: dict[str, Any]) -> str:
+    """The load averages of a run or of one of its scenarios."""
+    before, after = ("unknown" if run[key] is None else run[key] for key in ("load_before", "load_after"))
+    return f"Load average {before} before, {after} after."
 
 
 def cells(row: dict[str, Any], scenario: dict[str, Any], peaks: dict[str, dict[str, float]]) -> list[str]:
@@ -122,7 +139,7 @@ def compare(new: Run, old: Run) -> Iterator[str]:
     """A line for each contender: how the median of its step changed, in per cent, or that one run alone has it."""
     before = {(s["name"], r["name"]): r for s in old["scenarios"] for r in s["rows"]}
     after = {(s["name"], r["name"]): r for s in new["scenarios"] for r in s["rows"]}
-    yield f"compared with {old['machine']['commit']} on {old['machine']['processor']}, load {old['load_before']}"
+    yield f"compared with {old['machine']['commit']} on {old['machine']['processor']}. {loads(old)}"
     for key in sorted(before.keys() | after.keys()):
         old_row, new_row = before.get(key, {}), after.get(key, {})
         name = ", ".join(key)

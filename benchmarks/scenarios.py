@@ -1,7 +1,7 @@
 """The scenarios of sdedit-bench: a network, with or without a mask, one or more images at once."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from sdedit.runtime.bundle.variants import FOLDER
 from sdedit.runtime.checks.parity import parity_inputs
 
 from .case import Case
+from .contenders import TORCH
 
 OFFICIAL_EVALUATIONS = 500
 """Network evaluations of the official code at t0 = 0.5."""
@@ -26,7 +27,8 @@ class Scenario:
 
     prepare: temporary folder -> folders of the bundle and of the torch weights (None: no weights); it may make them.
     quick: part of --quick. cold: measure cold starts too. compiled: measure peers that compile for minutes first.
-    parity_steps: steps of the edit in the parity check. seconds: of timing.
+    parity_steps: steps of the edit in the parity check. seconds: of timing, if all contenders take part. needs:
+    packages that `prepare` imports.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Scenario:
     compiled: bool = False
     parity_steps: int = 10
     seconds: float = 60.0
+    needs: Sequence[str] = ()
 
     def case(self, bundle: Path, weights: Path | None, threads: int) -> Case:
         folder = "" if weights is None else str(weights)
@@ -106,5 +109,15 @@ def scenarios(bundle: Path | None) -> list[Scenario]:
     ]
     if bundle is None:
         title = "the official 256x256 network, random weights, masked edit"
-        found.append(Scenario("official256-masked", title, official256, compiled=True, parity_steps=2, seconds=150))
+        found.append(
+            Scenario(
+                "official256-masked",
+                title,
+                official256,
+                compiled=True,
+                parity_steps=2,
+                seconds=150,
+                needs=(*TORCH, "onnxscript"),
+            )
+        )
     return found

@@ -4,7 +4,6 @@ First the C and numpy twins are compared bit by bit. Then the fused step is time
 step of the shipped model is split into the network and everything else.
 """
 
-import os
 import platform
 import statistics
 import time
@@ -18,7 +17,7 @@ from sdedit.runtime import Editor
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
-from sdedit.runtime.machine import load_average
+from sdedit.runtime.machine import available_processors, load_average, processor_name
 from sdedit.runtime.plan import Plan, make_plan
 
 SHAPE = (3, 256, 256)
@@ -28,7 +27,7 @@ def main() -> None:
     """Print the tables."""
     editor = Editor.open()
     plan = make_plan(editor.bundle.schedule, editor.bundle.prediction, t0=0.5, steps=25, sampler="ancestral")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {load_average()}")
+    print(f"{processor_name()}, {available_processors()} processors, load {load_average()}")
     engine = editor.device.engine
     print(f"python {platform.python_version()}, numpy {np.__version__}, {engine.name} {engine.version}")
     check_parity(plan)

@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,12 @@ from sdedit.runtime.machine import load_average
 
 from .case import Case, Contender, MissingError
 from .cold import time_cold
-from .contenders import CONTENDERS, OFFICIAL, Spec
+from .contenders import CONTENDERS, OFFICIAL, Spec, not_installed
 from .measure import RefusedError, Samples, check_edit, check_network, interleave, run_edit, spread
 from .scenarios import COLD_STEPS, OFFICIAL_EVALUATIONS, OUR_EVALUATIONS, Scenario
 
 Row = dict[str, Any]
-"""One contender in one scenario. status: measured, missing, refused, failed, skipped or interrupted; why: a line."""
+"""One contender in one scenario. status: measured, or why not (OUTCOMES, failed, interrupted); why: a line."""
 
 QUICK_SECONDS = 15.0
 COLD_STARTS = 3
@@ -31,8 +32,8 @@ class Suite:
     """Runs scenarios and reports them.
 
     threads: threads of each contender. deadline: time by time.perf_counter after which nothing is started.
-    seconds: of timing per scenario; None: the scenario's own. quick: short timing, no contender that compiles first,
-    one cold start each.
+    seconds: of timing per scenario; None: the scenario's own, for the share of contenders that take part. quick: short
+    timing, no contender that compiles first, one cold start each.
     """
 
     threads: int
@@ -44,19 +45,31 @@ class Suite:
     interrupted: bool = False
 
     def run(self, wanted: Sequence[Scenario]) -> list[dict[str, Any]]:
-        """A report of each scenario that was started."""
+        """A report of each scenario, until Ctrl-C."""
         reports = []
         with tempfile.TemporaryDirectory() as folder:
             for scenario in wanted:
-                if self.interrupted or time.perf_counter() > self.deadline:
+                if self.interrupted:
                     break
                 reports.append(self._report(scenario, Path(folder)))
         return reports
+
+    def left_out(self, wanted: Sequence[Scenario]) -> list[str]:
+        """A line for each package that is not installed: what is not measured for want of it."""
+        found: dict[str, list[str]] = {}
+        for name, needs in [(n, s.needs) for n, s in self.contenders.items()] + [(s.name, s.needs) for s in wanted]:
+            if why := not_installed(needs):
+                found.setdefault(why, []).append(name)
+        return [f"{why}; left out: {'; '.join(names)}" for why, names in found.items()]
 
     def _report(self, scenario: Scenario, folder: Path) -> dict[str, Any]:
         rows = {name: start_row(name, spec) for name, spec in self.contenders.items()}
         report: dict[str, Any] = {"name": scenario.name, "title": scenario.title, "batch": scenario.batch}
         report["load_before"] = load_average()
+        late = "out of time" if time.perf_counter() > self.deadline else None
+        if why := not_installed(scenario.needs) or late:
+            self.say(f"{scenario.title}: {why}")
+            return {**report, "failed": why, "load_after": report["load_before"], "rows": []}
         try:
             self.say(f"{scenario.title}: preparing")
             bundle, weights = scenario.prepare(folder)
@@ -79,8 +92,9 @@ class Suite:
     def _time(self, case: Case, scenario: Scenario, rows: dict[str, Row]) -> None:
         passed = self._prove(case, scenario, rows)
         self.say(f"  {len(passed)} contenders take turns")
-        asked = QUICK_SECONDS if self.quick else scenario.seconds
-        seconds = asked if self.seconds is None else self.seconds
+        seconds = self._seconds(scenario)
+        if self.seconds is None:
+            seconds *= len(passed) / len(self.contenders)
         seconds = max(0.0, min(seconds, self.deadline - time.perf_counter()))
         samples, complete = interleave(passed, OFFICIAL_EVALUATIONS, seconds)
         self.interrupted = self.interrupted or not complete
@@ -89,32 +103,50 @@ class Suite:
                 rows[name].update(status="measured", why="", **timings(kept, rows[name]["evaluations"], case.batch))
 
     def _prove(self, case: Case, scenario: Scenario, rows: dict[str, Row]) -> dict[str, Contender]:
-        """Build the contenders and return those that pass. The first float32 edit is the reference for the others."""
-        passed: dict[str, Contender] = {}
-        reference: np.ndarray | None = None
+        """Build the contenders and return those that pass."""
+        built: dict[str, Contender] = {}
+        edits: dict[str, np.ndarray] = {}
         for name, spec in self.contenders.items():
             try:
-                self._check_time(spec, scenario)
+                self._check(spec, scenario)
                 contender = spec.build(case)
                 rows[name]["version"] = contender.version
                 rows[name]["network_error"] = check_network(contender, spec.precision)
                 # kept pixels have no network error and would raise the PSNR
-                result = run_edit(contender, scenario.parity_steps)[..., contender.problem.mask > 0]
-                if reference is None and spec.precision == "float32":
-                    reference = result
-                elif reference is None:
-                    raise RefusedError("there is no float32 edit to compare with")
-                else:
-                    rows[name]["edit_psnr"] = check_edit(result, reference, spec.precision)
-                passed[name] = contender
+                edits[name] = run_edit(contender, scenario.parity_steps)[..., contender.problem.mask > 0]
+                built[name] = contender
             except Exception as error:  # any error of one contender: its row reports it
                 rows[name].update(outcome(error))
-            self.say(f"  {name}: {rows[name]['why'] if name not in passed else 'passed'}")
-        return passed
+            if rows[name]["status"] != "not installed":  # left_out told of it
+                self.say(f"  {name}: {'made an edit' if name in built else rows[name]['why']}")
+        return {name: built[name] for name, edit in edits.items() if self._judge(name, edit, edits, rows[name])}
 
-    def _check_time(self, spec: Spec, scenario: Scenario) -> None:
-        if time.perf_counter() > self.deadline:
-            raise SkippedError("out of time")
+    def _judge(self, name: str, edit: np.ndarray, edits: Mapping[str, np.ndarray], row: Row) -> bool:
+        """Whether the edit agrees with the official loop's or, without it, with the first one in float32."""
+        precise = [other for other in edits if self.contenders[other].precision == "float32"]
+        reference = OFFICIAL if OFFICIAL in precise else next(iter(precise), None)
+        try:
+            if reference is None:
+                raise RefusedError("there is no float32 edit to compare with")
+            if name != reference:
+                row["edit_psnr"] = check_edit(edit, edits[reference], self.contenders[name].precision)
+        except RefusedError as error:
+            row.update(outcome(error))
+            self.say(f"  {name}: {row['why']}")
+            return False
+        return True
+
+    def _seconds(self, scenario: Scenario) -> float:
+        if self.seconds is not None:
+            return self.seconds
+        return QUICK_SECONDS if self.quick else scenario.seconds
+
+    def _check(self, spec: Spec, scenario: Scenario) -> None:
+        """Raise the reason why the contender is not built. Peers leave time to measure ours."""
+        if why := not_installed(spec.needs):
+            raise NotInstalledError(why)
+        if time.perf_counter() > self.deadline - (0 if spec.ours else self._seconds(scenario)):
+            raise LateError("out of time")
         if spec.slow_start and self.quick:
             raise SkippedError("it compiles for minutes, too long for a quick run")
         if spec.slow_start and not scenario.compiled:
@@ -144,6 +176,27 @@ class SkippedError(Exception):
     """A contender is left out on purpose; the message says why."""
 
 
+class NotInstalledError(Exception):
+    """A package of a contender is not installed."""
+
+
+class LateError(Exception):
+    """There is no time left for a contender."""
+
+
+OUTCOMES: dict[type[Exception], str] = {
+    NotInstalledError: "not installed",
+    MissingError: "missing",
+    RefusedError: "refused",
+    SkippedError: "skipped",
+    LateError: "late",
+}
+"""Status of a row by the error that says why the contender is not measured; every other error: failed."""
+
+EXPECTED = ("measured", "missing", "skipped")
+"""Status of rows that tell of no fault: this machine or bundle has not what the contender runs, or it is left out."""
+
+
 def start_row(name: str, spec: Spec) -> Row:
     evaluations = OFFICIAL_EVALUATIONS if name.startswith("official") else OUR_EVALUATIONS
     row = {"name": name, "precision": spec.precision, "ours": spec.ours, "evaluations": evaluations}
@@ -151,10 +204,16 @@ def start_row(name: str, spec: Spec) -> Row:
 
 
 def outcome(error: Exception) -> Row:
-    kinds = {MissingError: "missing", RefusedError: "refused", SkippedError: "skipped"}
-    if type(error) in kinds:
-        return {"status": kinds[type(error)], "why": str(error)}
+    if type(error) in OUTCOMES:
+        return {"status": OUTCOMES[type(error)], "why": str(error)}
     return {"status": "failed", "why": f"{type(error).__name__}: {reason(error)}"}
+
+
+def faults(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each reason why something that was asked for is not measured, with the number of rows that it cost."""
+    whys = [report["failed"] for report in reports if "failed" in report]
+    whys += [row["why"] for report in reports for row in report["rows"] if row["status"] not in EXPECTED]
+    return [f"{why} ({count} times)" if count > 1 else why for why, count in Counter(whys).items()]
 
 
 def timings(kept: Samples, evaluations: int, batch: int) -> Row:

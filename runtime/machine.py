@@ -28,6 +28,14 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
+def why_busy(load: float | None) -> str | None:
+    """A phrase about other programs if that load average is more than the processors can do at once, else None."""
+    processors = available_processors()
+    if load is None or load <= processors:
+        return None
+    return f"other programs were running: the load was {load:.1f} on {processors} processor{'s' * (processors > 1)}"
+
+
 def processor_name() -> str:
     """Model name and architecture, as the operating system has them."""
     name = _cpuinfo("model name") or platform.processor() or "unknown processor"

@@ -3,55 +3,24 @@
 import copy
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bench_stubs import Log, Stub, a_run, row, scenario, stub, suite
 from PIL import Image
 from tiny import tiny_checkpoint, tiny_ddpm, write_bundle
 
 from sdedit.benchmarks import bench, cold, measure, report
-from sdedit.benchmarks.case import Case, Contender, MissingError, Problem, Stopwatch
+from sdedit.benchmarks.case import Case, Contender, MissingError
 from sdedit.benchmarks.contenders import CONTENDERS, OFFICIAL, Spec
 from sdedit.benchmarks.page import page
 from sdedit.benchmarks.plots import plot
 from sdedit.benchmarks.scenarios import Scenario
-from sdedit.benchmarks.suite import Suite
 from sdedit.errors import SdeditError
 from sdedit.export.bundle import export_bundle
 from sdedit.runtime.checks import turns
-
-Log = list[str]
-
-
-class Stub:
-    """A correct contender for the tiny bundle, whose network halves its input. It logs its steps and calls `late`."""
-
-    version = "stub 1"
-
-    def __init__(self, case: Case, name: str, log: Log, factor: float = 0.5, late: Callable[[], None] = int) -> None:
-        self.problem = Problem(case)
-        self.name, self.log, self.factor, self.late = name, log, factor, late
-        self.network = Stopwatch(lambda: 0.0)
-
-    def predict(self, x: np.ndarray, time: float) -> np.ndarray:
-        return np.float32(self.factor) * x
-
-    def begin(self, steps: int, exact: bool = False) -> None:
-        self.steps = steps
-
-    def step(self) -> None:
-        self.steps -= 1
-        self.late()
-        self.log.append(self.name)
-
-    def done(self) -> bool:
-        return self.steps == 0
-
-    def result(self) -> np.ndarray:
-        return self.problem.noise(0, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -62,23 +31,6 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "tiny")
-
-
-def scenario(bundle: Path, name: str = "tiny-masked") -> Scenario:
-    return Scenario(name, name, lambda folder: (bundle, None), parity_steps=2)
-
-
-def suite(**specs: Spec) -> Suite:
-    return Suite(1, seconds=0.0, say=lambda line: None, contenders=specs)
-
-
-def stub(log: Log, name: str, **options: object) -> Spec:
-    return Spec("float32", lambda case: Stub(case, name, log, **options))  # type: ignore[arg-type]
-
-
-def row(reports: list[dict], name: str) -> dict:
-    (found,) = [r for r in reports[0]["rows"] if r["name"] == name]
-    return found
 
 
 def test_contenders_take_turns_step_by_step(bundle: Path) -> None:
@@ -141,16 +93,6 @@ def test_a_contender_that_is_missing_or_fails_is_a_row(bundle: Path) -> None:
     assert row(reports, "good")["status"] == "measured"
 
 
-@pytest.mark.parametrize("package", ["torch", "diffusers"])
-def test_a_peer_that_is_not_installed_says_what_to_install(
-    package: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    name = OFFICIAL if package == "torch" else "diffusers, float32"
-    with pytest.raises(MissingError, match=rf"{package} is not installed: pip install 'sdedit\[bench\]'"):
-        CONTENDERS[name].build(Case(str(bundle)))
-
-
 def test_what_a_report_says_names_no_folder_of_this_machine(bundle: Path) -> None:
     with pytest.raises(
         MissingError, match="precision 'int8': bundle tiny has none: sdedit extend tiny --int8"
@@ -189,19 +131,9 @@ def test_nothing_is_begun_after_the_deadline(bundle: Path) -> None:
     log: Log = []
     running = suite(a=stub(log, "a"))
     running.deadline = 0.0
-    assert running.run([scenario(bundle)]) == []
+    reports = running.run([scenario(bundle)])
+    assert [(report["failed"], report["rows"]) for report in reports] == [("out of time", [])]
     assert log == []
-
-
-def a_run(bundle: Path) -> report.Run:
-    log: Log = []
-    scenarios = suite(**{OFFICIAL: stub(log, "a"), "fast": stub(log, "b")}).run([scenario(bundle)])
-    machine = {"processor": "p", "features": [], "threads": 1, "python": "3", "versions": {}, "commit": "abc"}
-    for number, each in enumerate(scenarios[0]["rows"]):
-        ms = {"median": 2.0 - number, "p5": 1.9 - number, "p95": 2.1 - number, "count": 9}
-        each.update(step_ms=ms, network_ms=ms, other_percent=0.0, images_per_second=1.0 + number)
-    run = {"revision": report.REVISION, "command": "sdedit-bench", "machine": machine, "complete": True}
-    return {**run, "load_before": 0.1, "load_after": 0.2, "peaks": {"float32": {"numpy": 10.0}}, "scenarios": scenarios}
 
 
 def test_a_run_survives_its_file(bundle: Path, tmp_path: Path) -> None:

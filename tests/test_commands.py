@@ -100,7 +100,7 @@ def test_tune_prints_a_table(run: Run, quick_tune: None) -> None:
 def test_a_restricted_run_is_not_remembered(run: Run, quick_tune: None) -> None:
     code, stdout, _ = run("tune", "--threads", 1)
     assert code == 0
-    assert stdout.splitlines()[-1] == "load 0.25; not remembered: only 1 threads were measured"
+    assert stdout.splitlines()[-1] == "load 0.25; not remembered: only --threads 1 was measured"
     assert remembered.remembered(read_bundle(SHIPPED)) == []
 
 

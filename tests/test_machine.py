@@ -1,6 +1,7 @@
 """Processors and memory under containers' limits, a place to remember things, and engines that are silent."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from import_graph import PACKAGES, files
 
 from sdedit.errors import EngineError
 from sdedit.runtime import Editor, cache, cgroups, machine, once
@@ -134,6 +136,15 @@ def test_more_threads_than_processors_are_warned_of_once() -> None:
     (warning,) = caught
     assert str(warning.message).startswith(f"sdedit: {threads} threads share {threads - 1} processors")
     assert "\n" not in str(warning.message)
+
+
+@pytest.mark.parametrize("room", PACKAGES)
+def test_processors_and_load_are_asked_for_in_one_place(room: str) -> None:
+    """os.cpu_count knows no limits, and Windows has neither os.getloadavg nor os.sched_getaffinity."""
+    asking = [
+        path.name for path in files(room) if re.search(r"cpu_count|getloadavg|getaffinity", path.read_text("utf-8"))
+    ]
+    assert asking == (["machine.py"] if room == "runtime" else [])
 
 
 # Sizes that this machine has not.

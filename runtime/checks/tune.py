@@ -13,7 +13,7 @@ from ..bundle import Bundle
 from ..engines import ENGINES, Engine, Evaluate, installed_engines, load_engine
 from ..engines.names import first_engine
 from ..engines.remembered import Measured, remember
-from ..machine import available_processors, load_average
+from ..machine import available_processors, load_average, why_busy
 from .parity import TOLERANCES, measure_error
 from .turns import take_turns
 
@@ -65,20 +65,16 @@ def tune(bundle: Bundle, *, threads: int | None = None) -> Report:
     if not passed:
         raise EngineError(f"no engine runs this bundle: {refused[0].why}")
     measured = measure(bundle, passed)
-    why = reason_to_forget(threads, load, processors)
+    why = reason_to_forget(threads, load)
     file = remember(bundle, measured) if why is None else None
     if why is None and file is None:
         why = "the cache cannot be written"
     return Report(measured, refused, load, None if file is None else str(file), why)
 
 
-def reason_to_forget(threads: int | None, load: float | None, processors: int) -> str | None:
+def reason_to_forget(threads: int | None, load: float | None) -> str | None:
     """Why a run must not decide what "auto" means; None if it may. load: the load average before the run."""
-    if threads is not None:
-        return f"only {threads} threads were measured"
-    if load is not None and load > processors:
-        return f"other programs were running: the load was {load:.1f} on {processors} processors"
-    return None
+    return why_busy(load) if threads is None else f"only --threads {threads} was measured"
 
 
 def candidates(threads: int | None) -> list[tuple[str, str, int]]:
