@@ -117,7 +117,7 @@ class Suite:
                 built[name] = contender
             except Exception as error:  # any error of one contender: its row reports it
                 rows[name].update(outcome(error))
-            if rows[name]["status"] != "not installed":  # left_out told of it
+            if rows[name]["status"] != "left out":  # said before the first scenario
                 self.say(f"  {name}: {'made an edit' if name in built else rows[name]['why']}")
         return {name: built[name] for name, edit in edits.items() if self._judge(name, edit, edits, rows[name])}
 
@@ -145,12 +145,12 @@ class Suite:
         """Raise the reason why the contender is not built. Peers leave time to measure ours."""
         if why := not_installed(spec.needs):
             raise NotInstalledError(why)
-        if time.perf_counter() > self.deadline - (0 if spec.ours else self._seconds(scenario)):
-            raise LateError("out of time")
         if spec.slow_start and self.quick:
             raise SkippedError("it compiles for minutes, too long for a quick run")
         if spec.slow_start and not scenario.compiled:
             raise SkippedError("it compiles for minutes and is measured in the first scenario")
+        if time.perf_counter() > self.deadline - (0 if spec.ours else self._seconds(scenario)):
+            raise LateError("out of time")
 
     def _start_cold(self, case: Case, rows: dict[str, Row], folder: Path) -> None:
         """Time cold starts of the measured contenders, in turns."""
@@ -185,7 +185,7 @@ class LateError(Exception):
 
 
 OUTCOMES: dict[type[Exception], str] = {
-    NotInstalledError: "not installed",
+    NotInstalledError: "left out",
     MissingError: "missing",
     RefusedError: "refused",
     SkippedError: "skipped",

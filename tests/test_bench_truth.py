@@ -39,7 +39,7 @@ def test_what_is_not_installed_is_left_out_at_once(bundle: Path, monkeypatch: py
     assert running.left_out(wanted) == [f"{why}; left out: {'; '.join(peers)}; large"]
     reports = running.run(wanted)
     assert row(reports, "ours")["status"] == "measured"
-    assert {row(reports, name)["status"] for name in peers} == {"not installed"}
+    assert {row(reports, name)["status"] for name in peers} == {"left out"}
     assert (reports[1]["failed"], reports[1]["rows"]) == (why, [])
     assert not any(name in line for name in peers for line in said)
     assert faults(reports) == [f"{why} ({len(peers) + 1} times)"]
