@@ -395,7 +395,7 @@ class Stream(io.StringIO):
         return self.terminal
 
 
-@pytest.mark.parametrize(("terminal", "lines"), [(True, 599), (False, 15)])
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 599), (False, 30)])
 def test_progress_is_told_a_few_times_a_minute(terminal: bool, lines: int) -> None:
     """600 steps of half a second."""
     seconds = iter(range(601))
