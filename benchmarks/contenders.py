@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sdedit.errors import install_hint
+
 from .case import Case, Contender, MissingError
 
 
@@ -23,7 +25,7 @@ def torch_peer(precision: str, compiled: bool) -> Callable[[Case], Contender]:
 
             return torch_loop(case, precision, compiled)
         except ImportError as error:
-            raise MissingError(f"{error.name} is not installed: pip install 'sdedit[bench]'") from None
+            raise MissingError(f"{error.name} is not installed: {install_hint('bench')}") from None
 
     return build
 
@@ -35,7 +37,7 @@ def diffusers_peer(precision: str) -> Callable[[Case], Contender]:
 
             return diffusers_loop(case, precision)
         except ImportError as error:
-            raise MissingError(f"{error.name} is not installed: pip install 'sdedit[bench]'") from None
+            raise MissingError(f"{error.name} is not installed: {install_hint('bench')}") from None
 
     return build
 

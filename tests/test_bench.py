@@ -147,7 +147,7 @@ def test_a_peer_that_is_not_installed_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     name = OFFICIAL if package == "torch" else "diffusers, float32"
-    with pytest.raises(MissingError, match=rf"{package} is not installed: pip install 'sdedit\[bench\]'"):
+    with pytest.raises(MissingError, match=rf"{package} is not installed: pip install 'PATH\[bench\]'"):
         CONTENDERS[name].build(Case(str(bundle)))
 
 
@@ -239,7 +239,7 @@ def test_compare_says_what_changed(bundle: Path) -> None:
 
 def test_plots_without_matplotlib_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SdeditError, match=r"--plot needs matplotlib: pip install 'sdedit\[bench\]'"):
+    with pytest.raises(SdeditError, match=r"--plot needs matplotlib: pip install 'PATH\[bench\]'"):
         plot(a_run(bundle), tmp_path)
 
 
