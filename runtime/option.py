@@ -91,7 +91,7 @@ def to_integer(name: str, value: Any) -> int:
         if isinstance(value, bool):
             raise TypeError
         if isinstance(value, Real) and not isinstance(value, Integral) and value == math.floor(value):
-            return math.floor(value)
+            return int(value)
         return operator.index(value)
     except (TypeError, ValueError, OverflowError):  # NaN is a ValueError, infinity an OverflowError
         raise PlanError(f"{name} {_digits(value)} is not an integer") from None

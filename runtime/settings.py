@@ -16,7 +16,7 @@ from .schedule import Schedule
 
 
 class EditOptions(TypedDict, total=False):
-    """Keyword arguments of Editor.edit and Editor.submit. Settings has their meanings, ranges and defaults."""
+    """Keyword arguments of Editor.edit and Editor.submit."""
 
     t0: float
     steps: int
@@ -173,3 +173,10 @@ def kind_of(annotation: Any) -> type:
 
 KINDS: dict[str, type] = {name: kind_of(annotation) for name, annotation in typing.get_type_hints(Settings).items()}
 """int, float or str, by name."""
+
+EditOptions.__doc__ = "\n".join(
+    [
+        f"{EditOptions.__doc__}\n",
+        *(f"- {name}: {o.sentence} Default: {o.unset or getattr(Settings, name)}." for name, o in OPTIONS.items()),
+    ]
+)

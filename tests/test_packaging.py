@@ -1,4 +1,4 @@
-"""What is packed: the source distribution, and the wheel that is built from it alone."""
+"""Tests of what is packed: the source distribution, and the wheel that is built from it alone."""
 
 import re
 import shutil
