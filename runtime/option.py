@@ -90,9 +90,10 @@ def to_integer(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        if isinstance(value, Real) and not isinstance(value, Integral) and value == math.floor(value):
-            return int(value)
-        return operator.index(value)
+        whole: Any = math.floor(value) if isinstance(value, Real) and not isinstance(value, Integral) else value
+        if whole != value:
+            raise TypeError
+        return operator.index(whole)
     except (TypeError, ValueError, OverflowError):  # NaN is a ValueError, infinity an OverflowError
         raise PlanError(f"{name} {_digits(value)} is not an integer") from None
 
