@@ -4,6 +4,8 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sdedit.errors import install_hint
+
 from .case import Case, Contender
 
 
@@ -25,7 +27,7 @@ def not_installed(packages: Sequence[str]) -> str | None:
     """A phrase about the first of the packages that is not installed; None if all are."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            return f"{package} is not installed: pip install 'sdedit[bench]'"
+            return f"{package} is not installed: {install_hint('bench')}"
     return None
 
 

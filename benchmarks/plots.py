@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sdedit.errors import SdeditError
+from sdedit.errors import SdeditError, install_hint
 
 from .report import Run
 
@@ -16,7 +16,7 @@ def plot(run: Run, folder: Path) -> list[Path]:
     try:
         import matplotlib
     except ImportError:
-        raise SdeditError("--plot needs matplotlib: pip install 'sdedit[bench]'") from None
+        raise SdeditError(f"--plot needs matplotlib: {install_hint('bench')}") from None
     matplotlib.use("agg")
     folder.mkdir(parents=True, exist_ok=True)
     written = []

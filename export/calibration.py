@@ -5,6 +5,7 @@ A bundle holds no pictures, so the network makes them: its samples from noise lo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Engine, Evaluate
 from sdedit.runtime.images.strokes import stroke_painting
 
-SAMPLER = "ancestral"
+SAMPLER: Final = "ancestral"
 SAMPLE_STEPS = 20
 T0S = (0.3, 0.5, 0.8, 1.0)
 """t0 of the edits for calibration; together they visit every noise level."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from sdedit.errors import BundleError, SdeditError
+from sdedit.errors import BundleError, SdeditError, install_hint
 from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
 from sdedit.runtime.bundle.variants import FOLDER, VARIANTS
 from sdedit.runtime.engines import load_engine
@@ -139,7 +139,7 @@ def import_nncf() -> ModuleType:
         try:
             import nncf
         except ImportError:
-            raise SdeditError("--int8 needs the package nncf: pip install 'sdedit[export]'") from None
+            raise SdeditError(f"--int8 needs the package nncf: {install_hint('export')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 

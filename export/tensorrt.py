@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdedit.errors import BundleError, EngineError
+from sdedit.errors import BundleError, EngineError, install_hint
 from sdedit.runtime.bundle import NETWORK, Bundle, Network, file_sha256
 from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, Engines, StoredEngine
 from sdedit.runtime.bundle.records import to_json
@@ -86,9 +86,9 @@ def check_request(precisions: Sequence[str], batch: int) -> None:
     if batch < 1:
         raise EngineError(f"engine batch {batch} is not at least 1")
     if importlib.util.find_spec(RTX) is None:
-        raise EngineError("TensorRT engines need the package tensorrt-rtx: pip install 'sdedit[cuda]'")
+        raise EngineError(f"TensorRT engines need the package tensorrt-rtx: {install_hint('cuda')}")
     if "onnxruntime" not in installed_engines():
-        raise EngineError("TensorRT engines are measured on onnxruntime: pip install 'sdedit[cpu]'")
+        raise EngineError(f"TensorRT engines are measured on onnxruntime: {install_hint('cpu')}")
 
 
 def write_engine(bundle: Bundle, precision: str, architectures: Sequence[str], batch: int) -> StoredEngine:
@@ -135,7 +135,7 @@ def write_half_network(bundle: Bundle) -> None:
 
         from .half import to_half
     except ImportError as error:
-        raise EngineError(f"engines in float16 need the package {error.name}: pip install 'sdedit[export]'") from None
+        raise EngineError(f"engines in float16 need the package {error.name}: {install_hint('export')}") from None
     try:
         half = to_half(onnx.load(str(bundle.network)))
     except ValueError as error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, install_hint
 from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.bundle.kernels import DIVISIBLE_BY, ELEMENTS_PER_PROGRAM, FOLDER, MANIFEST, check_sides
 
@@ -65,7 +65,7 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
     try:
         import triton
     except ImportError as error:
-        raise EngineError(f"cubins need the package {error.name}: pip install 'sdedit[export]'") from None
+        raise EngineError(f"cubins need the package {error.name}: {install_hint('export')}") from None
     kernels = {name: _export_variant(folder, name, variant, targets) for name, variant in VARIANTS.items()}
     manifest = {
         "elements_per_program": ELEMENTS_PER_PROGRAM,

@@ -40,6 +40,14 @@ def reason(error: Exception) -> str:
     return " ".join(text.split())[:300] or type(error).__name__
 
 
+def install_hint(extra: str) -> str:
+    """The end of a message about a missing package: the command that installs sdedit's extra.
+
+    No index has sdedit: it is installed from a clone or a wheel file, and pip takes the extra behind either's path.
+    """
+    return f"pip install 'PATH[{extra}]', where PATH is sdedit's clone or wheel file"
+
+
 def git_lfs_hint(head: bytes) -> str:
     """The end of a message about a file that begins with `head`: it is not empty for a pointer of Git LFS."""
     if not head.startswith(b"version https://git-lfs.github.com/spec/"):

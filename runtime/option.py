@@ -3,6 +3,7 @@
 import math
 import operator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from sdedit.errors import PlanError, SdeditError
@@ -82,13 +83,19 @@ class Option:
 
 
 def to_integer(name: str, value: Any) -> int:
-    """An int of Python's or of another library; raises PlanError for anything else, bool included."""
+    """An int from Python or another library, or a float that is an integer: JSON does not tell 3.0 from 3.
+
+    Raises PlanError for anything else, bool included.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise PlanError(f"{name} {value!r} is not an integer") from None
+        whole: Any = math.floor(value) if isinstance(value, Real) and not isinstance(value, Integral) else value
+        if whole != value:
+            raise TypeError
+        return operator.index(whole)
+    except (TypeError, ValueError, OverflowError):  # NaN is a ValueError, infinity an OverflowError
+        raise PlanError(f"{name} {_digits(value)} is not an integer") from None
 
 
 def to_number(name: str, value: Any) -> float:

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class Sampler:
     wide: bool = False  # True: the paper's larger variance, s^2 - r^2 s'^2
 
 
+SamplerName = Literal["ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_maruyama"]
+"""The names of SAMPLERS, for editors that complete them and for type checkers."""
+
 SAMPLERS = {
     "ancestral": Sampler(eta=1.0),
     "ddim": Sampler(eta=0.0),
@@ -37,7 +41,8 @@ SAMPLERS = {
     "euler_maruyama": Sampler(eta=1.0, wide=True),
 }
 
-KEEPS = ("fresh", "fixed", "paper", "official")
+KeepName = Literal["fresh", "fixed", "paper", "official"]
+KEEPS: tuple[KeepName, ...] = get_args(KeepName)
 
 
 @dataclass(frozen=True)

@@ -5,29 +5,29 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from sdedit.errors import ImageError, PlanError
 
-from .images.canvas import FITS
+from .images.canvas import FITS, FitName
 from .option import Option
-from .plan import KEEPS, MAX_ROWS, SAMPLERS, Plan, make_plan
+from .plan import KEEPS, MAX_ROWS, SAMPLERS, KeepName, Plan, SamplerName, make_plan
 from .schedule import Schedule
 
 
 class EditOptions(TypedDict, total=False):
-    """Keyword arguments of Editor.edit and Editor.submit. Settings has their meanings, ranges and defaults."""
+    """Keyword arguments of Editor.edit and Editor.submit."""
 
     t0: float
     steps: int
-    sampler: str
+    sampler: SamplerName
     eta: float | None
-    keep: str
+    keep: KeepName
     repeats: int
     seed: int
     images: int
     clip: float
-    fit: str
+    fit: FitName
     context: float
     label: int | None
     guidance: float
@@ -56,9 +56,9 @@ class Settings:
         note="0.3 stays close to the guide, 0.7 is free.",
     )
     steps: int = declare(25, "Network evaluations of each repeat", low=1, high=MAX_ROWS)
-    sampler: str = declare("dpmpp_2m", "Sampler of the reverse process", choices=tuple(SAMPLERS))
+    sampler: SamplerName = declare("dpmpp_2m", "Sampler of the reverse process", choices=tuple(SAMPLERS))
     eta: float | None = declare(None, "Noise of sampler ddim", low=0, high=1, unset="0")
-    keep: str = declare(
+    keep: KeepName = declare(
         "fresh",
         "Noise on the pixels that the mask keeps, during the edit",
         choices=KEEPS,
@@ -74,7 +74,7 @@ class Settings:
     clip: float = declare(
         1.0, "Bound of the predicted image's values", low=0, above=True, infinite=True, note="inf: no bound."
     )
-    fit: str = declare(
+    fit: FitName = declare(
         "crop", "How a guide without a mask is brought to the model's size", choices=FITS, error=ImageError
     )
     context: float = declare(0.25, "Margin around the mask", low=0, unit="fraction of its size", error=ImageError)
@@ -163,8 +163,20 @@ class Settings:
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings)}
 """The declarations, by name."""
 
-KINDS: dict[str, type] = {
-    name: typing.get_args(kind)[0] if typing.get_args(kind) else kind
-    for name, kind in typing.get_type_hints(Settings).items()
-}
+
+def kind_of(annotation: Any) -> type:
+    """int, float or str: the type of a field's values that are not None."""
+    if typing.get_origin(annotation) is Literal:
+        return str
+    return cast(type, next(iter(typing.get_args(annotation)), annotation))
+
+
+KINDS: dict[str, type] = {name: kind_of(annotation) for name, annotation in typing.get_type_hints(Settings).items()}
 """int, float or str, by name."""
+
+EditOptions.__doc__ = "\n".join(
+    [
+        f"{EditOptions.__doc__}\n",
+        *(f"- {name}: {o.sentence} Default: {o.unset or getattr(Settings, name)}." for name, o in OPTIONS.items()),
+    ]
+)

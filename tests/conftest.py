@@ -71,7 +71,7 @@ def has_a_driver() -> bool:
 @pytest.fixture(scope="session")
 def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
     """The fake driver, which stays loaded for the rest of the process; without a FakeDriver it finds no GPU."""
-    for module, cure in (("cuda.core", "pip install 'sdedit[cuda]'"), ("triton", "it is for Linux, and has cuda.h")):
+    for module, cure in (("cuda.core", "pip install '.[cuda]'"), ("triton", "it is for Linux, and has cuda.h")):
         pytest.importorskip(module, reason=f"{module} is not installed: {cure}")
     if has_a_driver():
         pytest.skip("this machine has a driver of its own, which the fake one cannot replace: see tests/test_gpu.py")

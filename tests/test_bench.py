@@ -171,7 +171,7 @@ def test_compare_says_what_changed(bundle: Path) -> None:
 
 def test_plots_without_matplotlib_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SdeditError, match=r"--plot needs matplotlib: pip install 'sdedit\[bench\]'"):
+    with pytest.raises(SdeditError, match=r"--plot needs matplotlib: pip install 'PATH\[bench\]'"):
         plot(a_run(bundle), tmp_path)
 
 

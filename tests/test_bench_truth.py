@@ -13,7 +13,7 @@ from sdedit.benchmarks.case import Case, Contender, MissingError
 from sdedit.benchmarks.contenders import CONTENDERS, OFFICIAL
 from sdedit.benchmarks.scenarios import Scenario
 from sdedit.benchmarks.suite import Suite, faults
-from sdedit.errors import EngineError, SdeditError
+from sdedit.errors import EngineError, SdeditError, install_hint
 from sdedit.runtime.checks import turns
 
 
@@ -35,7 +35,7 @@ def test_what_is_not_installed_is_left_out_at_once(bundle: Path, monkeypatch: py
     running = suite(ours=stub([], "ours"), **peers)
     running.say = said.append
     wanted = [scenario(bundle), Scenario("large", "large", lambda folder: pytest.fail("prepared"), needs=("torch",))]
-    why = "torch is not installed: pip install 'sdedit[bench]'"
+    why = f"torch is not installed: {install_hint('bench')}"
     assert running.left_out(wanted) == [f"{why}; left out: {'; '.join(peers)}; large"]
     reports = running.run(wanted)
     assert row(reports, "ours")["status"] == "measured"

@@ -219,7 +219,7 @@ def test_an_export_without_torch_says_what_to_install(
     monkeypatch.delitem(sys.modules, "sdedit.export.bundle", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     result = run("export", tmp_path / "church.ckpt", "--out", tmp_path / "church")
-    assert_mistake(result, "export needs the package onnx: pip install 'sdedit[export]'")
+    assert_mistake(result, "export needs the package onnx: pip install 'PATH[export]'")
 
 
 def test_a_mistake_in_a_process_of_its_own_has_no_traceback(guide: Path, out: Path) -> None:

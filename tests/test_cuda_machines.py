@@ -58,7 +58,7 @@ def test_without_a_driver_one_line_says_so_and_the_cpu_stays_usable(monkeypatch:
 
 def test_without_the_packages_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PACKAGES", ("cuda-core-of-nowhere",))
-    with pytest.raises(EngineError, match=r"needs the package cuda-core-of-nowhere: pip install 'sdedit\[cuda\]'"):
+    with pytest.raises(EngineError, match=r"needs the package cuda-core-of-nowhere: pip install 'PATH\[cuda\]'"):
         Editor.open(device="cuda")
 
 

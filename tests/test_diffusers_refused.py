@@ -15,7 +15,7 @@ from diffusers_folders import rewrite, save_ddpm, save_ve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdedit.errors import CheckpointError
+from sdedit.errors import CheckpointError, install_hint
 from sdedit_ref.checkpoints import load_checkpoint
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
@@ -230,5 +230,5 @@ def test_without_diffusers_the_extra_is_named(ddpm: tuple[Path, Any]) -> None:
     command = [sys.executable, "-c", code, "export", str(ddpm[0]), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("needs the package diffusers: pip install 'sdedit[diffusers]'\n")
+    assert done.stderr.endswith(f"needs the package diffusers: {install_hint('diffusers')}\n")
     assert len(done.stderr.splitlines()) == 1

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from command_line import Run
 
+from sdedit import __version__
+from sdedit.commands import COMMANDS
+from sdedit.runtime.plan import KEEPS, SAMPLERS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -56,6 +60,50 @@ def test_the_commands_of_a_document_run(name: str, tmp_path: Path, run: Run, mon
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), (document.name, target)
+
+
+def test_contributing_names_what_there_is() -> None:
+    """The map of what to touch names files, and in them names that the code has."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Where things are added")[2]
+    map_, rest = text.split("\n## ", 1)
+    paths = re.findall(r"`([\w.]+(?:/[\w.]+)*(?:/|\.\w+))`", map_)
+    assert len(paths) > 40
+    for path in paths:
+        assert (ROOT / path).exists() or "NAME" in path, path
+    for path in ("front/__init__.py", "docs/package.md", ".ci/run"):
+        assert path in rest
+    for name, path in re.findall(r"`([A-Za-z_]+)`(?:, `\w+`)* (?:in|of) `([\w/.]+\.py)`", map_):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), (name, path)
+
+
+def test_design_has_every_name_of_a_plan() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for name in (*SAMPLERS, *KEEPS):
+        assert f"`{name}`" in text, name
+
+
+def test_the_command_line_has_a_section_for_each_command() -> None:
+    sections = re.findall(r"^## (.*)$", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in COMMANDS if not any(name in section.split() for section in sections)] == []
+
+
+def test_the_changelog_has_a_heading_for_each_version() -> None:
+    """Unreleased changes first, then versions from the newest on; none is newer than the code."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    first, *others = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "Unreleased"
+    versions = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) - \d{4}-\d\d-\d\d", heading) for heading in others]
+    numbers = [tuple(map(int, version.groups())) for version in versions if version]
+    assert len(numbers) == len(others)
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert max(numbers, default=(0,)) <= tuple(map(int, re.findall(r"\d+", __version__)))
+
+
+def test_an_issue_asks_for_what_doctor_says() -> None:
+    templates = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert [path.stem for path in templates] == ["bug", "feature"]
+    for path in templates:
+        assert "sdedit doctor --json" in path.read_text(encoding="utf-8")

@@ -213,5 +213,5 @@ def test_what_cannot_be_opened(options: dict[str, object], message: str) -> None
 def test_without_any_engine_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(EngineError, match=r"pip install 'sdedit\[cpu\]'"):
+    with pytest.raises(EngineError, match=r"pip install 'PATH\[cpu\]'"):
         Editor.open()

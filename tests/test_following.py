@@ -373,3 +373,14 @@ def test_the_choice_of_an_engine_is_logged(caplog: pytest.LogCaptureFixture, bun
         Editor.open(bundle, engine="onnxruntime", threads=1).close()
     assert "tiny: onnxruntime" in caplog.text
     assert "float32, threads 1, on cpu with the c kernels, slots 1" in caplog.text
+
+
+def test_jobs_are_logged_for_those_who_debug(editor: Editor, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    gate.open()
+    with caplog.at_level(logging.DEBUG, "sdedit"):
+        editor.submit(GUIDE, steps=2, images=3, seed=77).result()
+    begun, ended = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    assert begun.startswith("job of 3 images: Settings(t0=0.5, steps=2, ")
+    assert "seed=77" in begun
+    assert ended.startswith("job of 3 images ended: {'prepare': ")
+    assert "'evaluations': 6" in ended

@@ -203,7 +203,7 @@ def test_tune_tries_low_precision_on_openvino_alone() -> None:
 
 def test_without_nncf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(SdeditError, match=r"--int8 needs the package nncf: pip install 'sdedit\[export\]'"):
+    with pytest.raises(SdeditError, match=r"--int8 needs the package nncf: pip install 'PATH\[export\]'"):
         int8.int8_addition()
 
 

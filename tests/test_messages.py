@@ -1,17 +1,20 @@
 """Messages that tell the cause of a mistake that people really make, and its cure."""
 
 import os
+import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import QUICK, Run, assert_mistake
+from import_graph import PACKAGES, ROOT, files
 from PIL import Image
 from tiny import write_bundle
 
-from sdedit.errors import BundleError, ImageError
+from sdedit.errors import BundleError, ImageError, install_hint
 from sdedit.runtime.bundle import MANIFEST, NETWORK, SHIPPED, read_bundle, read_kernels, staged
 from sdedit.runtime.bundle.parts import extend_command
 from sdedit.runtime.images import open_picture
@@ -20,6 +23,28 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 454\n
 """File that lies in a clone in place of one of Git LFS that was not downloaded."""
 
 CURE = "it is a pointer of Git LFS, whose file was not downloaded; run `git lfs pull` in its repository"
+
+
+# Packages that are missing
+
+
+def test_a_hint_to_install_is_right_without_an_index() -> None:
+    assert install_hint("cpu") == "pip install 'PATH[cpu]', where PATH is sdedit's clone or wheel file"
+
+
+@pytest.mark.parametrize("room", PACKAGES)
+def test_every_hint_names_an_extra_and_comes_from_one_place(room: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for path in files(room):
+        text = path.read_text(encoding="utf-8")
+        assert "install 'sdedit[" not in text, path.name
+        assert set(re.findall(r"install_hint\(['\"](.+?)['\"]\)", text)) <= project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *ROOT.glob("docs/*.md")], ids=lambda path: path.stem)
+def test_no_document_installs_from_an_index(document: Path) -> None:
+    for line in document.read_text(encoding="utf-8").splitlines():
+        assert not re.search(r"pip install [^&#;]*\bsdedit\b(?!-[\d.]+-\S+\.whl)", line), line
 
 
 # Files that were not downloaded

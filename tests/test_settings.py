@@ -6,6 +6,7 @@ import json
 import math
 import re
 import typing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,12 @@ def test_every_option_has_help(name: str) -> None:
         ({"fit": ["crop"]}, ImageError, "fit ['crop'] is not one of"),
         ({"sampler": []}, PlanError, "sampler [] is not one of ancestral"),
         ({"label": 1.5}, PlanError, "label 1.5 is not an integer"),
+        ({"steps": math.inf}, PlanError, "steps inf is not an integer"),
+        ({"steps": np.float32(math.nan)}, PlanError, "steps np.float32(nan) is not an integer"),
+        ({"steps": "3"}, PlanError, "steps '3' is not an integer"),
+        ({"steps": 0.0}, PlanError, "steps 0 is not in 1..4096"),
+        ({"seed": 2.0**64}, PlanError, f"seed {2**64} is not in 0..2^64-1"),
+        ({"images": Fraction(10**5000, 3)}, PlanError, "images of thousands of digits is not an integer"),
     ],
 )
 def test_values_that_are_refused(options: dict[str, Any], error: type[SdeditError], message: str) -> None:
@@ -159,6 +166,27 @@ def test_numbers_become_pythons_own() -> None:
     taken = Settings(t0=np.float32(0.5), steps=np.int64(7), clip=math.inf, label=np.int8(3))
     assert [type(value) for value in (taken.t0, taken.steps, taken.clip, taken.label)] == [float, int, float, int]
     assert taken == Settings(t0=0.5, steps=7, clip=math.inf, label=3)
+
+
+@pytest.mark.parametrize("three", [3.0, np.float16(3), np.float64(3), Fraction(3), np.uint64(3)])
+def test_a_number_that_is_an_integer_is_taken_as_one(three: Any) -> None:
+    """JSON does not tell 3.0 from 3, so a schema cannot refuse it."""
+    taken = Settings(steps=three, repeats=three, seed=three, images=three, label=three)
+    assert taken == Settings(steps=3, repeats=3, seed=3, images=3, label=3)
+    assert {type(getattr(taken, name)) for name, kind in KINDS.items() if kind is int} == {int}
+
+
+def test_large_integers_are_exact() -> None:
+    assert Settings(seed=np.uint64(2**64 - 1)).seed == 2**64 - 1  # type: ignore[arg-type] # numpy's are not ints
+    assert Settings(seed=2.0**63).seed == 2**63  # type: ignore[arg-type] # nor are floats
+
+
+@pytest.mark.parametrize("name", ["sampler", "keep", "fit"])
+def test_signatures_have_the_names_that_are_accepted(name: str) -> None:
+    """Editors complete them, and type checkers refuse others."""
+    annotation = typing.get_type_hints(EditOptions)[name]
+    assert typing.get_origin(annotation) is typing.Literal
+    assert set(typing.get_args(annotation)) == REGISTRIES[name]
 
 
 def test_a_recipe_is_read_as_it_was_written() -> None:
@@ -181,6 +209,7 @@ def validator() -> Any:
     "options",
     [
         {},
+        {"t0": 1, "steps": 25.0, "seed": 0.0},
         {"t0": 1, "steps": 4096, "sampler": "euler", "seed": 2**64 - 1, "images": 2**32},
         {"sampler": "ddim", "eta": 0.5},
         {"eta": None, "label": None},
@@ -218,7 +247,8 @@ VALUES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-5, 2**65),
-    st.floats(-3, 3).filter(lambda x: not x.is_integer()),
+    st.floats(-3, 3),
+    st.integers(-5, 2**65).map(float),
     st.sampled_from(["inf", "", *SAMPLERS, *KEEPS, *FITS]),
     st.just([]),
 )

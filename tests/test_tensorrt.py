@@ -85,7 +85,7 @@ def test_what_half_cannot_hold_is_refused() -> None:
 @pytest.fixture(scope="module")
 def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Engines built by the command line in a process of its own: here TensorRT would meet other tests' fake driver."""
-    pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
+    pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install '.[cuda]'")
     folder = tmp_path_factory.mktemp("engines")
     source = write_bundle(folder / "plain")
     command = [sys.executable, "-c", "from sdedit.cli import main; main()", "extend", str(source)]
@@ -142,7 +142,7 @@ def test_wrong_requests_are_one_line_and_nothing_is_written(
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "RTX", "tensorrt_of_nowhere")
-    with pytest.raises(EngineError, match=r"need the package tensorrt-rtx: pip install 'sdedit\[cuda\]'"):
+    with pytest.raises(EngineError, match=r"need the package tensorrt-rtx: pip install 'PATH\[cuda\]'"):
         export.engines_addition(("sm89",))
 
 
@@ -279,7 +279,7 @@ def stand_in(
 
 def test_what_the_stand_in_offers_is_the_real_packages() -> None:
     """Run in a process of its own, as above."""
-    pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install 'sdedit[cuda]'")
+    pytest.importorskip(RTX, reason="tensorrt-rtx is not installed: pip install '.[cuda]'")
     script = "import json, sys, tensorrt_rtx as t; names = json.loads(sys.argv[1]); print([(c, n) for c in names "
     script += "for n in names[c] if not hasattr(getattr(t, c), n)])"
     done = subprocess.run(
@@ -375,7 +375,7 @@ def test_doctor_measures_the_engine_on_the_gpu(
         ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, which device cuda has"),
         ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, which"),
         ({"threads": 2}, "threads 2 goes with device cpu"),
-        ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*sdedit\[cuda-ort\]"),
+        ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*PATH\[cuda-ort\]"),
     ],
 )
 def test_what_the_cuda_device_does_not_have_is_refused(

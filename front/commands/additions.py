@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import install_hint
 from .options import Decorator, option
 
 if TYPE_CHECKING:
@@ -64,4 +65,4 @@ def int8_addition(min_psnr: float | None) -> "Addition":
 
 def needs(error: ImportError) -> click.ClickException:
     """The error for a package of the extra `export` that is missing."""
-    return click.ClickException(f"export needs the package {error.name}: pip install 'sdedit[export]'")
+    return click.ClickException(f"export needs the package {error.name}: {install_hint('export')}")

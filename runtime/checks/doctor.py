@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 
 from sdedit import __version__
-from sdedit.errors import BundleError, EngineError
+from sdedit.errors import BundleError, EngineError, install_hint
 from sdedit.kernels import TWINS, twin
 
 from ..bundle import Bundle, read_kernels
@@ -94,7 +94,7 @@ def examine_engine(bundle: Bundle, name: str) -> Finding:
     what = f"engine {name}"
     if name not in installed_engines():
         verdict = "warning" if installed_engines() else "wrong"
-        return Finding(verdict, what, "not installed: pip install 'sdedit[cpu]'")
+        return Finding(verdict, what, f"not installed: {install_hint('cpu')}")
     try:
         engine = load_engine(bundle, name, "float32", available_processors())
         error = measure_error(bundle, engine)

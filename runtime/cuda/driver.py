@@ -4,14 +4,12 @@ import ctypes
 import importlib.metadata
 import sys
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, install_hint
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 PACKAGES = ("cuda-core", "cuda-bindings")
 """Packages that the device needs; it needs no CUDA toolkit and no torch."""
-
-CURE = "pip install 'sdedit[cuda]'"
 
 
 def probe() -> int:
@@ -44,5 +42,5 @@ def required_major() -> int:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            raise EngineError(f"device cuda needs the package {name}: {CURE}") from None
+            raise EngineError(f"device cuda needs the package {name}: {install_hint('cuda')}") from None
     return int(version.partition(".")[0])

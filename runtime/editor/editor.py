@@ -166,6 +166,7 @@ class Editor:
             for number in numbers
         ]
         recipe = {**self._fixed_recipe(), **sources, **settings.recipe()}
+        LOG.debug("job of %d images: %s", len(tasks), settings)
         return Job(self, self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)
 
     def _conditions(self, settings: Settings) -> tuple[dict[str, np.generic], dict[str, np.generic]]:

@@ -17,7 +17,7 @@ from sdedit.errors import EngineError, PlanError
 
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_png
-from ..jobs import Demand, Listener, News, Progress, Ticket, Worker
+from ..jobs import LOG, Demand, Listener, News, Progress, Ticket, Worker
 from ..recipe import write_recipe
 
 
@@ -232,6 +232,7 @@ class Job:
             "finish": time.perf_counter() - started,
             "evaluations": ticket.progress.steps,
         }
+        LOG.debug("job of %d images ended: %s", len(images), timings)
         return Edit(images, self._recipe, timings)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import ModuleType
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, install_hint
 
 ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"
 OPENVINO_TELEMETRY = "openvino_telemetry"
@@ -67,4 +67,4 @@ def import_engine(package: str, extra: str) -> ModuleType:
         try:
             return importlib.import_module(package)
         except ImportError:
-            raise EngineError(f"engine {package} is not installed: pip install 'sdedit[{extra}]'") from None
+            raise EngineError(f"engine {package} is not installed: {install_hint(extra)}") from None

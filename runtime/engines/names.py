@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from numbers import Integral
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, install_hint
 
 ENGINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16", "int8")},
@@ -48,7 +48,7 @@ def first_engine(device: str, precision: str) -> str:
         if is_installed(name):
             return name
     missing = f"no engine of device {device} for {precision} is installed ({', '.join(having)})"
-    raise EngineError(f"{missing}: pip install 'sdedit[{device}]'")
+    raise EngineError(f"{missing}: {install_hint(device)}")
 
 
 def check_request(device: str, engine: str, precision: str, threads: int | None) -> None:

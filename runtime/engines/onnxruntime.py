@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdedit.errors import EngineError, reason
+from sdedit.errors import EngineError, install_hint, reason
 
 from ..bundle import Bundle, Network
 from .base import OUT, DeviceArray, Enqueue, Evaluate, check_signature
@@ -81,7 +81,7 @@ class OnnxRuntimeCudaEngine:
         if CUDA_PROVIDER not in onnxruntime.get_available_providers():
             raise EngineError(
                 "the installed onnxruntime has no CUDA provider: "
-                "pip uninstall onnxruntime, then pip install 'sdedit[cuda-ort]'"
+                f"pip uninstall onnxruntime, then {install_hint('cuda-ort')}"
             )
         self.version = str(onnxruntime.__version__)
         options = onnxruntime.SessionOptions()

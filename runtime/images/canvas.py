@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,7 +12,8 @@ from .decoding import times
 from .masks import edited_pixels, reduce_mask
 from .sources import memory_for
 
-FITS = ("crop", "pad", "stretch")
+FitName = Literal["crop", "pad", "stretch"]
+FITS: tuple[FitName, ...] = get_args(FitName)
 
 Size = tuple[int, int]
 """width, height in pixels, as PIL has it."""

@@ -16,11 +16,7 @@ from PIL import Image
 from sdedit.errors import ImageError, reason
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
-"""A path (every str is one), an encoded image as bytes or as a binary file object, a PIL image, or an array.
-
-A file object is read from its current position and not closed. Arrays are uint8 [H, W, 3] or [H, W]; a mask may be bool
-or float in [0, 1] as well.
-"""
+"""A guide or mask, as callers give it; `sdedit.Source` says more."""
 
 ACCEPTED = "a path, bytes, a binary file object, a PIL image or a NumPy array"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdedit.console import run_command
-from sdedit.errors import CheckpointError, ImageError, SdeditError
+from sdedit.errors import CheckpointError, ImageError, SdeditError, install_hint
 
 from ..sde import SCHEDULES
 from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
@@ -112,7 +112,7 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
         import safetensors  # noqa: F401 - run.py needs it
         import torch  # noqa: F401 - all of the following needs it
     except ImportError as error:
-        raise SdeditError(f"training needs the package {error.name}: pip install 'sdedit[export]'") from None
+        raise SdeditError(f"training needs the package {error.name}: {install_hint('export')}") from None
     config = network_config(o)
     crops, held_out = split(
         find_pictures(pictures, o.size), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns

@@ -1,10 +1,10 @@
-"""Progress of a training run on stderr: one line that is rewritten on a terminal, three lines a minute elsewhere."""
+"""Progress of a training run on stderr: one line that is rewritten on a terminal, six lines a minute elsewhere."""
 
 import time
 from collections.abc import Callable
 from typing import TextIO
 
-ON_TERMINAL, ELSEWHERE = 0.5, 20.0
+ON_TERMINAL, ELSEWHERE = 0.5, 10.0
 """Seconds between two updates."""
 
 
