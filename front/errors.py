@@ -40,6 +40,11 @@ def reason(error: Exception) -> str:
     return " ".join(text.split())[:300] or type(error).__name__
 
 
+def out_of_memory(what: str, error: MemoryError) -> str:
+    """Message for `what`, which found not enough memory; numpy says how much was wanted."""
+    return f"not enough memory for {what}" + (f": {reason(error)}" if str(error) else "")
+
+
 def git_lfs_hint(head: bytes) -> str:
     """The end of a message about a file that begins with `head`: it is not empty for a pointer of Git LFS."""
     if not head.startswith(b"version https://git-lfs.github.com/spec/"):

@@ -13,11 +13,12 @@ from typing import Any
 
 from PIL import Image
 
-from sdedit.errors import EngineError, PlanError
+from sdedit.errors import EngineError, PlanError, out_of_memory
 
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_png
 from ..jobs import Demand, Listener, News, Progress, Ticket, Worker
+from ..option import to_integer, to_number
 from ..recipe import write_recipe
 
 
@@ -101,8 +102,9 @@ class Job:
     def result(self, timeout: float | None = None) -> Edit:
         """Wait for the edit, `timeout` seconds at most (None, inf: without a limit; below 0: not at all).
 
-        Raises TimeoutError (the job goes on), CancelledError, EngineError, and what on_step raised. Raises EngineError
-        in a forked child, and in a callback of a job that has not ended, which would wait for itself.
+        Raises PlanError for a timeout that is no number. Raises TimeoutError (the job goes on), CancelledError,
+        EngineError, and what on_step raised. Raises EngineError in a forked child, and in a callback of a job that has
+        not ended, which would wait for itself. After a Ctrl-C, or for lack of memory, call it again: nothing is lost.
         """
         limit = _seconds(timeout)
         self._worker.check_process()
@@ -114,8 +116,11 @@ class Job:
             raise _raised_again(self._ticket.error)
         with self._finishing:
             if self._edit is None:
-                self._edit = self._finish()
-            self._ticket.results.clear()  # not before: an interrupt while the pictures are made loses nothing
+                try:
+                    self._edit = self._finish()
+                except MemoryError as error:
+                    raise EngineError(out_of_memory("the images of the edit", error)) from None
+            self._ticket.results.clear()  # not before: whatever interrupts the making of the pictures loses nothing
             return self._edit
 
     def cancel(self) -> bool:
@@ -133,10 +138,11 @@ class Job:
         """
         if not callable(callback):
             raise PlanError(f"callback {callback!r} is not a function")
-        if isinstance(preview_every, bool) or not isinstance(preview_every, int) or preview_every < 0:
-            raise PlanError(f"preview_every {preview_every!r} is not an integer of at least 0")
+        every = to_integer("preview_every", preview_every)
+        if every < 0:
+            raise PlanError(f"preview_every {every} is not at least 0")
         self._worker.check_process()
-        return self._ticket.listen(Listener(callback, lambda step: preview_every > 0 and step % preview_every == 0))
+        return self._ticket.listen(Listener(callback, lambda step: every > 0 and step % every == 0))
 
     def add_done_callback(self, callback: Callable[["Job"], object]) -> None:
         """Call `callback` with this job when it has ended, as concurrent.futures does; see `subscribe`."""
@@ -239,14 +245,9 @@ def _seconds(timeout: float | None) -> float | None:
     """None for no limit."""
     if timeout is None:
         return None
-    try:
-        if isinstance(timeout, bool | str):
-            raise TypeError
-        seconds = float(timeout)
-    except (TypeError, ValueError, OverflowError):
-        raise EngineError(f"timeout {timeout!r} is not a number of seconds") from None
+    seconds = to_number("timeout", timeout)
     if math.isnan(seconds):
-        raise EngineError("timeout nan is not a number of seconds")
+        raise PlanError("timeout nan is not a number")
     return None if seconds == math.inf else max(seconds, 0.0)
 
 
