@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sdedit.errors import raise_interrupt
+
 from .case import Case, Contender, MissingError
 
 
@@ -23,6 +25,7 @@ def torch_peer(precision: str, compiled: bool) -> Callable[[Case], Contender]:
 
             return torch_loop(case, precision, compiled)
         except ImportError as error:
+            raise_interrupt(error)
             raise MissingError(f"{error.name} is not installed: pip install 'sdedit[bench]'") from None
 
     return build
@@ -35,6 +38,7 @@ def diffusers_peer(precision: str) -> Callable[[Case], Contender]:
 
             return diffusers_loop(case, precision)
         except ImportError as error:
+            raise_interrupt(error)
             raise MissingError(f"{error.name} is not installed: pip install 'sdedit[bench]'") from None
 
     return build

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, raise_interrupt
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
 from sdedit.runtime.engines.importing import import_onnxruntime
 from sdedit.runtime.schedule import Level
@@ -165,7 +165,8 @@ def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
 
     try:
         import diffusers
-    except ImportError:
+    except ImportError as error:
+        raise_interrupt(error)
         raise MissingError("diffusers is not installed: pip install 'sdedit[bench]'") from None
     torch.set_num_threads(case.threads)
     folder = weights_of(case) / DIFFUSERS

@@ -3,22 +3,22 @@
 import asyncio
 import copy
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from sdedit.errors import EngineError, PlanError, out_of_memory
+from sdedit.errors import EngineError, ImageError, PlanError, out_of_memory, shown
 
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_png
 from ..jobs import Demand, Listener, News, Progress, Ticket, Worker
-from ..option import to_integer, to_number
+from ..option import to_integer, to_number, to_path
 from ..recipe import write_recipe
 
 
@@ -29,9 +29,9 @@ class EditedImage:
     pil: Image.Image
     recipe: Mapping[str, Any]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a PNG that carries the recipe; `path` is complete or untouched. Raises ImageError."""
-        save_png(self.pil, Path(path), write_recipe(self.recipe))
+        save_png(self.pil, to_path("path", path, ImageError), write_recipe(self.recipe))
 
     def to_bytes(self) -> bytes:
         """The PNG that `save` writes."""
@@ -137,7 +137,7 @@ class Job:
         prediction. An image's last evaluation has x0 without a copy. The function returned ends the subscription.
         """
         if not callable(callback):
-            raise PlanError(f"callback {callback!r} is not a function")
+            raise PlanError(f"callback {shown(callback)} is not a function")
         every = to_integer("preview_every", preview_every)
         if every < 0:
             raise PlanError(f"preview_every {every} is not at least 0")
@@ -147,11 +147,13 @@ class Job:
     def add_done_callback(self, callback: Callable[["Job"], object]) -> None:
         """Call `callback` with this job when it has ended, as concurrent.futures does; see `subscribe`."""
         if not callable(callback):
-            raise PlanError(f"callback {callback!r} is not a function")
+            raise PlanError(f"callback {shown(callback)} is not a function")
         self.subscribe(lambda progress: callback(self) if progress.done else None)
 
     def preview(self, progress: Progress) -> Preview:
         """The picture of an event that has x0: decoded here, in the thread that asks for it."""
+        if not isinstance(progress, Progress):
+            raise PlanError(f"progress {shown(progress)} is not an event of a job")
         if progress.x0 is None:
             raise EngineError("the event has no preview: subscribe with preview_every")
         pil = paste(self._canvas, self._codec.preview(progress.x0), exact=True)
