@@ -187,9 +187,10 @@ def away_from_interrupts(function: Callable[[], T]) -> T:
             ended.wait()
         except KeyboardInterrupt as error:
             interrupt = error
-    for error in (interrupt, *failure):
-        if error is not None:
-            raise error
+    if interrupt is not None:
+        raise interrupt
+    if failure:
+        raise failure[0]
     return outcome[0]
 
 
