@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sdedit.errors import SdeditError, install_hint
+from sdedit.errors import SdeditError, install_hint, raise_interrupt
 
 from .report import Run
 
@@ -15,7 +15,8 @@ def plot(run: Run, folder: Path) -> list[Path]:
     """
     try:
         import matplotlib
-    except ImportError:
+    except ImportError as error:
+        raise_interrupt(error)
         raise SdeditError(f"--plot needs matplotlib: {install_hint('bench')}") from None
     matplotlib.use("agg")
     folder.mkdir(parents=True, exist_ok=True)

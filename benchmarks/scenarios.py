@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdedit.errors import raise_interrupt
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
 from sdedit.runtime.bundle.variants import FOLDER
 from sdedit.runtime.checks.parity import parity_inputs
@@ -56,7 +57,8 @@ def from_bundle(path: Path) -> Callable[[Path], tuple[Path, Path | None]]:
 
             if not weights.exists():
                 save_network(network_of(read_bundle(path)), weights)
-        except (ImportError, ValueError, KeyError):  # no torch, or another family: each peer reports it
+        except (ImportError, ValueError, KeyError) as error:  # no torch, or another family: each peer reports it
+            raise_interrupt(error)
             return path, None
         return path, weights
 

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sdedit.errors import raise_interrupt
 from sdedit.runtime.bundle import Bundle
 from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.checkpoints.ddpm import read_config
@@ -116,7 +117,8 @@ def save_diffusers(network: DDPM, folder: Path) -> None:
     """Write the network as a UNet2DModel. Writes nothing if diffusers is missing: its contender reports that."""
     try:
         from diffusers import UNet2DModel
-    except ImportError:
+    except ImportError as error:
+        raise_interrupt(error)
         return
     config = network.config
     levels = range(len(config.width_multiples))

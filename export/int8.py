@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from sdedit.errors import BundleError, SdeditError, install_hint
+from sdedit.errors import BundleError, SdeditError, install_hint, raise_interrupt
 from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
 from sdedit.runtime.bundle.variants import FOLDER, VARIANTS
 from sdedit.runtime.engines import load_engine
@@ -138,7 +138,8 @@ def import_nncf() -> ModuleType:
     with without_telemetry():
         try:
             import nncf
-        except ImportError:
+        except ImportError as error:
+            raise_interrupt(error)
             raise SdeditError(f"--int8 needs the package nncf: {install_hint('export')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdedit.errors import BundleError, EngineError, install_hint
+from sdedit.errors import BundleError, EngineError, install_hint, raise_interrupt
 from sdedit.runtime.bundle import NETWORK, Bundle, Network, file_sha256
 from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, Engines, StoredEngine
 from sdedit.runtime.bundle.records import to_json
@@ -135,6 +135,7 @@ def write_half_network(bundle: Bundle) -> None:
 
         from .half import to_half
     except ImportError as error:
+        raise_interrupt(error)
         raise EngineError(f"engines in float16 need the package {error.name}: {install_hint('export')}") from None
     try:
         half = to_half(onnx.load(str(bundle.network)))

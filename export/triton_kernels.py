@@ -9,17 +9,21 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sdedit.errors import EngineError, install_hint
+from sdedit.errors import EngineError, install_hint, raise_interrupt
 from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.bundle.kernels import DIVISIBLE_BY, ELEMENTS_PER_PROGRAM, FOLDER, MANIFEST, check_sides
+from sdedit.runtime.jobs.flag import Flag
 
 from .additions import Addition
 from .cubin import read_cubin
+
+T = TypeVar("T")
 
 TARGETS = ("sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
 
@@ -65,6 +69,7 @@ def export_kernels(folder: Path, targets: Sequence[str] = TARGETS) -> dict[str, 
     try:
         import triton
     except ImportError as error:
+        raise_interrupt(error)
         raise EngineError(f"cubins need the package {error.name}: {install_hint('export')}") from None
     kernels = {name: _export_variant(folder, name, variant, targets) for name, variant in VARIANTS.items()}
     manifest = {
@@ -138,19 +143,55 @@ def compile_ptx(variant: Variant) -> tuple[bytes, list[dict[str, Any]]]:
     types = {name: "constexpr" if name in constants else _type_of(name) for name in names}
     divisible = [name for name, kind in types.items() if kind[0] == "*" or name == "pixels"]
     attributes = {(names.index(name),): [["tt.divisibility", DIVISIBLE_BY]] for name in divisible}
-    with triton.knobs.compilation.scope():
-        triton.knobs.compilation.disable_line_info = True  # no paths of this machine in the files
-        compiled = triton.compile(
-            ASTSource(kernel, types, constants, attributes),
-            target=GPUTarget("cuda", 75, 32),
-            options={"num_warps": _warps(variant), "enable_fp_fusion": False, "ptx_version": 74},
-        )
+
+    def compile_it() -> Any:
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.disable_line_info = True  # no paths of this machine in the files
+            return triton.compile(
+                ASTSource(kernel, types, constants, attributes),
+                target=GPUTarget("cuda", 75, 32),
+                options={"num_warps": _warps(variant), "enable_fp_fusion": False, "ptx_version": 74},
+            )
+
+    compiled = away_from_interrupts(compile_it)
     metadata = compiled.metadata
     if metadata.shared or metadata.global_scratch_size or metadata.profile_scratch_size or metadata.num_ctas != 1:
         raise EngineError(f"triton {triton.__version__} compiles {variant.kernel} with shared or scratch memory")
     passed = [(name, kind, name in divisible) for name, kind in types.items() if kind != "constexpr"]
     scratch = [("global_scratch", "*i8", False), ("profile_scratch", "*i8", False)]
     return compiled.asm["ptx"].encode(), _with_offsets(passed + scratch)
+
+
+def away_from_interrupts(function: Callable[[], T]) -> T:
+    """Call the function in a thread of its own; return or raise what it does. A Ctrl-C is raised once it has ended.
+
+    Triton calls Python from C++, and a KeyboardInterrupt that is raised in there aborts the process. Python raises it
+    in the main thread only.
+    """
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+    ended = Flag()
+
+    def run() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run).start()
+    interrupt = None
+    while not ended.is_set:
+        try:
+            ended.wait()
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def assemble(ptx: bytes, target: str) -> bytes:

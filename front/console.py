@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from .errors import SdeditError, printable, reason
+from .errors import SdeditError, comes_from_interrupt, printable, reason
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -66,17 +66,6 @@ def mistake(error: Exception) -> str | None:
     if isinstance(error, MemoryError):
         return f"not enough memory: {reason(error)}" if str(error) else "not enough memory"
     return None
-
-
-def comes_from_interrupt(error: BaseException | None) -> bool:
-    """Whether a Ctrl-C caused the error: packages that are being imported turn KeyboardInterrupt into ImportError."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        if isinstance(error, ImportError) and KeyboardInterrupt.__name__ in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def to_json(value: object, *, indent: int | None = 2, sort_keys: bool = False) -> str:

@@ -4,6 +4,10 @@
 class SdeditError(Exception):
     """Base of all errors that this package raises for something outside it."""
 
+    def __str__(self) -> str:
+        """The message on one line: line ends and controls in it, of a file's name for example, are escaped."""
+        return printable(super().__str__())
+
 
 class BundleError(SdeditError):
     """A bundle is missing, damaged, of another revision, or reaches outside its folder."""
@@ -46,6 +50,37 @@ def install_hint(extra: str) -> str:
     No index has sdedit: it is installed from a clone or a wheel file, and pip takes the extra behind either's path.
     """
     return f"pip install 'PATH[{extra}]', where PATH is sdedit's clone or wheel file"
+
+
+def shown(value: object) -> str:
+    """The value as Python writes it, for a message: on one line, of at most 80 characters."""
+    try:
+        text = printable(" ".join(repr(value).split()))
+    except Exception:  # a class that fails, or an integer of more than 4,300 digits
+        return "of thousands of digits" if isinstance(value, int) else f"of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def out_of_memory(what: str, error: MemoryError) -> str:
+    """Message for `what`, which found not enough memory; numpy says how much was wanted."""
+    return f"not enough memory for {what}" + (f": {reason(error)}" if str(error) else "")
+
+
+def comes_from_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C caused the error: packages that are being imported turn KeyboardInterrupt into ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if isinstance(error, ImportError) and KeyboardInterrupt.__name__ in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raise KeyboardInterrupt if a Ctrl-C caused the error. To be called first wherever ImportError is caught."""
+    if comes_from_interrupt(error):
+        raise KeyboardInterrupt from None
 
 
 def git_lfs_hint(head: bytes) -> str:

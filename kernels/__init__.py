@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
+from sdedit.errors import raise_interrupt
+
 from .noise import normal_numpy
 from .step_numpy import advance_numpy, begin_numpy, step_numpy
 
@@ -36,7 +38,8 @@ def twin(name: str = "auto") -> Twin:
         raise ValueError(f"twin {name!r} is not one of auto, {', '.join(TWINS)}")
     try:
         from .step_c import begin_c, normal_c, step_c
-    except ImportError:
+    except ImportError as error:
+        raise_interrupt(error)
         if name == "c":
             raise
         warnings.warn(

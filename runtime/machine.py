@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+from sdedit.errors import raise_interrupt
+
 from .cgroups import free_memory, limit_processors
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
@@ -66,7 +68,8 @@ def _free_addresses() -> int | None:
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         used = _value_in("/proc/self/status", "VmSize").removesuffix(" kB")
-    except (ImportError, AttributeError, OSError):
+    except (ImportError, AttributeError, OSError) as error:
+        raise_interrupt(error)
         return None
     if limit == resource.RLIM_INFINITY or not used.isdigit():
         return None

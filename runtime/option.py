@@ -2,11 +2,13 @@
 
 import math
 import operator
+import os
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
-from sdedit.errors import PlanError, SdeditError
+from sdedit.errors import PlanError, SdeditError, shown
 
 POWERS = {2**bits - less: f"2^{bits}{'-1' * less}" for bits in (32, 64) for less in (0, 1)}
 """Numbers that people read more easily as powers of two."""
@@ -36,11 +38,11 @@ class Option:
         """The value as a `kind` (int, float or str) of Python's own; raises PlanError for another type, or `error`."""
         if kind is str:
             if not isinstance(value, str) or value not in self.choices:
-                raise self.error(f"{name} {value!r} is not one of {', '.join(self.choices)}")
+                raise self.error(f"{name} {shown(value)} is not one of {', '.join(self.choices)}")
             return value
         number = to_integer(name, value) if kind is int else to_number(name, value)
         if not self.holds(number):
-            raise self.error(f"{name} {_digits(number)} is not {self.range or 'finite'}")
+            raise self.error(f"{name} {shown(number)} is not {self.range or 'finite'}")
         return number
 
     def holds(self, number: float) -> bool:
@@ -95,7 +97,7 @@ def to_integer(name: str, value: Any) -> int:
             raise TypeError
         return operator.index(whole)
     except (TypeError, ValueError, OverflowError):  # NaN is a ValueError, infinity an OverflowError
-        raise PlanError(f"{name} {_digits(value)} is not an integer") from None
+        raise PlanError(f"{name} {shown(value)} is not an integer") from None
 
 
 def to_number(name: str, value: Any) -> float:
@@ -105,12 +107,12 @@ def to_number(name: str, value: Any) -> float:
             raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise PlanError(f"{name} {_digits(value)} is not a number") from None
+        raise PlanError(f"{name} {shown(value)} is not a number") from None
 
 
-def _digits(number: Any) -> str:
-    """The number for a message; Python refuses to print integers of more than 4,300 digits."""
+def to_path(name: str, value: Any, error: type[SdeditError]) -> Path:
+    """A path from str, bytes or os.PathLike; raises `error` for anything else."""
     try:
-        return str(number) if isinstance(number, int | float) else repr(number)
-    except ValueError:
-        return "of thousands of digits"
+        return Path(os.fsdecode(value))
+    except TypeError:
+        raise error(f"{name} {shown(value)} is not a path") from None

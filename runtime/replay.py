@@ -15,6 +15,7 @@ from .devices import check_recipe
 from .editor import EditedImage, Editor
 from .editor.arguments import load
 from .images import file_sha256, load_result
+from .option import to_path
 from .recipe import parse_recipe
 from .settings import Settings
 
@@ -30,21 +31,25 @@ class Replay:
 
 
 def replay(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
-    guide: Path | None = None,
-    mask: Path | None = None,
-    base: Path | None = None,
-    bundle: Path | None = None,
+    guide: str | os.PathLike[str] | None = None,
+    mask: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+    bundle: str | os.PathLike[str] | None = None,
 ) -> Replay:
     """Make the image of `path` again, with the engine, precision and threads of its recipe.
 
     Inputs that are not given are looked for beside `path` by the recipe's names. Raises ImageError for an input that is
     missing or another than the recipe's, PlanError for a recipe that is unusable, BundleError and EngineError.
     """
-    shown = load_result(path)
-    recipe = parse_recipe(path, shown)
-    given = {"guide": guide, "mask": mask, "base": base}
+    path = to_path("path", path, ImageError)
+    picture = load_result(path)
+    recipe = parse_recipe(path, picture)
+    given = {
+        what: None if file is None else to_path(what, file, ImageError)
+        for what, file in (("guide", guide), ("mask", mask), ("base", base))
+    }
     sources = {what: _find(path, what, recipe, given[what]) for what in given}
     if sources["guide"] is None:
         raise PlanError(f"{path}: the recipe names no guide")
@@ -71,7 +76,7 @@ def replay(
         edit = editor.edit(inputs[0], inputs[1], base=inputs[2], image_numbers=[index], **settings.options())
         (again,) = edit.images
     used = [source for source in inputs if source is not None]
-    return Replay(again, _count_differences(shown, again.pil), _compare(recipe, again.recipe), used)
+    return Replay(again, _count_differences(picture, again.pil), _compare(recipe, again.recipe), used)
 
 
 def _find(path: Path, what: str, recipe: Mapping[str, Any], given: Path | None) -> Path | None:

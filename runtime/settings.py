@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, cast
 
-from sdedit.errors import ImageError, PlanError
+from sdedit.errors import ImageError, PlanError, shown
 
 from .images.canvas import FITS, FitName
 from .option import Option
@@ -116,7 +116,7 @@ class Settings:
             return null_label
         if not 0 <= self.label < classes:
             taken = f"takes 0..{classes - 1}" if classes else "takes none"
-            raise PlanError(f"label {self.label}: {bundle} {taken}")
+            raise PlanError(f"label {shown(self.label)}: {bundle} {taken}")
         return self.label
 
     def options(self) -> EditOptions:
@@ -133,13 +133,15 @@ class Settings:
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> "Settings":
         """The inverse of `recipe`, which may come from anywhere; raises PlanError and ImageError."""
+        if not isinstance(recipe, Mapping):
+            raise PlanError(f"recipe {shown(recipe)} is not a mapping")
         missing = [name for name in OPTIONS if name not in recipe]
         if missing:
             raise PlanError(f"the recipe lacks {', '.join(missing)}")
         values = {name: recipe[name] for name in OPTIONS}
-        if values["sampler"] != "ddim":
+        if isinstance(values["sampler"], str) and values["sampler"] != "ddim":
             values["eta"] = None  # the others have their own
-        if values["clip"] == "inf":
+        if isinstance(values["clip"], str) and values["clip"] == "inf":
             values["clip"] = math.inf
         return cls(**values)
 

@@ -240,3 +240,100 @@ def test_warnings_of_the_logger_reach_stderr(tmp_path: Path, by: str) -> None:
     }
     done = subprocess.run(commands[by], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stderr == "guide a\\x1b.gif has 2 frames or pages: the first is used\n"
+
+
+# Ctrl-C while packages are imported, everywhere.
+
+INTERRUPTED = {
+    "as it is": "raise KeyboardInterrupt",
+    "as a cause": "raise ImportError('initialization failed') from KeyboardInterrupt()",
+    "as a text": "raise ImportError('KeyboardInterrupt: <EMPTY MESSAGE>')",
+}
+"""Code of a package that is interrupted while it is imported, as Python's and compiled ones raise it."""
+
+
+def run_beside(tmp_path: Path, package: str, code: str, *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a Python with such a package before all others."""
+    (tmp_path / "first" / package).mkdir(parents=True)
+    (tmp_path / "first" / package / "__init__.py").write_text(code)
+    paths = [str(tmp_path / "first"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    return done.returncode, done.stderr.strip()  # click ends the line of a terminal's "^C"
+
+
+@pytest.mark.parametrize(
+    ("package", "how"),
+    [
+        *(("torch", how) for how in INTERRUPTED),
+        ("safetensors", "as it is"),
+        ("click", "as it is"),
+        ("numpy", "as a text"),
+    ],
+)
+def test_an_interrupt_while_training_imports_is_one(tmp_path: Path, guide: Path, package: str, how: str) -> None:
+    arguments = ["-m", "sdedit_ref.training", guide.parent, "--out", tmp_path / "run"]
+    assert run_beside(tmp_path, package, INTERRUPTED[how], *arguments) == (130, "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "how"), [*(("onnxruntime", how) for how in INTERRUPTED), ("openvino", "as a cause")]
+)
+def test_an_interrupt_while_an_engine_is_imported_is_one(tmp_path: Path, package: str, how: str) -> None:
+    """In a program as in a command: it is not told that the engine is not installed."""
+    script = (
+        "import sys; from sdedit.runtime import Editor\n"
+        f"try: Editor.open(engine='{package}', threads=1)\n"
+        "except KeyboardInterrupt: sys.exit(7)"
+    )
+    assert run_beside(tmp_path, package, INTERRUPTED[how], "-c", script) == (7, "")
+
+
+def test_an_interrupt_while_export_imports_is_one(tmp_path: Path, guide: Path) -> None:
+    arguments = ["-m", "sdedit", "export", guide, "--out", tmp_path / "bundle"]
+    assert run_beside(tmp_path, "torch", INTERRUPTED["as a cause"], *arguments) == (130, "")
+
+
+def test_all_that_catch_an_import_error_let_interrupts_through() -> None:
+    """The first statement of each such handler is raise_interrupt, or the error is asked for its cause."""
+    wrong = []
+    for room in PACKAGES:
+        for path in files(room):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ExceptHandler) and node.type and "ImportError" in ast.unparse(node.type):
+                    first = ast.unparse(node.body[0])
+                    if not first.startswith(("raise_interrupt(", "if comes_from_interrupt(")):
+                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []
+
+
+COMPILING = """
+import os, signal, sys, time
+from sdedit.export.triton_kernels import away_from_interrupts
+
+def compiles():
+    time.sleep(0.1)  # until the main thread waits
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)  # the main thread handles it
+    print("ended")
+
+try:
+    away_from_interrupts(compiles)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@unix
+def test_what_is_compiled_is_not_interrupted_in_mid_air() -> None:
+    """`export --cubins`: a KeyboardInterrupt inside Triton's C++ aborts the process, so it comes afterwards."""
+    done = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ended\ninterrupted\n", "")
+    from sdedit.export.triton_kernels import away_from_interrupts
+
+    assert away_from_interrupts(lambda: "compiled") == "compiled"
+    with pytest.raises(ZeroDivisionError):
+        away_from_interrupts(lambda: 1 // 0)

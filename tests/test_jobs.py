@@ -1,7 +1,6 @@
 """Jobs: many threads, one editor. Nothing hangs, nothing is mixed up, nothing is left behind."""
 
 import gc
-import os
 import random
 import threading
 import time
@@ -242,21 +241,6 @@ def test_an_editor_that_is_forgotten_leaves_no_thread(bundle: Any) -> None:
     del editor
     gc.collect()
     assert len(workers()) == before
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_after_a_fork_the_child_is_told_instead_of_hanging(bundle: Any) -> None:
-    with make_editor(bundle, lambda x, time: -x) as editor:
-        editor.edit(GUIDE, steps=1)
-        child = os.fork()
-        if child == 0:
-            try:
-                editor.submit(GUIDE, steps=1)
-            except EngineError as error:
-                os._exit(7 if "open one after the fork" in str(error) else 8)
-            os._exit(9)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def mixing(x: np.ndarray, told: float) -> np.ndarray:

@@ -23,6 +23,7 @@ from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
 from sdedit_ref.training import __main__ as training
 from sdedit_ref.training import train
+from sdedit_ref.training.command import command as training_command
 from sdedit_ref.training.crops import find_pictures, split
 from sdedit_ref.training.hyperparameters import Hyperparameters
 from sdedit_ref.training.progress import Progress, duration
@@ -156,7 +157,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_save_stands(folder: Path,
 
 
 def test_the_averaged_weights_are_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(training.command, [str(folder), "--out", str(tmp_path / "run"), *NETWORK, *SHORT])
+    result = CliRunner().invoke(training_command, [str(folder), "--out", str(tmp_path / "run"), *NETWORK, *SHORT])
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "run" / "ema.safetensors")
     assert checkpoint.prediction == "v"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import install_hint
+from ..errors import install_hint, raise_interrupt
 from .options import Decorator, option
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def int8_addition(min_psnr: float | None) -> "Addition":
     try:
         from sdedit.export.int8 import MIN_PSNR, int8_addition
     except ImportError as error:
+        raise_interrupt(error)
         raise needs(error) from None
     return int8_addition(MIN_PSNR if min_psnr is None else min_psnr, say=lambda line: click.echo(line, err=True))
 

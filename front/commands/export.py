@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import CheckpointError, printable
+from ..errors import CheckpointError, printable, raise_interrupt
 from .additions import ADDITIONS, needs, parse_additions
 from .options import Decorator, GroupedCommand, option, together
 from .outputs import shown
@@ -87,6 +87,7 @@ def export_command(
     try:
         from sdedit.export.bundle import export_bundle
     except ImportError as error:
+        raise_interrupt(error)
         raise needs(error) from None
     checkpoint = load(source, answers)
     lines: list[str] = []
@@ -126,6 +127,7 @@ def load(source: Path, answers: dict[str, str | None]) -> Any:
     try:
         from sdedit_ref.checkpoints import load_checkpoint
     except ImportError as error:
+        raise_interrupt(error)
         raise needs(error) from None
     return load_checkpoint(source, **answers)
 

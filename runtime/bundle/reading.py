@@ -7,6 +7,7 @@ that were hashed are the bytes that the engine gets.
 import dataclasses
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,6 +18,7 @@ import numpy as np
 
 from sdedit.errors import BundleError, reason
 
+from ..option import to_path
 from ..schedule import Schedule
 from .files import MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
 from .graph import External, check_graph
@@ -121,13 +123,13 @@ class Bundle:
         return levels, read_array(self.path, REFERENCE, self.read(REFERENCE), np.dtype(np.float32), expected)
 
 
-def read_bundle(path: str | Path, *, verify_all: bool = False) -> Bundle:
+def read_bundle(path: str | os.PathLike[str], *, verify_all: bool = False) -> Bundle:
     """Open a bundle: check revision, schema and sizes, and that no path leaves the folder; verify small files.
 
     verify_all: hash every file now; otherwise a file of more than SMALL_BYTES is hashed when it is read. Raises
     BundleError, on one line, for anything that is wrong.
     """
-    path = Path(path)
+    path = to_path("bundle", path, BundleError)
     check_folder(path)
     text = read_manifest_bytes(path)
     manifest = parse_manifest(path, text)

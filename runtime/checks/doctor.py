@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 
 from sdedit import __version__
-from sdedit.errors import BundleError, EngineError, install_hint
+from sdedit.errors import BundleError, EngineError, install_hint, raise_interrupt
 from sdedit.kernels import TWINS, twin
 
 from ..bundle import Bundle, read_kernels
@@ -61,7 +61,8 @@ def examine_twin(name: str) -> Finding:
     what = f"kernels in {name}"
     try:
         kernels = twin(name)
-    except ImportError:
+    except ImportError as error:
+        raise_interrupt(error)
         return Finding("warning", what, "the extension was not built; numpy's kernels give the same bits, slower")
     noise, edit = golden.digest(golden.noise(kernels)), golden.digest(golden.halved_edit(kernels))
     if (noise, edit) != (golden.NOISE, golden.HALVED):

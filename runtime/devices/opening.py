@@ -2,7 +2,7 @@
 
 from math import prod
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, shown
 from sdedit.kernels import twin
 
 from ..bundle import Bundle, read_kernels
@@ -22,7 +22,7 @@ def open_device(
     for unknown names, for more slots or threads than this machine has room for, and for a network that it cannot run.
     """
     if device not in DEVICES:
-        raise EngineError(f"device {device!r} is not one of {', '.join(DEVICES)}")
+        raise EngineError(f"device {shown(device)} is not one of {', '.join(DEVICES)}")
     check_request(device, engine, precision, threads)
     if device == "cuda":
         return _open_cuda(bundle, engine, precision, slots, eager)

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from sdedit import __version__
-from sdedit.errors import ImageError
+from sdedit.errors import EngineError, ImageError, out_of_memory
 
 from ..bundle import Bundle
 from ..codec import codec_for
@@ -65,14 +65,21 @@ class Editor:
         """
         threads, slots, max_waiting = check_opening(engine, precision, threads, slots, device, eager, max_waiting)
         loaded = load(bundle)
-        opened = open_device(loaded, device, engine, precision, threads, slots, eager)
-        network = opened.engine
-        LOG.info(
-            "%s: %s %s, %s, threads %s, on %s with the %s kernels, slots %d",
-            *(loaded.name, network.name, network.version, network.precision, network.threads),
-            *(opened.name, opened.kernels, slots),
-        )
-        return cls(loaded, opened, max_waiting=max_waiting)
+        try:
+            opened = open_device(loaded, device, engine, precision, threads, slots, eager)
+        except MemoryError as error:
+            raise EngineError(out_of_memory(f"bundle {loaded.name} on device {device}", error)) from None
+        try:
+            network = opened.engine
+            LOG.info(
+                "%s: %s %s, %s, threads %s, on %s with the %s kernels, slots %d",
+                *(loaded.name, network.name, network.version, network.precision, network.threads),
+                *(opened.name, opened.kernels, slots),
+            )
+            return cls(loaded, opened, max_waiting=max_waiting)
+        except BaseException:  # Ctrl-C, before the editor owns the device
+            opened.close()
+            raise
 
     def edit(
         self,
@@ -95,7 +102,7 @@ class Editor:
         Raises ImageError, PlanError, EngineError. If on_step raises, or on Ctrl-C, the edit ends and the error comes
         through.
         """
-        job = self._prepare(guide, mask, base, on_step, image_numbers, options)
+        job = self._prepared(guide, mask, base, on_step, image_numbers, options)
         try:
             self._worker.submit(job._ticket)
             if on_step is not None:
@@ -122,7 +129,7 @@ class Editor:
         editor's thread, so it must be quick (see Job.subscribe); what it raises ends the job and comes from its
         `result`. Raises EngineError if the editor was opened with max_waiting and so many jobs are in flight.
         """
-        job = self._prepare(guide, mask, base, on_step, image_numbers, options)
+        job = self._prepared(guide, mask, base, on_step, image_numbers, options)
         if on_step is not None:
             job._call_on_step(on_step)
         self._worker.submit(job._ticket)
@@ -142,7 +149,7 @@ class Editor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(
+    def _prepared(
         self,
         guide: Source,
         mask: Source | None,
@@ -153,9 +160,22 @@ class Editor:
     ) -> Job:
         """A job that is not submitted yet: its arguments are checked, its pictures decoded and its tasks made."""
         self._worker.check_process()
-        begun = time.perf_counter()
         check_function("on_step", on_step)
         settings = Settings(**options)
+        try:
+            return self._prepare(guide, mask, base, settings, image_numbers)
+        except MemoryError as error:
+            raise EngineError(out_of_memory("the edit", error)) from None
+
+    def _prepare(
+        self,
+        guide: Source,
+        mask: Source | None,
+        base: Source | None,
+        settings: Settings,
+        image_numbers: Sequence[int] | None,
+    ) -> Job:
+        begun = time.perf_counter()
         numbers = check_image_numbers(image_numbers, settings.images)
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         conditions, null_conditions = self._conditions(settings)

@@ -3,21 +3,22 @@
 import asyncio
 import copy
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from sdedit.errors import EngineError, PlanError
+from sdedit.errors import EngineError, ImageError, PlanError, out_of_memory, shown
 
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_png
 from ..jobs import LOG, Demand, Listener, News, Progress, Ticket, Worker
+from ..option import to_integer, to_number, to_path
 from ..recipe import write_recipe
 
 
@@ -28,9 +29,9 @@ class EditedImage:
     pil: Image.Image
     recipe: Mapping[str, Any]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a PNG that carries the recipe; `path` is complete or untouched. Raises ImageError."""
-        save_png(self.pil, Path(path), write_recipe(self.recipe))
+        save_png(self.pil, to_path("path", path, ImageError), write_recipe(self.recipe))
 
     def to_bytes(self) -> bytes:
         """The PNG that `save` writes."""
@@ -101,8 +102,9 @@ class Job:
     def result(self, timeout: float | None = None) -> Edit:
         """Wait for the edit, `timeout` seconds at most (None, inf: without a limit; below 0: not at all).
 
-        Raises TimeoutError (the job goes on), CancelledError, EngineError, and what on_step raised. Raises EngineError
-        in a forked child, and in a callback of a job that has not ended, which would wait for itself.
+        Raises PlanError for a timeout that is no number. Raises TimeoutError (the job goes on), CancelledError,
+        EngineError, and what on_step raised. Raises EngineError in a forked child, and in a callback of a job that has
+        not ended, which would wait for itself. After a Ctrl-C, or for lack of memory, call it again: nothing is lost.
         """
         limit = _seconds(timeout)
         self._worker.check_process()
@@ -114,8 +116,11 @@ class Job:
             raise _raised_again(self._ticket.error)
         with self._finishing:
             if self._edit is None:
-                self._edit = self._finish()
-            self._ticket.results.clear()  # not before: an interrupt while the pictures are made loses nothing
+                try:
+                    self._edit = self._finish()
+                except MemoryError as error:
+                    raise EngineError(out_of_memory("the images of the edit", error)) from None
+            self._ticket.results.clear()  # not before: whatever interrupts the making of the pictures loses nothing
             return self._edit
 
     def cancel(self) -> bool:
@@ -132,20 +137,23 @@ class Job:
         prediction. An image's last evaluation has x0 without a copy. The function returned ends the subscription.
         """
         if not callable(callback):
-            raise PlanError(f"callback {callback!r} is not a function")
-        if isinstance(preview_every, bool) or not isinstance(preview_every, int) or preview_every < 0:
-            raise PlanError(f"preview_every {preview_every!r} is not an integer of at least 0")
+            raise PlanError(f"callback {shown(callback)} is not a function")
+        every = to_integer("preview_every", preview_every)
+        if every < 0:
+            raise PlanError(f"preview_every {every} is not at least 0")
         self._worker.check_process()
-        return self._ticket.listen(Listener(callback, lambda step: preview_every > 0 and step % preview_every == 0))
+        return self._ticket.listen(Listener(callback, lambda step: every > 0 and step % every == 0))
 
     def add_done_callback(self, callback: Callable[["Job"], object]) -> None:
         """Call `callback` with this job when it has ended, as concurrent.futures does; see `subscribe`."""
         if not callable(callback):
-            raise PlanError(f"callback {callback!r} is not a function")
+            raise PlanError(f"callback {shown(callback)} is not a function")
         self.subscribe(lambda progress: callback(self) if progress.done else None)
 
     def preview(self, progress: Progress) -> Preview:
         """The picture of an event that has x0: decoded here, in the thread that asks for it."""
+        if not isinstance(progress, Progress):
+            raise PlanError(f"progress {shown(progress)} is not an event of a job")
         if progress.x0 is None:
             raise EngineError("the event has no preview: subscribe with preview_every")
         pil = paste(self._canvas, self._codec.preview(progress.x0), exact=True)
@@ -240,14 +248,9 @@ def _seconds(timeout: float | None) -> float | None:
     """None for no limit."""
     if timeout is None:
         return None
-    try:
-        if isinstance(timeout, bool | str):
-            raise TypeError
-        seconds = float(timeout)
-    except (TypeError, ValueError, OverflowError):
-        raise EngineError(f"timeout {timeout!r} is not a number of seconds") from None
+    seconds = to_number("timeout", timeout)
     if math.isnan(seconds):
-        raise EngineError("timeout nan is not a number of seconds")
+        raise PlanError("timeout nan is not a number")
     return None if seconds == math.inf else max(seconds, 0.0)
 
 

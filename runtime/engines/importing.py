@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import ModuleType
 
-from sdedit.errors import EngineError, install_hint
+from sdedit.errors import EngineError, install_hint, raise_interrupt
 
 ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"
 OPENVINO_TELEMETRY = "openvino_telemetry"
@@ -66,5 +66,6 @@ def import_engine(package: str, extra: str) -> ModuleType:
     with nullcontext() if package in sys.modules else without_telemetry():
         try:
             return importlib.import_module(package)
-        except ImportError:
+        except ImportError as error:
+            raise_interrupt(error)
             raise EngineError(f"engine {package} is not installed: {install_hint(extra)}") from None

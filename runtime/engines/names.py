@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from numbers import Integral
 
-from sdedit.errors import EngineError, install_hint
+from sdedit.errors import EngineError, install_hint, shown
 
 ENGINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16", "int8")},
@@ -55,16 +55,16 @@ def check_request(device: str, engine: str, precision: str, threads: int | None)
     """Raise EngineError unless the device accepts the engine, the precision and the threads."""
     engines = ENGINES[device]
     if engine not in ("auto", *engines):
-        raise EngineError(f"engine {engine!r} is not one of auto, {', '.join(engines)}, which device {device} has")
+        raise EngineError(f"engine {shown(engine)} is not one of auto, {', '.join(engines)}, which device {device} has")
     accepted = precisions_of(device, engine)
     if precision not in ("auto", *accepted):
         owner = f"device {device}" if engine == "auto" else f"engine {engine} on device {device}"
-        raise EngineError(f"precision {precision!r} is not one of auto, {', '.join(accepted)}, which {owner} has")
+        raise EngineError(f"precision {shown(precision)} is not one of auto, {', '.join(accepted)}, which {owner} has")
     if threads is None:
         return
     if device == "cuda":
         raise EngineError(f"threads {threads} goes with device cpu: a GPU has its own")
     if not isinstance(threads, Integral):
-        raise EngineError(f"threads {threads!r} is not an integer in 1..{MAX_THREADS}")
+        raise EngineError(f"threads {shown(threads)} is not an integer in 1..{MAX_THREADS}")
     if not 1 <= threads <= MAX_THREADS:
-        raise EngineError(f"threads {threads} is not in 1..{MAX_THREADS}")
+        raise EngineError(f"threads {shown(threads)} is not in 1..{MAX_THREADS}")

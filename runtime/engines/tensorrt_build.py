@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, raise_interrupt
 
 from ..bundle import Network
 
@@ -38,6 +38,7 @@ def import_named(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: its libraries
+        raise_interrupt(error)
         raise EngineError(f"the package {name} cannot be used: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import io
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,8 +68,11 @@ TURNS = {
 }
 """How to turn an image upright, by EXIF orientation."""
 
-_LOCKS = [threading.Lock() for _ in range(64)]
-"""One of them guards the reading of a PIL image, by its address. PIL reads pixels late, and not thread-safely."""
+_LOCKS: dict[tuple[int, int], threading.Lock] = {}
+"""By process and number: one of 64 guards the reading of a PIL image. PIL reads pixels late, and not thread-safely.
+
+By process, since a fork may happen while another thread holds one; the child would wait for it for ever.
+"""
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def _open_with_pillow(container: Container, format_name: str | None, title: str)
 def _copy_image(image: Image.Image, what: str) -> Image.Image:
     """An upright copy of a caller's PIL image, which is read (once, as by any use) and not changed."""
     try:
-        lock = _LOCKS[id(image) // 16 % len(_LOCKS)]
+        lock = _LOCKS.setdefault((os.getpid(), id(image) // 16 % 64), threading.Lock())
         with lock, memory_for(_sized(what, image.size), 4 * image.width * image.height):
             frames, frame = _count_frames(image), image.tell()
             image.load()

@@ -105,7 +105,7 @@ def _read_object(file: Any, title: str) -> bytes:
             size += len(part)
     except MemoryError:
         raise ImageError(f"not enough memory for {title}: more than {_megabytes(size)} wanted") from None
-    except (OSError, ValueError) as error:  # ValueError: it is closed
+    except (OSError, ValueError, TypeError) as error:  # ValueError: it is closed. TypeError: it reads no given size
         raise ImageError(f"{title} cannot be read: {reason(error)}") from None
     raise ImageError(_too_large(title, "larger"))
 

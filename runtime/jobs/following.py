@@ -4,7 +4,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from .ticket import SLICE, Listener, Progress, Ticket
+from .flag import SLICE
+from .ticket import Listener, Progress, Ticket
 
 
 class News:

@@ -1,7 +1,7 @@
 """A ticket: one job, as its worker and the threads that follow it share it.
 
 Ctrl-C may interrupt the main thread after any call. So a ticket shares state by single assignments, and by locks that
-the interpreter takes and frees in one operation. A threading.Condition is neither: an interrupt can leave it locked.
+the interpreter takes and frees in one operation: `with` on a lock, and Flag.
 """
 
 import logging
@@ -15,11 +15,9 @@ import numpy as np
 from sdedit.errors import CancelledError
 
 from ..loop import Task
+from .flag import Flag
 
 LOG = logging.getLogger("sdedit")
-
-SLICE = 0.2
-"""Seconds. Every wait is made of slices of this length: on Windows, Ctrl-C reaches a thread only between two waits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +81,10 @@ class Ticket:
     finished_at: float | None = None
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    running: threading.Lock = field(default_factory=threading.Lock)
+    ended: Flag = field(default_factory=Flag)
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.running.acquire()  # until the job ends
         self.progress = Progress(0, sum(len(task.plan.rows) for task in self.tasks), self.tasks[0].image)
 
     @property
@@ -107,14 +104,7 @@ class Ticket:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether the job ended within `timeout` seconds (None: without a limit)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.done:
-            left = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
-            if left <= 0:
-                return False
-            if self.running.acquire(timeout=left):
-                self.running.release()
-        return True
+        return self.ended.wait(timeout)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell the listener of each step from now on, and of the end; the function that is returned stops it."""
@@ -159,6 +149,6 @@ class Ticket:
             self.progress = replace(self.progress, seconds_left=0.0, x0=x0, done=True)
             self.error = error
             self.finished_at = time.perf_counter()
-        self.running.release()
+        self.ended.set()
         for listener in list(self.listeners):
             listener.tell(self.progress)

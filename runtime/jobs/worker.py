@@ -6,15 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from sdedit.errors import CancelledError, EngineError, reason
+from sdedit.errors import CancelledError, EngineError, out_of_memory, reason
 
 from ..loop import Loop, Task
-from .ticket import LOG, SLICE, Listener, Progress, Ticket
+from .flag import SLICE, Flag
+from .ticket import LOG, Listener, Progress, Ticket
 
 NOT_FINITE = "the network returned values that are not finite; the result is not an image"
 
@@ -47,16 +49,16 @@ class Worker:
         self._loop = loop
         self._max_jobs = max_jobs
         self._process = os.getpid()
-        self._lock = threading.Lock()  # of _waiting, _unfinished and _closed; held for a few instructions only
+        self._lock = threading.RLock()  # of the next four; reentrant, since the garbage collector may close inside
         self._waiting: deque[Ticket] = deque()
         self._unfinished: set[Ticket] = set()
         self._closed = False
+        self._thread: threading.Thread | None = None  # the one that owns the loop
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._running: dict[Task, Ticket] = {}
         self._late: list[LatePreview] = []
-        self._owner = threading.Lock()  # taken, for good, by the thread that owns the loop
-        self._thread: threading.Thread | None = None
-        self._finished = False
+        self._ending = threading.RLock()
+        self._finished = Flag()
 
     # For any thread.
 
@@ -91,7 +93,7 @@ class Worker:
         """Cancel what is in flight and end the thread, within `seconds`; afterwards `submit` raises EngineError.
 
         False if the thread goes on: the engine has not returned from its evaluation. It ends when the engine returns.
-        May be called again, and from any thread; from a job's callback it does not wait.
+        May be called again, and from any thread; from a job's callback it does not wait. After a Ctrl-C, call it again.
         """
         if os.getpid() != self._process:
             self._keep_for_ever()
@@ -99,9 +101,15 @@ class Worker:
         with self._lock:
             self._closed = True
         self._wakes.put(None)
-        if self._owner.acquire(blocking=False):  # no thread ever did, and none will
+        if self.is_this_thread():
+            return True
+        if self._thread is None:  # no thread came before the end, and none will
             self._finish()
-        return self.is_this_thread() or self._wait_for_end(seconds)
+        if not self._finished.wait(seconds):
+            return False
+        if self._thread is not None:
+            self._thread.join(SLICE)  # it has nothing left to do
+        return True
 
     def check_process(self) -> None:
         """Raise EngineError in a child process. To be called before anything that a fork may have left locked."""
@@ -122,18 +130,6 @@ class Worker:
                 raise error.__context__ from None
             raise EngineError(f"the editor cannot start its thread: {reason(error)}") from None
 
-    def _wait_for_end(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            thread = self._thread
-            if thread is not None:
-                thread.join(min(left, SLICE))
-            if self._finished and (thread is None or not thread.is_alive()):
-                return True
-            if thread is None:  # it owns the loop, and has not come to say so
-                time.sleep(min(left, 0.001))
-        return self._finished
-
     def _keep_for_ever(self) -> None:
         """Never free the engine in a child process: engines wait there for threads that only the parent has."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._loop))
@@ -141,38 +137,49 @@ class Worker:
     # The thread.
 
     def _work(self) -> None:
-        if not self._owner.acquire(blocking=False):
-            return
-        self._thread = threading.current_thread()
+        with self._lock:
+            if self._closed or self._thread is not None:
+                return
+            self._thread = threading.current_thread()
         try:
-            while self._wait_for_work():
+            while not self._closed:
                 try:
-                    self._drop_cancelled()
-                    self._admit()
-                    if self._loop.busy:
-                        self._step()
+                    self._take_turn()
                 except Exception as error:  # an engine's failure concerns what is on the engine, and nothing else
                     self._fail_running(error)
         finally:
             self._finish()  # here, for this thread may be the one that closes
 
     def _finish(self) -> None:
-        try:
-            self._end_all()
-            self._loop.close()
-        finally:
-            self._finished = True
+        """End all jobs and free the device. If a Ctrl-C came between, the next call does the rest."""
+        with self._lock:
+            self._closed = True
+        with self._ending:
+            if self._finished.is_set:
+                return
+            try:
+                self._end_all()
+                self._loop.close()
+            except Exception:
+                LOG.exception("the editor's device could not be freed")
+            self._finished.set()
 
-    def _wait_for_work(self) -> bool:
-        """False when it is time to go."""
-        try:
+    def _take_turn(self) -> None:
+        """Wait until there is work, then bring everything that runs one step on."""
+        self._wait_for_work()
+        if self._closed:
+            return
+        self._drop_cancelled()
+        self._admit()
+        if self._loop.busy:
+            self._step()
+
+    def _wait_for_work(self) -> None:
+        with suppress(Empty):
             while True:
                 self._wakes.get_nowait()
-        except Empty:
-            pass
         while not (self._closed or self._waiting or self._running):
             self._wakes.get()
-        return not self._closed
 
     def _drop_cancelled(self) -> None:
         with self._lock:
@@ -203,7 +210,7 @@ class Worker:
         if not self._loop.runs_ahead:  # a device that does takes its next step before anyone waits for a copy
             self._deliver_late()
         for task, state in results.items():
-            owner = self._running.pop(task, None)
+            owner = self._running.get(task)
             if owner is None:
                 continue  # another of its images has just failed
             if not np.isfinite(state).all():
@@ -212,6 +219,7 @@ class Worker:
             owner.results[task] = state
             if len(owner.results) == len(owner.tasks):
                 self._end(owner, None)
+            self._running.pop(task, None)  # not before: whatever fails until then is its job's failure
 
     def _deliver_late(self) -> None:
         late, self._late = self._late, []
@@ -221,7 +229,7 @@ class Worker:
     def _fail_running(self, error: Exception) -> None:
         """End what is on the engine; if nothing is, what was to come next, so that the thread gets on."""
         if isinstance(error, MemoryError):
-            error = EngineError("there is not enough memory for the edit")
+            error = EngineError(out_of_memory("the edit", error))
         with self._lock:
             tickets = dict.fromkeys(self._running.values()) or dict.fromkeys([*self._waiting][:1])
         for ticket in tickets:

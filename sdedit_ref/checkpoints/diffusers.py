@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sdedit.errors import CheckpointError, git_lfs_hint, install_hint, reason
+from sdedit.errors import CheckpointError, git_lfs_hint, install_hint, raise_interrupt, reason
 
 from ..networks.unet2d import CanonicalUNet2D
 from ..sde import variance_exploding, variance_preserving
@@ -170,6 +170,7 @@ def diffusers_class(path: Path, name: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
+        raise_interrupt(error)
         raise CheckpointError(
             f"{path}: a diffusers folder needs the package {error.name}: {install_hint('diffusers')}"
         ) from None
