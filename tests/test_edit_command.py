@@ -132,7 +132,7 @@ def test_json_says_what_was_written(run: Run, guide: Path, out: Path) -> None:
         ),
         (["--threads", "0"], "threads 0 is not "),
         (["--threads", "5000"], "threads 5000 is not in 1..1024"),
-        (["--slots", "0"], "slots 0 is not at least 1"),
+        (["--slots", "0"], "slots 0 is not in 1..2147483647"),
         (["--images", "0"], "images 0 is not in 1..2^32"),
         (["--clip", "-1"], "clip -1.0 is not above 0"),
         (["--clip", "nan"], "clip nan is not above 0"),
