@@ -158,7 +158,7 @@ def test_without_a_label_it_is_of_no_class(bundle: Bundle) -> None:
         ({"label": 3}, "label 3: labelled takes 0..2"),
         ({"label": -1}, "label -1: labelled takes 0..2"),
         ({"label": "cat"}, "label 'cat' is not an integer"),
-        ({"label": 1.0}, "label 1.0 is not an integer"),
+        ({"label": 1.5}, "label 1.5 is not an integer"),
         ({"guidance": 2.0}, "guidance 2 needs a label: labelled takes 0..2"),
         ({"label": 1, "guidance": math.inf}, "guidance inf is not finite"),
         ({"label": 1, "guidance": "much"}, "guidance 'much' is not a number"),
