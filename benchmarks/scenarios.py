@@ -94,7 +94,7 @@ def add_unjudged_int8(bundle: Bundle) -> None:
         nncf = int8.import_nncf()
     except SdeditError:
         return
-    states = [parity_inputs(bundle, index) for index in range(len(bundle.reference_levels))]
+    states = [parity_inputs(bundle, index, bundle.state_shape) for index in range(len(bundle.reference_levels))]
     quantised = int8.quantise(nncf, onnx.load(bundle.network), states)
     (bundle.path / FOLDER).mkdir()
     int8.write_variant(bundle, quantised, {"edit_psnr": None})

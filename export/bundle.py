@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
+from sdedit.kernels.layout import MAX_ELEMENTS
 from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
-from sdedit.runtime.checks.parity import measure_errors, parity_input, parity_label, relative_error
+from sdedit.runtime.checks.parity import errors_against, parity_input, parity_label, relative_error
 from sdedit.runtime.engines import installed_engines, load_engine
 from sdedit.runtime.machine import available_processors
 from sdedit_ref.checkpoints import Checkpoint
@@ -26,6 +27,9 @@ TOLERANCE = 1e-4
 
 WEIGHTS = ("half", "float32")
 
+AREA = 4
+"""Networks of convolutions and attention mostly hold up to twice the sides that they were trained at."""
+
 MAX_CARD_BYTES = 1 << 20
 
 
@@ -36,6 +40,8 @@ def export_bundle(
     name: str,
     licence: str,
     weights: str = "half",
+    fixed: bool = False,
+    max_pixels: int | None = None,
     card: Path | None = None,
     additions: Sequence[Addition] = (),
     say: Callable[[str], None] = print,
@@ -43,26 +49,29 @@ def export_bundle(
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
 
     weights: how they are stored; with "half" the checkpoint's own network is rounded, in place: a copy of a large one
-    costs gigabytes. card: a text about the model, kept as MODEL_CARD.md. additions: parts to add before anything is
-    replaced; say: takes a line on each.
+    costs gigabytes. fixed: the bundle takes images of the checkpoint's size only. max_pixels: the largest area that the
+    network does well; None: AREA times its own. card: a text about the model, kept as MODEL_CARD.md. additions: parts
+    to add before anything is replaced; say: takes a line on each.
 
     Raises BundleError if the bundle cannot be written or differs from the reference.
     """
     if weights not in WEIGHTS:
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
+    image = image_fields(checkpoint, fixed, max_pixels)
     card_bytes = None if card is None else read_card(card)
     network, shape = checkpoint.network, checkpoint.shape
     levels = parity_levels(len(checkpoint.schedule))
     with staged(out) as folder:
-        exact_outputs = reference_outputs(checkpoint, levels)
+        exact_outputs = reference_outputs(checkpoint, levels, shape)
         check_finite(checkpoint, exact_outputs)
         if weights == "half":
             round_to_half(network)
-        outputs = reference_outputs(checkpoint, levels)
+        outputs = reference_outputs(checkpoint, levels, shape)
         rounding = relative_error(outputs, exact_outputs)
         if not math.isfinite(rounding):
             raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
-        model = to_onnx(network, shape, labels=checkpoint.classes > 0)
+        multiple_of = image["multiple_of"] if image["free"] else None
+        model = to_onnx(network, shape, labels=checkpoint.classes > 0, multiple_of=multiple_of)
         if weights == "half":
             store_in_half(model)
         save_onnx(model, folder / NETWORK)
@@ -71,11 +80,13 @@ def export_bundle(
         np.save(folder / REFERENCE, outputs)
         if card_bytes is not None:
             (folder / MODEL_CARD).write_bytes(card_bytes)
-        fields = manifest_fields(checkpoint, name, licence, shape)
-        parity = {"levels": levels, "weights": weights, "weights_rounding": rounding}
-        known = write_manifest(folder, {**fields, "parity": {**parity, "max_relative_error": 0.0, "engines": {}}})
-        errors = verify(read_bundle(folder))
-        parity.update(max_relative_error=max(map(max, errors.values())), engines=errors)
+        fields = {**manifest_fields(checkpoint, name, licence), "image": image}
+        parity: dict[str, Any] = {"levels": levels, "weights": weights, "weights_rounding": rounding}
+        unmeasured = {"max_relative_error": 0.0, "engines": {}, "sizes": {}}
+        known = write_manifest(folder, {**fields, "parity": {**parity, **unmeasured}})
+        others = other_shapes(shape, image["multiple_of"]) if image["free"] else []
+        references = {shape: outputs, **{other: reference_outputs(checkpoint, levels, other) for other in others}}
+        parity |= verify(read_bundle(folder), references)
         write_manifest(folder, {**fields, "parity": parity}, known)
         if additions:
             add_parts(read_bundle(folder), folder, additions, say)
@@ -102,12 +113,38 @@ def parity_levels(levels: int) -> list[int]:
     return [max(1, round(levels * part)) for part in (0.001, 0.25, 0.5, 0.75, 1.0)]
 
 
-def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
-    """The network's outputs at `levels`, float32 [L, C, H, W], for the inputs of parity.py."""
+def image_fields(checkpoint: Checkpoint, fixed: bool, max_pixels: int | None) -> dict[str, Any]:
+    """The manifest's `image`. Raises BundleError for a max_pixels that it cannot have."""
+    channels, height, width = checkpoint.shape
+    pixels = height * width
+    if fixed and max_pixels not in (None, pixels):
+        raise BundleError(f"max_pixels {max_pixels} is not {pixels}, the only size of a bundle with fixed sizes")
+    largest = MAX_ELEMENTS // channels
+    if max_pixels is not None and not pixels <= max_pixels <= largest:
+        raise BundleError(f"max_pixels {max_pixels} is not in {pixels}..{largest}")
+    return {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "multiple_of": math.gcd(height, width) if fixed else checkpoint.multiple_of,
+        "free": not fixed,
+        "max_pixels": max_pixels or (pixels if fixed else min(AREA * pixels, largest)),
+    }
+
+
+def other_shapes(shape: tuple[int, int, int], multiple_of: int) -> list[tuple[int, int, int]]:
+    """Two more shapes to verify: a larger one, and one that is not as high as wide."""
+    channels, height, width = shape
+    lower = max(height // 2 // multiple_of, 1) * multiple_of
+    return [(channels, height + multiple_of, width + multiple_of), (channels, lower, width + multiple_of)]
+
+
+def reference_outputs(checkpoint: Checkpoint, levels: list[int], shape: tuple[int, int, int]) -> np.ndarray:
+    """The network's outputs at `levels` for states of `shape`, float32 [L, C, H, W], for the inputs of parity.py."""
     network, schedule = checkpoint.network, checkpoint.schedule
     outputs = []
     for index, k in enumerate(levels):
-        x = torch.from_numpy(parity_input(schedule, k, index, checkpoint.shape))
+        x = torch.from_numpy(parity_input(schedule, k, index, shape))
         time = torch.tensor([schedule[k - 1, 2]], dtype=torch.float32)
         label = torch.tensor([parity_label(index, checkpoint.classes)])
         with torch.inference_mode():
@@ -116,21 +153,37 @@ def reference_outputs(checkpoint: Checkpoint, levels: list[int]) -> np.ndarray:
     return np.concatenate(outputs)
 
 
-def verify(bundle: Bundle) -> dict[str, list[float]]:
-    """Errors of each installed engine against the bundle's reference, by level. Raises BundleError above TOLERANCE."""
-    errors = {}
+def verify(bundle: Bundle, references: Mapping[tuple[int, int, int], np.ndarray]) -> dict[str, Any]:
+    """Errors of each installed engine against the reference, as the manifest's `parity` has them.
+
+    references: the reference's outputs by the shape of states. Raises BundleError above TOLERANCE.
+    """
+    engines: dict[str, list[float]] = {}
+    sizes: dict[str, dict[str, float]] = {}
     for name in installed_engines():
         try:
-            errors[name] = measure_errors(bundle, load_engine(bundle, name, "float32", available_processors()))
+            engine = load_engine(bundle, name, "float32", available_processors())
+            measured = {shape: errors_against(bundle, engine, outputs) for shape, outputs in references.items()}
         except EngineError as error:
             raise BundleError(f"the exported network does not load: {error}") from None
-        for k, found in zip(bundle.reference_levels, errors[name], strict=True):
-            if not found <= TOLERANCE:
-                raise BundleError(
-                    f"the exported network on {name} differs from the reference by {found:.1e} at level {k}, "
-                    f"more than {TOLERANCE:.0e}"
-                )
-    return errors
+        for shape, errors in measured.items():
+            size = f"{shape[1]}x{shape[2]}"
+            check_errors(bundle, name, size, errors)
+            if shape == bundle.state_shape:
+                engines[name] = errors
+            else:
+                sizes.setdefault(size, {})[name] = max(errors)
+    return {"max_relative_error": max(map(max, engines.values())), "engines": engines, "sizes": sizes}
+
+
+def check_errors(bundle: Bundle, engine: str, size: str, errors: Sequence[float]) -> None:
+    """Raise BundleError above TOLERANCE."""
+    for k, found in zip(bundle.reference_levels, errors, strict=True):
+        if not found <= TOLERANCE:
+            raise BundleError(
+                f"the exported network on {engine} differs from the reference by {found:.1e} at level {k} and "
+                f"{size} pixels, more than {TOLERANCE:.0e}"
+            )
 
 
 def check_finite(checkpoint: Checkpoint, outputs: np.ndarray) -> None:
@@ -138,13 +191,12 @@ def check_finite(checkpoint: Checkpoint, outputs: np.ndarray) -> None:
         raise CheckpointError(f"{checkpoint.path}: damaged: its network returns zeros, infinities or NaN")
 
 
-def manifest_fields(checkpoint: Checkpoint, name: str, licence: str, shape: tuple[int, int, int]) -> dict[str, Any]:
-    channels, height, width = shape
+def manifest_fields(checkpoint: Checkpoint, name: str, licence: str) -> dict[str, Any]:
+    """The manifest's keys that only the checkpoint decides."""
     return {
         "name": name,
         "licence": licence,
         "source": {"name": checkpoint.path.name, "sha256": checkpoint.sha256},
-        "image": {"channels": channels, "height": height, "width": width, "multiple_of": math.gcd(height, width)},
         "prediction": checkpoint.prediction,
         "conditioning": "label" if checkpoint.classes else "none",
         "classes": checkpoint.classes,

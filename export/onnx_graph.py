@@ -29,16 +29,28 @@ EXTERNAL_ABOVE = 1_500_000_000
 DATA_SUFFIX = ".data"
 
 
-def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> ir.Model:
-    """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, shape = (C, H, W) is fixed.
+def to_onnx(
+    network: nn.Module, shape: tuple[int, int, int], labels: bool = False, multiple_of: int | None = None
+) -> ir.Model:
+    """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, C of shape = (C, H, W) is fixed.
 
-    labels: whether the network takes label int64 [B] too.
+    labels: whether the network takes label int64 [B] too. multiple_of: H and W are free too, but for being multiples of
+    it; None: they are fixed. Raises RuntimeError if the network does not allow that.
     """
     network = with_large_norms_by_channel(network, shape, labels)
+    batch = torch.export.Dim("batch")
+    image: dict[int, Any] = {0: batch}
+    if multiple_of is not None:
+        rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
+        image |= {2: multiple_of * rows, 3: multiple_of * columns}
+        shape = (
+            shape[0],
+            3 * multiple_of,
+            5 * multiple_of,
+        )  # sides that differ, so that nothing takes one for the other
     example: tuple[torch.Tensor, ...] = (torch.zeros(2, *shape), torch.zeros(2))
     if labels:
         example = (*example, torch.zeros(2, dtype=torch.int64))
-    batch = {0: torch.export.Dim("batch")}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter
@@ -49,13 +61,26 @@ def to_onnx(network: nn.Module, shape: tuple[int, int, int], labels: bool = Fals
             opset_version=OPSET,
             input_names=["x", "time", "label"][: len(example)],
             output_names=["out"],
-            dynamic_shapes=(batch,) * len(example),
+            dynamic_shapes=(image, *[{0: batch}] * (len(example) - 1)),
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     strip_debugging(program.model)
+    if multiple_of is not None:
+        name_sides(program.model)
     return program.model
+
+
+def name_sides(model: ir.Model) -> None:
+    """Call the free sides of x and out height and width; the tracer's names are terms such as 8*rows."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None and len(value.shape) == 4:
+            value.shape = ir.Shape(["batch", value.shape[1], "height", "width"])
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value not in model.graph.outputs:
+                value.shape = None  # in those terms; engines infer it
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:

@@ -173,5 +173,5 @@ def half_error(bundle: Bundle) -> float:
     levels, expected = bundle.reference()
     outputs = np.empty_like(expected)
     for index in range(len(levels)):
-        outputs[index] = session.run(["out"], parity_inputs(bundle, index))[0][0]
+        outputs[index] = session.run(["out"], parity_inputs(bundle, index, bundle.state_shape))[0][0]
     return relative_error(outputs, expected)

@@ -12,17 +12,9 @@ from .bundle import Bundle
 class Codec(Protocol):
     """Turns pictures into states and back.
 
-    A picture is an 8-bit PIL image of `picture_size` with `picture_channels` channels (1: grey, 3: RGB). A state is
-    float32 `state_shape`, the array that the network denoises.
+    A picture is an 8-bit PIL image with `picture_channels` channels (1: grey, 3: RGB), of a size that the network
+    takes. A state is float32 [C, H, W], the array that the network denoises.
     """
-
-    @property
-    def state_shape(self) -> tuple[int, int, int]:
-        """C, H, W of a state."""
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """width, height of a picture in pixels."""
 
     @property
     def picture_channels(self) -> int:
@@ -45,16 +37,7 @@ class Codec(Protocol):
 class PixelCodec:
     """The codec of networks whose state is the picture: 8-bit values u are u / 127.5 - 1."""
 
-    state_shape: tuple[int, int, int]
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        _, height, width = self.state_shape
-        return width, height
-
-    @property
-    def picture_channels(self) -> int:
-        return self.state_shape[0]
+    picture_channels: int
 
     def encode(self, picture: Image.Image) -> np.ndarray:
         return to_state(picture)
@@ -71,7 +54,7 @@ class PixelCodec:
 
 def codec_for(bundle: Bundle) -> Codec:
     """The codec that the bundle's network was trained with. All bundles are of pixels so far."""
-    return PixelCodec(bundle.state_shape)
+    return PixelCodec(bundle.image.channels)
 
 
 def to_state(image: Image.Image) -> np.ndarray:

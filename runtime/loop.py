@@ -1,5 +1,6 @@
 """The loop: tasks enter free slots at step boundaries, all busy slots step together, finished ones leave."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,13 +13,15 @@ from .plan import Plan
 class Device(Protocol):
     """Static buffers for the arrays of kernels.layout, and the two launches that an edit is made of.
 
-    kernels: their name, for the recipe. runs_ahead: whether work can still be in flight when a call returns; then only
-    `read` and a snapshot's function wait. After a failure of the device itself, calls raise EngineError.
+    kernels: their name, for the recipe. state_shape: C, H, W of the states in its buffers. runs_ahead: whether work can
+    still be in flight when a call returns; then only `read` and a snapshot's function wait. After a failure of the
+    device itself, calls raise EngineError.
     """
 
     name: str
     kernels: str
     slots: int
+    state_shape: tuple[int, ...]
     runs_ahead: bool
 
     @property
@@ -46,6 +49,15 @@ class Device(Protocol):
     def step(self) -> None:
         """Run network, step and advance in every busy slot."""
 
+    def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
+        """Raise EngineError if `for_shape` would: for a shape that it cannot edit, or has no memory for."""
+
+    def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "Device":
+        """Buffers for states of another shape, as a device that shares this one's engine.
+
+        tile: side of the overlapping tiles in which the network is evaluated; None: all at once.
+        """
+
     def close(self) -> None:
         """Free everything outside this process's memory. The device cannot be used afterwards."""
 
@@ -60,7 +72,7 @@ class Task:
 
     guide: float32 [C, H, W] in [-1, 1]. mask: float32 [H, W] in [0, 1]. seed: 64 bits. image: 32 bits; with the seed it
     keys the noise. conditions: values of the network's inputs besides x and time, by name. null_conditions: for
-    the unconditional pass, if the network has one.
+    the unconditional pass, if the network has one. tile: see Device.for_shape.
     """
 
     plan: Plan
@@ -70,13 +82,26 @@ class Task:
     image: int
     conditions: Conditions = field(default_factory=dict)
     null_conditions: Conditions = field(default_factory=dict)
+    tile: int | None = None
+
+
+KEPT_SHAPES = 4
+"""Shapes of states, besides the native one, whose buffers are kept when no task has them any more."""
+
+Kind = tuple[tuple[int, ...], int | None]
+"""Shape of a task's state, and its tile."""
 
 
 class Loop:
-    """Drives a device. Not thread-safe: one owner calls it."""
+    """Drives a device, and one more for each further shape of states. Not thread-safe: one owner calls it.
+
+    Together they run as many tasks as the device has slots. All devices with tasks step in turn.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self._native: Kind = (tuple(device.state_shape), None)
+        self._devices: OrderedDict[Kind, Device] = OrderedDict({self._native: device})
         self._slots: dict[Task, int] = {}
         self._at: dict[Task, int] = {}
 
@@ -90,7 +115,10 @@ class Loop:
 
     def admit(self, task: Task) -> None:
         """Put a task into a free slot; the loop must not be full."""
-        slot = min(set(range(self._device.slots)) - set(self._slots.values()))
+        kind = kind_of(task)
+        device = self._device_for(kind)
+        taken = {slot for other, slot in self._slots.items() if kind_of(other) == kind}
+        slot = min(set(range(device.slots)) - taken)
         plan = task.plan
         values = {
             "guide": task.guide,
@@ -106,20 +134,22 @@ class Loop:
             **task.conditions,
             **{f"null_{name}": value for name, value in task.null_conditions.items()},
         }
-        self._device.write(slot, values)
+        device.write(slot, values)
         self._slots[task] = slot
         self._at[task] = 0
 
     def step(self) -> list[tuple[Task, np.ndarray]]:
         """Run one step of every busy slot; returns the finished tasks, each with its result float32 [C, H, W]."""
-        if any(task.plan.rows["step"][at] == 0 for task, at in self._at.items()):
-            self._device.begin()
-        self._device.step()
+        for kind in dict.fromkeys(map(kind_of, self._at)):
+            device = self._devices[kind]
+            if any(task.plan.rows["step"][at] == 0 for task, at in self._at.items() if kind_of(task) == kind):
+                device.begin()
+            device.step()
         finished = []
         for task, at in list(self._at.items()):
             self._at[task] = at + 1
             if at + 1 == len(task.plan.rows):
-                finished.append((task, self._device.read(self._slots[task], "x")))
+                finished.append((task, self._devices[kind_of(task)].read(self._slots[task], "x")))
                 self._forget(task)
         return finished
 
@@ -133,12 +163,12 @@ class Loop:
 
         The copy is float32 [C, H, W], of the prediction at this moment, whatever is stepped before it is fetched.
         """
-        return self._device.snapshot(self._slots[task], "h")
+        return self._devices[kind_of(task)].snapshot(self._slots[task], "h")
 
     def drop(self, task: Task) -> None:
         """Take a task out of its slot, which is idle from then on. A task without a slot is ignored."""
         if task in self._slots:
-            self._device.release(self._slots[task])
+            self._devices[kind_of(task)].release(self._slots[task])
             self._forget(task)
 
     def clear(self) -> None:
@@ -147,8 +177,24 @@ class Loop:
             self.drop(task)
 
     def close(self) -> None:
-        """Close the device, which must not be used any more."""
-        self._device.close()
+        """Close the devices, which must not be used any more."""
+        for device in self._devices.values():
+            device.close()
+
+    def _device_for(self, kind: Kind) -> Device:
+        """The device of that kind, made if there is none; of those without tasks only the last few are kept."""
+        if kind not in self._devices:
+            used = {self._native, *map(kind_of, self._slots)}
+            idle = [other for other in self._devices if other not in used]
+            for other in idle[: max(len(idle) - KEPT_SHAPES + 1, 0)]:
+                self._devices.pop(other).close()
+            self._devices[kind] = self._device.for_shape(*kind)
+        self._devices.move_to_end(kind)
+        return self._devices[kind]
 
     def _forget(self, task: Task) -> None:
         del self._slots[task], self._at[task]
+
+
+def kind_of(task: Task) -> Kind:
+    return task.guide.shape, task.tile

@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+import re
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,8 +20,9 @@ class Option:
     """One option. help: a phrase without a full stop. note: another sentence, or "".
 
     unit: what the number counts or is a fraction of, or "". low, high: its smallest and largest value, or None. above:
-    low itself is not accepted. infinite: so is infinity. choices: the accepted names of a text. unset: what None, the
-    default, stands for. error: class of the error for a value that is not accepted.
+    low itself is not accepted. infinite: so is infinity. choices: the accepted names of a text. pattern, forms: a
+    regular expression of further texts that are accepted, and how people write them. unset: what None, the default,
+    stands for. error: class of the error for a value that is not accepted.
     """
 
     help: str
@@ -31,14 +33,21 @@ class Option:
     above: bool = False
     infinite: bool = False
     choices: tuple[str, ...] = ()
+    pattern: str = ""
+    forms: tuple[str, ...] = ()
     unset: str = ""
     error: type[SdeditError] = PlanError
 
     def check(self, name: str, value: Any, kind: type) -> Any:
         """The value as a `kind` (int, float or str) of Python's own; raises PlanError for another type, or `error`."""
         if kind is str:
-            if not isinstance(value, str) or value not in self.choices:
-                raise self.error(f"{name} {shown(value)} is not one of {', '.join(self.choices)}")
+            if self.forms and isinstance(value, Real) and not isinstance(value, bool):
+                value = shown(to_integer(name, value))
+            known = isinstance(value, str) and (
+                value in self.choices or bool(re.fullmatch(self.pattern or "(?!)", value))
+            )
+            if not known:
+                raise self.error(f"{name} {shown(value)} is not one of {', '.join(self.accepted)}")
             return value
         number = to_integer(name, value) if kind is int else to_number(name, value)
         if not self.holds(number):
@@ -64,9 +73,14 @@ class Option:
         return f"in {low}..{high}"
 
     @property
+    def accepted(self) -> tuple[str, ...]:
+        """The accepted texts as people write them."""
+        return (*self.choices, *self.forms)
+
+    @property
     def sentence(self) -> str:
         """Help: what the option is and what it accepts."""
-        accepted = f": {', '.join(self.choices)}" if self.choices else f", {self.range}" if self.range else ""
+        accepted = f": {', '.join(self.accepted)}" if self.choices else f", {self.range}" if self.range else ""
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.help}{accepted}{unit}.{' ' * bool(self.note)}{self.note}"
 
@@ -75,7 +89,13 @@ class Option:
         schema: dict[str, Any] = {"description": self.sentence, "default": default}
         names: dict[type, str] = {int: "integer", float: "number", str: "string"}
         if self.choices:
-            return {**schema, "type": "string", "enum": list(self.choices)}
+            one: dict[str, Any] = {"type": "string", "enum": list(self.choices)}
+            accepted = [one]
+            if self.forms:  # the first form is an integer
+                accepted += [{"type": "string", "pattern": f"^({self.pattern})$"}, {"type": "integer", "minimum": 1}]
+                accepted[-1]["maximum"] = 10**6 - 1
+            accepted += [{"type": "null"}] if default is None else []
+            return {**schema, **one} if len(accepted) == 1 else {**schema, "anyOf": accepted}
         number: dict[str, Any] = {"type": [names[kind], "null"] if default is None else names[kind]}
         if self.low is not None:
             number["exclusiveMinimum" if self.above else "minimum"] = self.low

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, cast
 
 from sdedit.errors import ImageError, PlanError, shown
+from sdedit.kernels.layout import MAX_ELEMENTS
 
-from .images.canvas import FITS, FitName
+from .images.canvas import FITS, MAX_SIDE, FitName
+from .images.masks import FEATHER, MAX_FEATHER
 from .option import Option
 from .plan import KEEPS, MAX_ROWS, SAMPLERS, KeepName, Plan, SamplerName, make_plan
 from .schedule import Schedule
@@ -29,6 +31,10 @@ class EditOptions(TypedDict, total=False):
     clip: float
     fit: FitName
     context: float
+    size: str | int | None
+    max_pixels: int | None
+    tile: int | None
+    feather: int
     label: int | None
     guidance: float
 
@@ -78,6 +84,32 @@ class Settings:
         "crop", "How a guide without a mask is brought to the model's size", choices=FITS, error=ImageError
     )
     context: float = declare(0.25, "Margin around the mask", low=0, unit="fraction of its size", error=ImageError)
+    size: str | int | None = declare(
+        None,
+        "Size at which the network works",
+        choices=("native", "guide"),
+        pattern=r"[1-9][0-9]{0,5}(x[1-9][0-9]{0,5})?",
+        forms=("LONGER_SIDE", "HEIGHTxWIDTH"),
+        unset="native; with a mask, the photo's own scale",
+    )
+    max_pixels: int | None = declare(
+        None, "Largest area that is edited at once", low=1, high=MAX_ELEMENTS, unit="pixels", unset="the model's"
+    )
+    tile: int | None = declare(
+        None,
+        "Side of overlapping tiles, in which a larger area is edited",
+        low=1,
+        high=MAX_SIDE,
+        unit="pixels",
+        unset="no tiles",
+    )
+    feather: int = declare(
+        FEATHER,
+        "Width of the strip inside the mask's border in which the edit grows to full strength",
+        low=0,
+        high=MAX_FEATHER,
+        unit="pixels of the photo",
+    )
     label: int | None = declare(
         None, "Class of the image, if the model has classes", unset="no class, if the model has that label"
     )
@@ -135,10 +167,11 @@ class Settings:
         """The inverse of `recipe`, which may come from anywhere; raises PlanError and ImageError."""
         if not isinstance(recipe, Mapping):
             raise PlanError(f"recipe {shown(recipe)} is not a mapping")
-        missing = [name for name in OPTIONS if name not in recipe]
+        known = {**BEFORE, **recipe}
+        missing = [name for name in OPTIONS if name not in known]
         if missing:
             raise PlanError(f"the recipe lacks {', '.join(missing)}")
-        values = {name: recipe[name] for name in OPTIONS}
+        values = {name: known[name] for name in OPTIONS}
         if isinstance(values["sampler"], str) and values["sampler"] != "ddim":
             values["eta"] = None  # the others have their own
         if isinstance(values["clip"], str) and values["clip"] == "inf":
@@ -161,6 +194,9 @@ class Settings:
             "then": {"properties": {"sampler": {"const": "ddim"}}, "required": ["sampler"]},
         }
 
+
+BEFORE: dict[str, Any] = {"size": "native", "max_pixels": None, "tile": None, "feather": 0}
+"""The values that recipes from before these options mean."""
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings)}
 """The declarations, by name."""

@@ -16,7 +16,7 @@ from sdedit.export import triton_kernels as aot
 from sdedit.export.additions import extend_bundle
 from sdedit.export.cubin import read_cubin
 from sdedit.export.triton_kernels import check_sides, kernels_addition, parse_targets
-from sdedit.runtime.bundle import SHIPPED, read_bundle, read_kernels, write_manifest
+from sdedit.runtime.bundle import SHIPPED, ImageSpec, read_bundle, read_kernels, write_manifest
 from sdedit.runtime.bundle.kernels import ELEMENTS_PER_PROGRAM, MANIFEST, MAX_PIXELS, Kernels, choose_binary
 from sdedit.runtime.bundle.records import Problems, read_record
 
@@ -263,7 +263,7 @@ def test_kernels_for_another_grid_are_refused(tmp_path: Path, key: str, value: i
 @pytest.mark.parametrize(("height", "width"), [(6, 5), (65536, 8192)])
 def test_kernels_in_a_bundle_of_sides_that_they_do_not_take(tmp_path: Path, height: int, width: int) -> None:
     bundle = extend_bundle(SHIPPED, tmp_path / "bundle", [kernels_addition(())])
-    image = dataclasses.replace(bundle.manifest.image, height=height, width=width, multiple_of=1)
+    image = ImageSpec.fixed(bundle.image.channels, height, width)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
     with pytest.raises(BundleError, match=f"divisible by 16 and at most 33553920, the bundle has {height}x{width}"):
         read_kernels(bundle)

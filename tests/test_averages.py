@@ -126,8 +126,9 @@ def test_averages_are_used_whole(layout: str, tmp_path: Path) -> None:
     torch.save(WHOLE[layout](), tmp_path / "net.ckpt")
     checkpoint = load_checkpoint(tmp_path / "net.ckpt", **ANSWERS)
     assert checkpoint.weights == "EMA"
+    expected = averages()
     for name, value in checkpoint.network.state_dict().items():
-        assert torch.equal(value, averages()[name]), name
+        assert torch.equal(value, expected[name]), name
 
 
 def without(tensors: Tensors, *names: str) -> Tensors:

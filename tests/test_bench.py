@@ -207,7 +207,7 @@ def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     checkpoint = tiny_checkpoint(network, 1000)
-    bundle = export_bundle(checkpoint, tmp_path / "tiny", name="tiny", licence="CC0")
+    bundle = export_bundle(checkpoint, tmp_path / "tiny", name="tiny", licence="CC0", fixed=True)
     weights.save_network(weights.network_of(bundle), tmp_path / "weights")
     case = Case(str(bundle.path), str(tmp_path / "weights"))
     ours = CONTENDERS["sdedit, onnxruntime, float32"].build(case)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from command_line import QUICK, Run, assert_mistake
 from PIL import Image
+from tiny import write_bundle
 
 from sdedit.commands import COMMANDS
 from sdedit.errors import EngineError
@@ -70,6 +71,12 @@ def quick_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdedit.runtime.checks.tune.load_average", lambda: 0.25)
 
 
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A bundle that is quicker than the shipped one."""
+    return write_bundle(tmp_path / "tiny")
+
+
 def test_tune_measures_remembers_and_auto_takes_it(run: Run, quick_tune: None) -> None:
     code, stdout, stderr = run("tune", "--json")
     assert (code, stderr) == (0, "")
@@ -90,33 +97,37 @@ def test_tune_measures_remembers_and_auto_takes_it(run: Run, quick_tune: None) -
     assert_mistake(run("tune", "--forget", "--threads", 1), "--forget goes without --threads and --json")
 
 
-def test_tune_prints_a_table(run: Run, quick_tune: None) -> None:
-    code, stdout, _ = run("tune")
+def test_tune_prints_a_table(run: Run, quick_tune: None, tiny: Path) -> None:
+    code, stdout, _ = run("tune", "--bundle", tiny)
     assert code == 0
     assert "onnxruntime  float32     1 threads" in stdout
     assert stdout.splitlines()[-1].startswith("load 0.25; remembered in ")
 
 
-def test_a_restricted_run_is_not_remembered(run: Run, quick_tune: None) -> None:
-    code, stdout, _ = run("tune", "--threads", 1)
+def test_a_restricted_run_is_not_remembered(run: Run, quick_tune: None, tiny: Path) -> None:
+    code, stdout, _ = run("tune", "--bundle", tiny, "--threads", 1)
     assert code == 0
     assert stdout.splitlines()[-1] == "load 0.25; not remembered: only --threads 1 was measured"
-    assert remembered.remembered(read_bundle(SHIPPED)) == []
+    assert remembered.remembered(read_bundle(tiny)) == []
 
 
-def test_a_disturbed_run_is_not_remembered(run: Run, quick_tune: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disturbed_run_is_not_remembered(
+    run: Run, quick_tune: None, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sdedit.runtime.checks.tune.load_average", lambda: 99.0)
-    code, stdout, _ = run("tune")
+    code, stdout, _ = run("tune", "--bundle", tiny)
     assert code == 0
     assert "not remembered: other programs were running: the load was 99.0 on" in stdout.splitlines()[-1]
-    assert remembered.remembered(read_bundle(SHIPPED)) == []
+    assert remembered.remembered(read_bundle(tiny)) == []
 
 
-def test_tune_works_where_the_system_tells_no_load(run: Run, quick_tune: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_works_where_the_system_tells_no_load(
+    run: Run, quick_tune: None, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Windows has no os.getloadavg."""
     monkeypatch.delattr("os.getloadavg")
     monkeypatch.setattr("sdedit.runtime.checks.tune.load_average", load_average)
-    code, stdout, _ = run("tune")
+    code, stdout, _ = run("tune", "--bundle", tiny)
     assert code == 0
     assert stdout.splitlines()[-1].startswith("load unknown; remembered in ")
 
@@ -180,10 +191,10 @@ def test_a_memory_of_other_versions_or_nonsense_is_none(tmp_path: Path, monkeypa
     assert remembered.remembered(bundle) == []
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(run: Run, quick_tune: None, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_warning(run: Run, quick_tune: None, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.warns(RuntimeWarning, match="cannot be written, nothing is remembered"):
-        code, stdout, _ = run("tune")
+        code, stdout, _ = run("tune", "--bundle", tiny)
     assert code == 0
     assert stdout.splitlines()[-1].endswith("not remembered: the cache cannot be written")
 

@@ -38,7 +38,7 @@ def bundle(bundle_with_kernels: Bundle) -> Bundle:
 
 def resized(bundle: Bundle, height: int, width: int) -> Bundle:
     """The bundle as if its images had that size; the kernels take any."""
-    image = ImageSpec(3, height, width, multiple_of=1)
+    image = ImageSpec.fixed(3, height, width)
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
 

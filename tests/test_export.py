@@ -44,8 +44,9 @@ def half(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def float32(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of one size, as some targets need."""
     out = tmp_path_factory.mktemp("float32") / "tiny"
-    return export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32")
+    return export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32", fixed=True)
 
 
 def run_engine(bundle: Bundle, x: np.ndarray, time: float) -> np.ndarray:
@@ -101,7 +102,7 @@ def test_the_manifest_says_what_the_checkpoint_said(safetensors: Path, half: Bun
     assert manifest.name == "tiny"
     assert manifest.licence == "CC0"
     assert manifest.prediction == "v"
-    assert manifest.image == ImageSpec(3, 16, 16, multiple_of=16)
+    assert manifest.image == ImageSpec(3, 16, 16, multiple_of=4, free=True, max_pixels=1024)
     assert manifest.schedule == ScheduleSpec("cosine", 100)
     assert manifest.source == Source("tiny.safetensors", load_checkpoint(safetensors).sha256)
     assert manifest.parity.levels == tuple(parity_levels(100))
@@ -119,7 +120,8 @@ def test_the_network_names_its_tensors_and_has_a_free_batch(half: Bundle) -> Non
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in [*graph.input, *graph.output]
     }
-    assert shapes == {"x": ["batch", 3, 16, 16], "time": ["batch"], "out": ["batch", 3, 16, 16]}
+    image = ["batch", 3, "height", "width"]
+    assert shapes == {"x": image, "time": ["batch"], "out": image}
 
 
 def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
@@ -167,7 +169,7 @@ def test_the_command_line_exports_and_gives_the_same_bytes(safetensors: Path, ha
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{tmp_path / 'tiny'}: tiny, ")
     _, *engines, kernels = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in engines] == ["  onnxruntime", "  openvino"]
+    assert [line.split(":")[0] for line in engines] == ["  onnxruntime", "  openvino", "  at 20x20", "  at 8x20"]
     assert kernels == f"{tmp_path / 'tiny'}: tiny, kernels as PTX, sm80"
     for name in ("network.onnx", "schedule.npy", "reference.npy"):
         assert (tmp_path / "tiny" / name).read_bytes() == (half.path / name).read_bytes(), name
@@ -233,7 +235,7 @@ def test_nothing_is_replaced_where_the_verification_fails(
         with pytest.raises(
             BundleError, match=r"the exported network on .* differs from the reference by .*, more than 0e"
         ):
-            export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32")
+            export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32", fixed=True)
     assert list(old.parent.iterdir()) == [old]
     assert read_bundle(old).sha256 == float32.sha256
 

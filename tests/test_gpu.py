@@ -55,7 +55,7 @@ def gpu() -> Iterator[Gpu]:
 def test_edits_side_by_side_are_the_cpus_bit_for_bit(
     gpu: Gpu, bundle: Bundle, size: tuple[int, int], eager: bool
 ) -> None:
-    image = ImageSpec(3, *size, multiple_of=1)
+    image = ImageSpec.fixed(3, *size)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
     plans: list[dict[str, Any]] = [
         {"steps": 9},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import GREY, random_photo
+from pictures import GREY, contexts, photos_with_masks, random_photo, sides
 from PIL import Image
 from refusals import refusal
 
@@ -16,26 +16,8 @@ MODEL = (12, 8)
 
 # The part of the photo that is edited
 
-sides = st.integers(1, 60)
-
-
-@st.composite
-def photos_with_masks(draw: st.DrawFn) -> tuple[Image.Image, np.ndarray]:
-    """A photo of any size, and a mask with a box and some dots or with nothing."""
-    width, height = draw(sides), draw(sides)
-    mask = np.zeros((height, width), np.float32)
-    left, right = sorted(draw(st.tuples(st.integers(0, width), st.integers(0, width))))
-    top, bottom = sorted(draw(st.tuples(st.integers(0, height), st.integers(0, height))))
-    mask[top:bottom, left:right] = draw(st.sampled_from([0.5, 1]))
-    for _ in range(draw(st.integers(1, 3))):
-        mask[draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))] = 1
-    return random_photo(width, height), mask
-
-
 THRESHOLD = 0.1
 """Least value of a mask that edits at all."""
-
-contexts = st.one_of(st.floats(0, 3), st.sampled_from([0.25, 1e308]))
 
 
 @settings(deadline=None)

@@ -79,7 +79,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def no_null(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("labels") / "no-null"
-    return export_bundle(checkpoint(None), out, name="no-null", licence="CC0", weights="float32")
+    return export_bundle(checkpoint(None), out, name="no-null", licence="CC0", weights="float32", fixed=True)
 
 
 def pixels(bundle: Bundle, **options: Any) -> np.ndarray:

@@ -172,7 +172,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Bund
         shapes = {name: value.shape for name, value in DDPM(config).state_dict().items()}
     torch.save(weights(shapes), folder / "church.ckpt")
     checkpoint = load_checkpoint(folder / "church.ckpt", prediction="eps", schedule="linear", size=16)
-    bundle = export_bundle(checkpoint, folder / "church", name="church", licence="CC0", weights="float32")
+    bundle = export_bundle(checkpoint, folder / "church", name="church", licence="CC0", weights="float32", fixed=True)
     return checkpoint, bundle
 
 

@@ -52,6 +52,8 @@ def test_the_shipped_network_computes_in_half_inside_and_has_float32_borders() -
     angles = [node.input[0] for node in half.graph.node if node.op_type in ("Sin", "Cos")]
     assert {types[name] for name in angles} == {TensorProto.FLOAT}
     for node in half.graph.node:
+        if types[node.output[0]] == TensorProto.INT64:  # sizes
+            continue
         if node.op_type in computing and node.output[0] not in ancestors(half.graph, {"Sin", "Cos"}):
             assert types[node.output[0]] == TensorProto.FLOAT16, node.name
         if node.op_type in ("InstanceNormalization", "Softmax", "Sin", "Cos"):

@@ -371,20 +371,24 @@ def test_without_torch_it_says_what_to_install(folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_weights_are_readable_as_the_umask_says(tmp_path: Path, umask: int) -> None:
+def test_weights_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     """In a process of its own: the umask is the process's."""
     script = f"""
 import os, torch
-os.umask({umask})
 from pathlib import Path
-from tiny import TINY
+from sdedit_ref.networks.ddpm import DDPMConfig
 from sdedit_ref.training.run import new_run, save
-save(new_run(TINY, "v", "cosine", torch.float32, "cpu", 0), Path({str(tmp_path)!r}), {{}})
+run = new_run(DDPMConfig(3, 8, 32, (1,), 1, (), 2), "v", "cosine", torch.float32, "cpu", 0)
+for umask in (0o022, 0o077):
+    os.umask(umask)
+    folder = Path({str(tmp_path)!r}) / oct(umask)
+    folder.mkdir()
+    save(run, folder, {{}})
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    assert modes == {"ema.safetensors": 0o666 & ~umask, "state.pt": 0o666 & ~umask}
+    subprocess.run([sys.executable, "-c", script], check=True)
+    for umask in (0o022, 0o077):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / oct(umask)).iterdir()}
+        assert modes == {"ema.safetensors": 0o666 & ~umask, "state.pt": 0o666 & ~umask}
 
 
 class Stream(io.StringIO):

@@ -26,7 +26,7 @@ FIELDS: dict[str, Any] = {
     "name": "tiny",
     "licence": "CC0",
     "source": {"name": "tiny.safetensors", "sha256": "0" * 64},
-    "image": {"channels": 3, "height": 8, "width": 8, "multiple_of": 8},
+    "image": {"channels": 3, "height": 8, "width": 8, "multiple_of": 8, "free": False, "max_pixels": 64},
     "prediction": "eps",
     "conditioning": "none",
     "classes": 0,
@@ -37,23 +37,35 @@ FIELDS: dict[str, Any] = {
         "levels": PARITY_LEVELS,
         "max_relative_error": 0.0,
         "engines": {"onnxruntime": [0.0, 0.0, 0.0]},
+        "sizes": {},
         "weights": "float32",
         "weights_rounding": 0.0,
     },
 }
 
 
-def halving_network() -> onnx.ModelProto:
+def halving_network(free: bool = False) -> onnx.ModelProto:
     """out = x / 2"""
     half = numpy_helper.from_array(np.float32([0.5]), "half")
-    return model([helper.make_node("Mul", ["x", "half"], ["out"])], [half])
+    return model([helper.make_node("Mul", ["x", "half"], ["out"])], [half], free=free)
+
+
+def blurring_network() -> onnx.ModelProto:
+    """out = the mean of x over 3 x 3 pixels, zeros outside, for images of any size."""
+    weight = np.zeros((3, 3, 3, 3), np.float32)
+    weight[range(3), range(3)] = 1 / 9
+    node = helper.make_node("Conv", ["x", "weight"], ["out"], pads=[1, 1, 1, 1])
+    return model([node], [numpy_helper.from_array(weight, "weight")], free=True)
 
 
 def model(
-    nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto], functions: list[onnx.FunctionProto] | None = None
+    nodes: list[onnx.NodeProto],
+    initializers: list[onnx.TensorProto],
+    functions: list[onnx.FunctionProto] | None = None,
+    free: bool = False,
 ) -> onnx.ModelProto:
-    """x [B, 3, 8, 8], time [B] -> out [B, 3, 8, 8]"""
-    image = ["batch", *SHAPE]
+    """x [B, 3, 8, 8], time [B] -> out [B, 3, 8, 8]. free: for any height and width."""
+    image = ["batch", 3, "height", "width"] if free else ["batch", *SHAPE]
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -77,6 +89,15 @@ def write_bundle(folder: Path) -> Path:
     np.save(folder / SCHEDULE, schedule)
     np.save(folder / REFERENCE, np.stack(noise).reshape(-1, *SHAPE) * sigmas[:, None, None, None] / np.float32(2))
     write_manifest(folder, FIELDS)
+    return folder
+
+
+def write_free_bundle(folder: Path, multiple_of: int = 4, max_pixels: int = 1024) -> Path:
+    """The same bundle for images of any size."""
+    write_bundle(folder)
+    onnx.save(halving_network(free=True), folder / NETWORK)
+    image = {**FIELDS["image"], "multiple_of": multiple_of, "free": True, "max_pixels": max_pixels}
+    write_manifest(folder, {**FIELDS, "image": image})
     return folder
 
 

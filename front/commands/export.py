@@ -51,6 +51,8 @@ EXAMPLE = "Example: sdedit export church.ckpt --prediction eps --schedule linear
 @click.option("--name", help="Name of the model.  [default: the folder's]")
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights, kept in the bundle.")
 @click.option("--weights", default="half", show_default=True, help="How weights are stored: half, float32.")
+@click.option("--fixed", is_flag=True, help="Take images of the network's own size only, as some targets need.")
+@click.option("--max-pixels", type=int, help="Largest area that the network does well.  [default: 4 times its own]")
 @click.option("--card", type=click.Path(path_type=Path), help="Text about the model, kept as MODEL_CARD.md.")
 @together(QUESTIONS, ADDITIONS)
 def export_command(
@@ -60,6 +62,8 @@ def export_command(
     name: str | None,
     licence: str,
     weights: str,
+    fixed: bool,
+    max_pixels: int | None,
     card: Path | None,
     cubins: str | None,
     tensorrt: str | None,
@@ -97,6 +101,8 @@ def export_command(
         name=name or out.resolve().name,
         licence=licence,
         weights=weights,
+        fixed=fixed,
+        max_pixels=max_pixels,
         card=card,
         additions=additions,
         say=lines.append,
@@ -144,3 +150,5 @@ def report(out: Path, bundle: "Bundle") -> None:
     for name, errors in parity.engines.items():
         found = ", ".join(f"{error:.1e} at {k}" for k, error in zip(parity.levels, errors, strict=True))
         click.echo(f"  {name}: {found}")
+    for size, largest in parity.sizes.items():
+        click.echo(f"  at {size}: {', '.join(f'{name} {error:.1e}' for name, error in largest.items())}")

@@ -71,7 +71,7 @@ def setting_options() -> tuple[Decorator, ...]:
 def setting_option(name: str, declared: "Option", kind: type, default: Any) -> Decorator:
     return option(
         "What the edit does",
-        f"--{name}",
+        f"--{name.replace('_', '-')}",
         type=Name(declared.choices) if declared.choices else kind,
         default=default,
         show_default=default is not None,

@@ -3,7 +3,17 @@
 from .files import MANIFEST, file_sha256
 from .installed import SHIPPED, is_installed, refuse_installed
 from .kernels import read_kernels
-from .manifest import MODEL_CARD, NETWORK, REFERENCE, REVISION, SCHEDULE, Manifest, TensorSpec, network_inputs
+from .manifest import (
+    MODEL_CARD,
+    NETWORK,
+    REFERENCE,
+    REVISION,
+    SCHEDULE,
+    ImageSpec,
+    Manifest,
+    TensorSpec,
+    network_inputs,
+)
 from .reading import Bundle, Network, read_bundle
 from .staging import staged
 from .writing import link_files, write_manifest
@@ -17,6 +27,7 @@ __all__ = [
     "SCHEDULE",
     "SHIPPED",
     "Bundle",
+    "ImageSpec",
     "Manifest",
     "Network",
     "TensorSpec",

@@ -1,6 +1,7 @@
 """bundle.json: its keys, their types and their history."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,10 +16,10 @@ from ..schedule import MAX_LEVELS, PREDICTIONS
 from .files import MANIFEST, FileEntry
 from .records import Problems, read_record, to_json
 
-REVISION = 2
+REVISION = 3
 """Bump when a reader of the old revision would misread or reject the new files, never otherwise."""
 
-READABLE = (1, REVISION)
+READABLE = (1, 2, REVISION)
 
 NETWORK = "network.onnx"
 SCHEDULE = "schedule.npy"
@@ -47,22 +48,40 @@ class Source:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Size of the network's images. multiple_of: height and width must be multiples of it."""
+    """Sizes of the network's images. height, width: the native size, which it was trained for.
+
+    free: whether the network takes any height and width that are multiples of multiple_of, else the native size only.
+    max_pixels: the largest area that it was found to do well.
+    """
 
     channels: int
     height: int
     width: int
     multiple_of: int
+    free: bool
+    max_pixels: int
+
+    @classmethod
+    def fixed(cls, channels: int, height: int, width: int) -> "ImageSpec":
+        """One size only."""
+        return cls(channels, height, width, math.gcd(height, width), False, height * width)
 
     @staticmethod
     def check(where: str, fields: Mapping[str, Any], problems: Problems) -> None:
-        if len(fields) < 4:
+        if len(fields) < 6:
             return
-        channels, height, width, multiple_of = (fields[name] for name in ("channels", "height", "width", "multiple_of"))
-        if min(fields.values()) < 1 or channels * height * width > MAX_ELEMENTS:
+        image = ImageSpec(**fields)
+        pixels = image.height * image.width
+        if min(fields[name] for name in fields if name != "free") < 1 or image.channels * pixels > MAX_ELEMENTS:
             problems.append(f"{where} {fields} is not a size")
-        elif height % multiple_of or width % multiple_of:
+        elif image.height % image.multiple_of or image.width % image.multiple_of:
             problems.append(f"{where} {fields} is not a multiple of multiple_of")
+        elif image.max_pixels < pixels or image.max_pixels * image.channels > MAX_ELEMENTS:
+            problems.append(
+                f"{where}.max_pixels {image.max_pixels} is not in {pixels}..{MAX_ELEMENTS // image.channels}"
+            )
+        elif not image.free and image.max_pixels != pixels:
+            problems.append(f"{where}.max_pixels {image.max_pixels} is not {pixels}, the only size")
 
 
 @dataclass(frozen=True)
@@ -83,12 +102,14 @@ class Parity:
     """Errors measured at export, relative to the largest output at a level.
 
     levels: the levels k of the reference's outputs. max_relative_error: the largest error of any engine. engines: by
-    name, the error at each level. weights: how weights are stored. weights_rounding: error of that rounding alone.
+    name, the error at each level. sizes: by HEIGHTxWIDTH, each engine's largest error at another size than the native
+    one. weights: how weights are stored. weights_rounding: error of that rounding alone.
     """
 
     levels: tuple[int, ...]
     max_relative_error: float
     engines: Mapping[str, tuple[float, ...]]
+    sizes: Mapping[str, Mapping[str, float]]
     weights: str
     weights_rounding: float
 
@@ -164,12 +185,20 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields in terms of the newest revision. The history of the revisions:
 
     1: no classes, null_label and parity.engines; a network had no labels.
-    2: labels, and the errors of each engine.
+    2: no image.free, image.max_pixels and parity.sizes; a network had one size.
+    3: free sizes.
     """
     if fields["revision"] == 1:
         fields = {"classes": 0, "null_label": None, **fields}
         if isinstance(fields.get("parity"), dict):
             fields["parity"] = {"engines": {}, **fields["parity"]}
+    if fields["revision"] <= 2:
+        fields = dict(fields)
+        image, parity = fields.get("image"), fields.get("parity")
+        if isinstance(image, dict) and all(type(image.get(side)) is int for side in ("height", "width")):
+            fields["image"] = {"free": False, "max_pixels": image["height"] * image["width"], **image}
+        if isinstance(parity, dict):
+            fields["parity"] = {"sizes": {}, **parity}
     return fields
 
 

@@ -26,6 +26,7 @@ from .manifest import (
     NETWORK,
     REFERENCE,
     SCHEDULE,
+    ImageSpec,
     Manifest,
     TensorSpec,
     network_inputs,
@@ -82,14 +83,18 @@ class Bundle:
         return self.manifest.null_label
 
     @property
+    def image(self) -> ImageSpec:
+        """The sizes that the network takes."""
+        return self.manifest.image
+
+    @property
     def state_shape(self) -> tuple[int, int, int]:
-        """C, H, W of the network's state; for pixels that of the picture too."""
-        image = self.manifest.image
-        return image.channels, image.height, image.width
+        """C, H, W of the network's state at its native size; for pixels that of the picture too."""
+        return self.image.channels, self.image.height, self.image.width
 
     @property
     def inputs(self) -> dict[str, TensorSpec]:
-        """The network's inputs by name."""
+        """The network's inputs by name, at its native size."""
         return network_inputs(self.state_shape, self.classes)
 
     @property

@@ -84,7 +84,7 @@ def examine_cuda_engine(bundle: Bundle, name: str) -> Finding:
 
 def of_golden_shape(bundle: Bundle) -> Bundle:
     """The bundle with the golden edits' image size: the kernels take any."""
-    image = ImageSpec(*golden.SHAPE, multiple_of=1)
+    image = ImageSpec.fixed(*golden.SHAPE)
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
 
 

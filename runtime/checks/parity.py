@@ -5,7 +5,7 @@ import numpy as np
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
 
-from ..bundle import Bundle
+from ..bundle import Bundle, network_inputs
 from ..engines import Engine
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "int8": 0.5}
@@ -30,11 +30,11 @@ def parity_label(index: int, classes: int) -> int:
     return index % classes if classes else 0
 
 
-def parity_inputs(bundle: Bundle, index: int) -> dict[str, np.ndarray]:
-    """The network's inputs for the reference's output `index`, by name, batch 1."""
+def parity_inputs(bundle: Bundle, index: int, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """The network's inputs for the reference's output `index` at states of that shape, by name, batch 1."""
     k = bundle.reference_levels[index]
     inputs = {
-        "x": parity_input(bundle.schedule.table, k, index, bundle.state_shape),
+        "x": parity_input(bundle.schedule.table, k, index, shape),
         "time": np.array([bundle.schedule.level(k).time], np.float32),
         "label": np.array([parity_label(index, bundle.classes)], np.int64),
     }
@@ -69,13 +69,21 @@ def judged(bundle: Bundle, precision: str) -> list[int]:
 
 def measure_errors(bundle: Bundle, engine: Engine) -> list[float]:
     """The engine's level_errors against the bundle's reference outputs; NaN where it returns NaN."""
-    levels, expected = bundle.reference()
-    inputs = {name: np.empty((1, *spec.shape), spec.dtype) for name, spec in bundle.inputs.items()}
-    out = np.empty((1, *bundle.state_shape), np.float32)
+    return errors_against(bundle, engine, bundle.reference()[1])
+
+
+def errors_against(bundle: Bundle, engine: Engine, expected: np.ndarray) -> list[float]:
+    """The engine's level_errors against the reference's outputs, float32 [L, C, H, W] of any size that it takes."""
+    levels, channels, height, width = expected.shape
+    shape = (channels, height, width)
+    inputs = {
+        name: np.empty((1, *spec.shape), spec.dtype) for name, spec in network_inputs(shape, bundle.classes).items()
+    }
+    out = np.empty((1, *shape), np.float32)
     evaluate = engine.bind(inputs, out)
     outputs = np.empty_like(expected)
-    for index in range(len(levels)):
-        for name, value in parity_inputs(bundle, index).items():
+    for index in range(levels):
+        for name, value in parity_inputs(bundle, index, shape).items():
             inputs[name][:] = value
         evaluate()
         outputs[index] = out[0]

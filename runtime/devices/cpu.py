@@ -1,14 +1,17 @@
 """The CPU device: numpy buffers, the C or numpy twin, and the engine bound once to each slot's part of the buffers."""
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 import numpy as np
 
+from sdedit.errors import EngineError
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import busy_slots, state_arrays
 
 from ..bundle import TensorSpec
-from ..engines import Engine, Evaluate
+from ..engines import Engine, Evaluate, TiledEngine
+from ..machine import available_memory
 from ..plan import MAX_ROWS
 
 
@@ -29,6 +32,18 @@ def device_arrays(
     return arrays
 
 
+def check_memory(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) -> None:
+    """Raise EngineError if the device's arrays exceed this process's memory."""
+    each = sum(prod(shape) * dtype.itemsize for shape, dtype in device_arrays(inputs, 1, guided).values())
+    free = available_memory()
+    if free is not None and slots * each > free:
+        _, height, width = inputs["x"].shape
+        raise EngineError(
+            f"{slots} slots of {height}x{width} need {slots * each / 1e9:,.1f} GB of memory, "
+            f"{free / 1e9:,.1f} GB are available: {free // each} would fit"
+        )
+
+
 def null_name(name: str) -> str:
     """The array from which the unconditional pass reads an input: its own for a condition, else the same."""
     return name if name in ("x", "time") else f"null_{name}"
@@ -39,6 +54,7 @@ class CpuDevice:
 
     inputs: the network's inputs by name (Bundle.inputs); the device has an array for each, which evaluations read.
     guided: whether there is an unconditional pass: the same engine bound to the arrays null_NAME of its conditions.
+    multiple_of: of sides that the network takes; only tiles need it.
     """
 
     name = "cpu"
@@ -51,11 +67,14 @@ class CpuDevice:
         slots: int,
         twin: Twin,
         guided: bool = False,
+        multiple_of: int = 1,
     ) -> None:
+        self.state_shape = inputs["x"].shape
         self.slots = slots
         self.twin = twin
         self.kernels = twin.name
         self.engine = engine
+        self._inputs, self._guided, self._multiple_of = inputs, guided, multiple_of
         self._state = {name: np.zeros(*spec) for name, spec in device_arrays(inputs, slots, guided).items()}
         names = {name: name for name in inputs}
         null_names = {name: null_name(name) for name in inputs}
@@ -96,6 +115,18 @@ class CpuDevice:
                 self._guide(slot)
         self.twin.step(self._state)
         self.twin.advance(self._state)
+
+    def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
+        del tile
+        check_memory(self._inputs_at(shape), self.slots, self._guided)
+
+    def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CpuDevice":
+        inputs = self._inputs_at(shape)
+        engine = self.engine if tile is None else TiledEngine(self.engine, tile, self._multiple_of)
+        return CpuDevice(engine, inputs, self.slots, self.twin, self._guided, self._multiple_of)
+
+    def _inputs_at(self, shape: tuple[int, ...]) -> dict[str, TensorSpec]:
+        return {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
 
     def close(self) -> None:
         """Do nothing: it holds arrays only."""

@@ -82,6 +82,7 @@ class CudaDevice:
         self.captures = 0
         self._gpu = gpu
         self._shape = bundle.state_shape
+        self.state_shape: tuple[int, ...] = bundle.state_shape
         self._arrays = {k: v for k, v in state_arrays(slots, MAX_ROWS, bundle.state_shape).items() if k not in UNUSED}
         self._counter, self._row_count = np.zeros((2, slots), np.uint32)
         self._begin_noise = np.zeros(slots, bool)
@@ -161,6 +162,18 @@ class CudaDevice:
             self._run(self._key(busy))
             self._done.append(self._gpu.record(reused))
         self._counter[busy] += 1
+
+    def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
+        if shape != self.state_shape or tile is not None:
+            _, height, width = self.state_shape
+            raise EngineError(
+                f"device cuda edits at the native size only, {height}x{width}, not at {shape[1]}x{shape[2]} or in "
+                "tiles: choose size native, or device cpu"
+            )
+
+    def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CudaDevice":
+        self.check_shape(shape, tile)
+        return self
 
     def close(self) -> None:
         """Free everything on the GPU; afterwards every call raises EngineError. An engine's failure is only logged."""

@@ -1,15 +1,13 @@
 """Opening a device by name, with its engine loaded."""
 
-from math import prod
-
 from sdedit.errors import EngineError, shown
 from sdedit.kernels import twin
 
 from ..bundle import Bundle, read_kernels
 from ..engines import check_request, open_cuda_engine, open_engine
 from ..loop import Device
-from ..machine import available_memory, available_processors
-from .cpu import CpuDevice, device_arrays
+from ..machine import available_processors
+from .cpu import CpuDevice, check_memory
 
 DEVICES = ("cpu", "cuda")
 
@@ -29,10 +27,10 @@ def open_device(
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
     guided = bundle.null_label is not None
-    check_memory(bundle, slots, guided)
+    check_memory(bundle.inputs, slots, guided)
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
     try:
-        return CpuDevice(network, bundle.inputs, slots, twin(), guided)
+        return CpuDevice(network, bundle.inputs, slots, twin(), guided, bundle.image.multiple_of)
     except MemoryError:
         raise EngineError(f"there is not enough memory for {slots} slots: choose fewer") from None
 
@@ -55,18 +53,6 @@ def _open_cuda(bundle: Bundle, engine: str, precision: str, slots: int, eager: b
     except BaseException:
         gpu.close()
         raise
-
-
-def check_memory(bundle: Bundle, slots: int, guided: bool) -> None:
-    """Raise EngineError if the CPU device's arrays for these slots exceed this process's memory."""
-    arrays = device_arrays(bundle.inputs, 1, guided).values()
-    each = sum(prod(shape) * dtype.itemsize for shape, dtype in arrays)
-    free = available_memory()
-    if free is not None and slots * each > free:
-        raise EngineError(
-            f"slots {slots} need {slots * each / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are available: "
-            f"{free // each} would fit"
-        )
 
 
 def check_recipe(device: str, threads: int | None, batch: int) -> None:

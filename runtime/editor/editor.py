@@ -9,17 +9,18 @@ from typing import Any, Unpack
 import numpy as np
 
 from sdedit import __version__
-from sdedit.errors import EngineError, ImageError, out_of_memory
+from sdedit.errors import EngineError, out_of_memory
 
 from ..bundle import Bundle
 from ..codec import codec_for
 from ..devices import open_device
-from ..images import Canvas, Source, difference_mask, masked_canvas, open_mask, open_picture, whole_canvas
+from ..images import Source
 from ..jobs import LOG, Ticket, Worker
 from ..loop import Device, Loop, Task
 from ..settings import EditOptions, Settings
 from .arguments import DeviceName, EngineName, PrecisionName, check_function, check_image_numbers, check_opening, load
 from .job import Edit, Job, OnStep
+from .placing import place
 
 CLOSE_SECONDS = 5.0
 """`close` waits this long for the evaluation under way; an engine that takes longer is freed when it returns."""
@@ -179,10 +180,12 @@ class Editor:
         numbers = check_image_numbers(image_numbers, settings.images)
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         conditions, null_conditions = self._conditions(settings)
-        canvas, sources = self._place(guide, mask, base, settings, float(plan.rows["threshold"].min()))
+        threshold = float(plan.rows["threshold"].min())
+        canvas, sources = place(guide, mask, base, settings, self.bundle.image, threshold)
         guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
+        self.device.check_shape(guide_state.shape, settings.tile)
         tasks = [
-            Task(plan, guide_state, mask_state, settings.seed, number, conditions, null_conditions)
+            Task(plan, guide_state, mask_state, settings.seed, number, conditions, null_conditions, settings.tile)
             for number in numbers
         ]
         recipe = {**self._fixed_recipe(), **sources, **settings.recipe()}
@@ -195,27 +198,6 @@ class Editor:
         null_label = self.bundle.null_label
         conditions: dict[str, np.generic] = {} if label is None else {"label": np.int64(label)}
         return conditions, {} if null_label is None else {"label": np.int64(null_label)}
-
-    def _place(
-        self, guide: Source, mask: Source | None, base: Source | None, settings: Settings, threshold: float
-    ) -> tuple[Canvas, dict[str, Any]]:
-        """The canvas of an edit, and the part of the recipe that names its sources."""
-        channels, size = self._codec.picture_channels, self._codec.picture_size
-        picture = open_picture(guide, "guide", channels)
-        sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
-        if mask is not None and base is not None:
-            raise ImageError("mask and base are both given: one of them says where the guide may change")
-        if mask is None and base is None:
-            return whole_canvas(picture.image, size, settings.fit), sources
-        if mask is not None:
-            values, origin = open_mask(mask, picture.image.size)
-            sources["mask"] = origin.identity
-        else:
-            assert base is not None
-            origin = open_picture(base, "base", channels)
-            values = difference_mask(picture.image, origin.image)
-            sources["base"] = origin.identity
-        return masked_canvas(picture.image, values, size, settings.context, threshold), sources
 
     def _fixed_recipe(self) -> dict[str, Any]:
         """The part of the recipe that is the same for every edit of this editor."""

@@ -4,6 +4,7 @@ from .base import CudaEngine, DeviceArray, Engine, Enqueue, Evaluate
 from .names import ENGINE_NAMES, ENGINES, PRECISION_NAMES, check_request, installed_engines, precisions_of
 from .opening import choose, load_engine, open_engine
 from .opening_cuda import open_cuda_engine
+from .tiled import TiledEngine
 
 __all__ = [
     "ENGINES",
@@ -14,6 +15,7 @@ __all__ = [
     "Engine",
     "Enqueue",
     "Evaluate",
+    "TiledEngine",
     "check_request",
     "choose",
     "installed_engines",

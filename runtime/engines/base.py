@@ -8,7 +8,7 @@ import numpy as np
 
 from sdedit.errors import EngineError
 
-from ..bundle import Bundle, TensorSpec
+from ..bundle import Bundle
 
 OUT = "out"
 """Name of the network's output: float32, of the shape of x."""
@@ -20,6 +20,7 @@ Evaluate = Callable[[], None]
 class Engine(Protocol):
     """A loaded network: the inputs of Bundle.inputs with a batch in front, and the output float32 [B, C, H, W].
 
+    Height and width are those of the arrays that it is bound to, which may be any that the bundle's `image` allows.
     precision, threads and version are read back from the engine: they are what it runs, not what was asked for.
     """
 
@@ -74,8 +75,10 @@ Signature = Mapping[str, tuple[np.dtype | None, Sequence[object]]]
 
 def check_signature(bundle: Bundle, found: Signature) -> None:
     """Raise EngineError unless the network's inputs and output are the bundle's."""
-    out = TensorSpec(np.dtype(np.float32), bundle.state_shape)
-    wanted = {name: (spec.dtype, ("B", *spec.shape)) for name, spec in {**bundle.inputs, OUT: out}.items()}
+    free = bundle.image.free
+    image = ("B", bundle.image.channels, "H", "W") if free else ("B", *bundle.state_shape)
+    wanted = {name: (spec.dtype, ("B", *spec.shape)) for name, spec in bundle.inputs.items()}
+    wanted |= {name: (np.dtype(np.float32), image) for name in ("x", OUT)}
     fits = found.keys() == wanted.keys() and all(
         found[name][0] == dtype and sizes_fit(found[name][1], shape) for name, (dtype, shape) in wanted.items()
     )

@@ -1,6 +1,7 @@
 """The network on OpenVINO's CPU plugin: in float32, in bfloat16 if the processor has it, or as the int8 variant."""
 
 import io
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
@@ -9,12 +10,15 @@ import numpy as np
 
 from sdedit.errors import EngineError, reason
 
-from ..bundle import Bundle, Network
+from ..bundle import Bundle, Network, TensorSpec
 from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
 from .importing import import_openvino
+
+KEPT_SHAPES = 4
+"""Shapes, besides the native one, for which the network stays compiled; each holds a copy of the weights."""
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
@@ -42,13 +46,18 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,  # several processes may share the machine
             "LOG_LEVEL": "LOG_NONE",
         }
+        self._core, self._settings, self._tensor = core, settings, ov.Tensor
+        self._inputs = bundle.inputs
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         try:
-            self._model = compile_network(ov, core, bundle, network, settings)
+            self._network = convert_network(ov, bundle, network)
+            self._model = self._compile(bundle.state_shape)
         except EngineError:
             raise
         except Exception as error:  # its frontends' exceptions share no base class
             raise EngineError(f"openvino refuses {network.path}: {reason(error)}") from None
-        self._tensor = ov.Tensor
+        if not bundle.image.free:
+            del self._network
         self.precision = self._running_precision()
         self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
         if (self.precision, self.threads) != (precision, threads):  # it falls back silently
@@ -58,10 +67,11 @@ class OpenVinoEngine:
             )
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        """Implements engines.Engine."""
-        request = self._model.create_infer_request()
+        """Implements engines.Engine. A shape that was not bound lately is compiled, which takes about a second."""
+        model = self._model_for(inputs["x"].shape[1:])
+        request = model.create_infer_request()
         arrays = {**inputs, OUT: out}
-        for port in (*self._model.inputs, *self._model.outputs):
+        for port in (*model.inputs, *model.outputs):
             request.set_tensor(port, self._tensor(arrays[name_of(port, arrays)], shared_memory=True))
 
         def evaluate() -> None:
@@ -71,6 +81,27 @@ class OpenVinoEngine:
                 raise EngineError(f"openvino failed in mid-edit: {reason(error)}") from None
 
         return evaluate
+
+    def _model_for(self, shape: tuple[int, ...]) -> Any:
+        """The network compiled for states of that shape: a shape of its own runs faster than a free one."""
+        if shape == self._inputs["x"].shape:
+            return self._model
+        if shape not in self._compiled:
+            try:
+                self._compiled[shape] = self._compile(shape)
+            except Exception as error:  # its plugins' exceptions share no base class
+                raise EngineError(f"openvino refuses states of {list(shape)}: {reason(error)}") from None
+            if len(self._compiled) > KEPT_SHAPES:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(shape)
+        return self._compiled[shape]
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        """The compiled model for one batch of states of that shape."""
+        model = self._network.clone()
+        inputs = {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
+        model.reshape({name: [1, *inputs[name].shape] for name in (name_of(port, inputs) for port in model.inputs)})
+        return self._core.compile_model(model, "CPU", self._settings)
 
     def _running_precision(self) -> str:
         if runs_int8(self._model):
@@ -101,8 +132,8 @@ def runs_int8(model: Any) -> bool:
     )
 
 
-def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Network, settings: dict[str, Any]) -> Any:
-    """The compiled model of a network of the bundle, batch 1. The ONNX reader is named, so that no other may guess."""
+def convert_network(ov: ModuleType, bundle: Bundle, network: Network) -> Any:
+    """OpenVINO's model of a network of the bundle. The ONNX reader is named, so that no other may guess."""
     frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
     data = with_weights_in_memory(network.data, network.addresses()) if network.places else network.data
     source = frontend.load(io.BytesIO(data))
@@ -112,9 +143,7 @@ def compile_network(ov: ModuleType, core: Any, bundle: Bundle, network: Network,
     described |= {name_of(port, (OUT,)): (port.element_type, port.partial_shape) for port in model.outputs}
     dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
     check_signature(bundle, {name: (dtypes.get(kind), sizes(shape)) for name, (kind, shape) in described.items()})
-    used = [name_of(port, bundle.inputs) for port in model.inputs]
-    model.reshape({name: [1, *bundle.inputs[name].shape] for name in used})
-    return core.compile_model(model, "CPU", settings)
+    return model
 
 
 def name_of(port: Any, known: Collection[str]) -> str:

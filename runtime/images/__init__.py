@@ -1,8 +1,8 @@
 """Pictures: decoding sources, masks, the part of a photo that is edited, saving, and stroke paintings."""
 
-from .canvas import Canvas, masked_canvas, paste, whole_canvas
+from .canvas import Canvas, masked_canvas, multiples, own_scale_canvas, own_size_canvas, paste, whole_canvas
 from .decoding import SUFFIXES, Picture, load_result, open_picture
-from .masks import difference_mask, open_mask, reduce_mask
+from .masks import difference_mask, feathered, open_mask, reduce_mask
 from .saving import check_output, encode_png, save_png
 from .sources import Source, file_sha256
 
@@ -14,11 +14,15 @@ __all__ = [
     "check_output",
     "difference_mask",
     "encode_png",
+    "feathered",
     "file_sha256",
     "load_result",
     "masked_canvas",
+    "multiples",
     "open_mask",
     "open_picture",
+    "own_scale_canvas",
+    "own_size_canvas",
     "paste",
     "reduce_mask",
     "save_png",

@@ -20,6 +20,11 @@ GROW = 4
 NEARLY_BLACK = 1 / 16
 """Mask values above 0 and below this are rarely meant: JPEG and resampling leave up to 15 of 255 where black was."""
 
+FEATHER = 4
+"""Pixels inside a mask's border in which an edit grows to full strength, by default."""
+
+MAX_FEATHER = 64
+
 SHARE_TO_SAY = 0.01
 """Share of a photo that may be edited through a nearly black mask without a word: the soft edges of strokes."""
 
@@ -84,6 +89,53 @@ def edited_pixels(mask: np.ndarray, threshold: float) -> np.ndarray:
             f"{mask[dark].min():.3g} of 1. Set them to 0 to keep these pixels",
         )
     return change
+
+
+def feathered(mask: np.ndarray, pixels: int, threshold: float) -> np.ndarray:
+    """The mask, float32 [H, W], with values that rise inside its border over that many pixels.
+
+    At a distance of d pixels from the nearest black one a value is multiplied by d / (pixels + 1). Where a stroke is
+    too thin for that, the values at its middle stay as they are. threshold: the smallest value that edits a pixel; the
+    same pixels are edited before and after.
+    """
+    rows, columns = (np.flatnonzero((mask > 0).any(axis=axis)) for axis in (1, 0))
+    if pixels == 0 or not len(rows):
+        return mask
+    reach = pixels + 1
+    inner = tuple(slice(max(at[0] - reach, 0), at[-1] + 1 + reach) for at in (rows, columns))
+    distance = distance_to_black(mask[inner] == 0, reach)
+    middle = window_maximum(distance, pixels)
+    out = mask.copy()
+    out[inner] *= np.where(distance > 0, distance / np.maximum(middle, 1), np.float32(0))
+    return np.where(mask >= np.float32(threshold), np.maximum(out, np.float32(threshold)), mask)
+
+
+def distance_to_black(black: np.ndarray, most: int) -> np.ndarray:
+    """The distance of each pixel to the nearest black one, or `most` if that is smaller: float32 [H, W]."""
+    along = np.where(black, np.float32(0), np.float32(most))  # within a column
+    for axis_flip in (1, -1):
+        view = along[::axis_flip]
+        for row in range(1, len(view)):
+            np.minimum(view[row], view[row - 1] + 1, out=view[row])
+    squares = np.square(along)
+    nearest = squares.copy()
+    width = squares.shape[1]
+    for shift in range(1, min(most, width)):
+        np.minimum(nearest[:, shift:], squares[:, :-shift] + shift * shift, out=nearest[:, shift:])
+        np.minimum(nearest[:, :-shift], squares[:, shift:] + shift * shift, out=nearest[:, :-shift])
+    return np.minimum(np.sqrt(nearest), np.float32(most))
+
+
+def window_maximum(values: np.ndarray, reach: int) -> np.ndarray:
+    """The largest value within `reach` rows and columns of each: float32 [H, W]."""
+    for axis in (0, 1):
+        lines = np.moveaxis(values, axis, 0)
+        out = lines.copy()
+        for shift in range(1, min(reach, len(lines) - 1) + 1):
+            np.maximum(out[shift:], lines[:-shift], out=out[shift:])
+            np.maximum(out[:-shift], lines[shift:], out=out[:-shift])
+        values = np.moveaxis(out, 0, axis)
+    return values
 
 
 def reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
