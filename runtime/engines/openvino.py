@@ -16,6 +16,7 @@ from ..bundle.variants import read_variant
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
 from .importing import import_openvino
+from .signal_stack import kept_signal_stack
 
 KEPT_SHAPES = 4
 """Shapes, besides the native one, for which the network stays compiled; each holds a copy of the weights."""
@@ -83,7 +84,7 @@ class OpenVinoEngine:
         return evaluate
 
     def _model_for(self, shape: tuple[int, ...]) -> Any:
-        """The network compiled for states of that shape: a shape of its own runs faster than a free one."""
+        """The network compiled for states of that shape."""
         if shape == self._inputs["x"].shape:
             return self._model
         if shape not in self._compiled:
@@ -101,7 +102,8 @@ class OpenVinoEngine:
         model = self._network.clone()
         inputs = {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
         model.reshape({name: [1, *inputs[name].shape] for name in (name_of(port, inputs) for port in model.inputs)})
-        return self._core.compile_model(model, "CPU", self._settings)
+        with kept_signal_stack():
+            return self._core.compile_model(model, "CPU", self._settings)
 
     def _running_precision(self) -> str:
         if runs_int8(self._model):
