@@ -52,7 +52,9 @@ def export_official(folder: Path, network: DDPM) -> Bundle:
         shape=(config.channels, config.size, config.size),
         multiple_of=config.multiple_of,
     )
-    return export_bundle(checkpoint, folder / "official256", name="official256", licence="none", weights="float32")
+    return export_bundle(
+        checkpoint, folder / "official256", name="official256", licence="none", weights="float32", fixed=True
+    )
 
 
 def compare(bundle: Bundle, network: DDPM | None, threads: int) -> None:

@@ -119,7 +119,7 @@ def opened(checkpoint: Checkpoint) -> Iterator[Editor]:
 
     with tempfile.TemporaryDirectory(prefix="sdedit-") as folder:
         path = Path(folder) / "bundle"
-        export_bundle(checkpoint, path, name=checkpoint.path.stem, licence="unknown", weights="float32")
+        export_bundle(checkpoint, path, name=checkpoint.path.stem, licence="unknown", weights="float32", fixed=True)
         with Editor.open(path) as editor:
             yield editor
 

@@ -92,8 +92,8 @@ class Option:
             one: dict[str, Any] = {"type": "string", "enum": list(self.choices)}
             accepted = [one]
             if self.forms:  # the first form is an integer
-                accepted += [{"type": "string", "pattern": f"^({self.pattern})$"}, {"type": "integer", "minimum": 1}]
-                accepted[-1]["maximum"] = 10**6 - 1
+                accepted.append({"type": "string", "pattern": f"^({self.pattern})$"})
+                accepted.append({"type": "integer", "minimum": 1, "maximum": 999_999})
             accepted += [{"type": "null"}] if default is None else []
             return {**schema, **one} if len(accepted) == 1 else {**schema, "anyOf": accepted}
         number: dict[str, Any] = {"type": [names[kind], "null"] if default is None else names[kind]}

@@ -137,6 +137,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let contenders that take turns follow each other at once."""
+    monkeypatch.setattr("sdedit.runtime.checks.turns.REST", 0.0)
+
+
+@pytest.fixture
 def guide(tmp_path: Path) -> Path:
     strokes = np.zeros((70, 90, 3), np.uint8)
     strokes[:35] = (20, 60, 130)

@@ -22,10 +22,7 @@ from sdedit.errors import SdeditError
 from sdedit.export.bundle import export_bundle
 from sdedit.runtime.checks import turns
 
-
-@pytest.fixture(autouse=True)
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "REST", 0.0)
+pytestmark = pytest.mark.usefixtures("no_rest")
 
 
 @pytest.fixture

@@ -14,12 +14,8 @@ from sdedit.benchmarks.contenders import CONTENDERS, OFFICIAL
 from sdedit.benchmarks.scenarios import Scenario
 from sdedit.benchmarks.suite import Suite, faults
 from sdedit.errors import EngineError, SdeditError, install_hint
-from sdedit.runtime.checks import turns
 
-
-@pytest.fixture(autouse=True)
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "REST", 0.0)
+pytestmark = pytest.mark.usefixtures("no_rest")
 
 
 @pytest.fixture

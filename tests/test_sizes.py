@@ -164,6 +164,10 @@ def test_a_size_beyond_memory_is_refused_before_anything_is_made(
     with pytest.raises(EngineError, match=r"3 slots of 240x400 need 0\.0 GB of memory"):
         pixels(editor, size=400, tile=8)
     monkeypatch.undo()
+    monkeypatch.setattr(Image.Image, "resize", lambda *_: pytest.fail("a picture was made"))
+    with pytest.raises(EngineError, match=r"3 slots of 65532x65532 need [\d,.]+ GB of memory"):
+        pixels(editor, size="65532x65532", tile=8)
+    monkeypatch.undo()
     assert pixels(editor).shape == (8, 8, 3)
 
 

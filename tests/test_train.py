@@ -1,7 +1,6 @@
 """Training: the weighted loss, runs that go on to the bit, and mistakes."""
 
 import dataclasses
-import io
 import json
 import math
 import subprocess
@@ -26,7 +25,6 @@ from sdedit_ref.training import train
 from sdedit_ref.training.command import command as training_command
 from sdedit_ref.training.crops import find_pictures, split
 from sdedit_ref.training.hyperparameters import Hyperparameters
-from sdedit_ref.training.progress import Progress, duration
 from sdedit_ref.training.quality import denoising_error, held_out_loss
 from sdedit_ref.training.run import Run, new_run, resume, save, start_from
 
@@ -391,31 +389,6 @@ for umask in (0o022, 0o077):
         assert modes == {"ema.safetensors": 0o666 & ~umask, "state.pt": 0o666 & ~umask}
 
 
-class Stream(io.StringIO):
-    def __init__(self, terminal: bool) -> None:
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
-
-
-@pytest.mark.parametrize(("terminal", "lines"), [(True, 599), (False, 30)])
-def test_progress_is_told_a_few_times_a_minute(terminal: bool, lines: int) -> None:
-    """600 steps of half a second."""
-    seconds = iter(range(601))
-    stream = Stream(terminal)
-    progress = Progress(1000, 5800, stream, clock=lambda: next(seconds) / 2)
-    for step in range(1, 601):
-        progress.update(1000 + 8 * step, 0.25)
-    told = stream.getvalue()
-    pieces = told.split("\r\x1b[K")[1:] if terminal else told.splitlines()
-    assert lines <= len(pieces) <= lines + 1
-    assert pieces[-1] == "image 5,800 of 5,800, 16.0 images/s, loss 0.2500, 0 s left"
-    assert "image 3,560 of 5,800, 16.0 images/s, loss 0.2500, 2 min left" in told
-    assert ("\n" in told) is not terminal
-
-
 def test_a_run_tells_its_progress_on_stderr(
     folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,8 +398,3 @@ def test_a_run_tells_its_progress_on_stderr(
     first, last = told.splitlines()
     assert first.startswith("image 4 of 8, ")
     assert last.startswith("image 8 of 8, ")
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (90, "2 min"), (3600, "1 h 0 min")])
-def test_times_are_in_words(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

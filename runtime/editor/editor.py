@@ -103,7 +103,7 @@ class Editor:
         Raises ImageError, PlanError, EngineError. If on_step raises, or on Ctrl-C, the edit ends and the error comes
         through.
         """
-        job = self._prepared(guide, mask, base, on_step, image_numbers, options)
+        job = self._prepare(guide, mask, base, on_step, image_numbers, options)
         try:
             self._worker.submit(job._ticket)
             if on_step is not None:
@@ -130,7 +130,7 @@ class Editor:
         editor's thread, so it must be quick (see Job.subscribe); what it raises ends the job and comes from its
         `result`. Raises EngineError if the editor was opened with max_waiting and so many jobs are in flight.
         """
-        job = self._prepared(guide, mask, base, on_step, image_numbers, options)
+        job = self._prepare(guide, mask, base, on_step, image_numbers, options)
         if on_step is not None:
             job._call_on_step(on_step)
         self._worker.submit(job._ticket)
@@ -150,7 +150,7 @@ class Editor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepared(
+    def _prepare(
         self,
         guide: Source,
         mask: Source | None,
@@ -164,11 +164,11 @@ class Editor:
         check_function("on_step", on_step)
         settings = Settings(**options)
         try:
-            return self._prepare(guide, mask, base, settings, image_numbers)
+            return self._make_job(guide, mask, base, settings, image_numbers)
         except MemoryError as error:
             raise EngineError(out_of_memory("the edit", error)) from None
 
-    def _prepare(
+    def _make_job(
         self,
         guide: Source,
         mask: Source | None,
@@ -181,9 +181,12 @@ class Editor:
         plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
         conditions, null_conditions = self._conditions(settings)
         threshold = float(plan.rows["threshold"].min())
-        canvas, sources = place(guide, mask, base, settings, self.bundle.image, threshold)
+
+        def check_room(size: tuple[int, int]) -> None:
+            self.device.check_shape((self.bundle.image.channels, size[1], size[0]), settings.tile)
+
+        canvas, sources = place(guide, mask, base, settings, self.bundle.image, threshold, check_room)
         guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
-        self.device.check_shape(guide_state.shape, settings.tile)
         tasks = [
             Task(plan, guide_state, mask_state, settings.seed, number, conditions, null_conditions, settings.tile)
             for number in numbers

@@ -1,5 +1,6 @@
 """Where an edit takes place: the size at which the network works, and the box of the photo that it works on."""
 
+from collections.abc import Callable
 from math import inf, prod
 from typing import Any
 
@@ -24,12 +25,24 @@ from ..settings import Settings
 
 
 def place(
-    guide: Source, mask: Source | None, base: Source | None, settings: Settings, image: ImageSpec, threshold: float
+    guide: Source,
+    mask: Source | None,
+    base: Source | None,
+    settings: Settings,
+    image: ImageSpec,
+    threshold: float,
+    check_room: Callable[[Size], None],
 ) -> tuple[Canvas, dict[str, Any]]:
     """The canvas of an edit, and the part of the recipe that names its sources. Raises ImageError and PlanError.
 
-    image: the sizes that the network takes. threshold: the smallest mask value that edits a pixel.
+    image: the sizes that the network takes. threshold: the smallest mask value that edits a pixel. check_room: called
+    with width and height before a picture of that size is made; raises an error if the machine has no room for it.
     """
+
+    def check(size: Size) -> None:
+        check_size(settings, image, size)
+        check_room(size)
+
     check_areas(settings, image)
     picture = open_picture(guide, "guide", image.channels)
     sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
@@ -37,7 +50,7 @@ def place(
         raise ImageError("mask and base are both given: one of them says where the guide may change")
     if mask is None and base is None:
         size = wanted_size(str(settings.size or "native"), image, picture.image.size)
-        check_size(settings, image, size)
+        check(size)
         if settings.size == "guide":
             return own_size_canvas(picture.image, image.multiple_of), sources
         return whole_canvas(picture.image, size, settings.fit), sources
@@ -54,10 +67,10 @@ def place(
     if settings.size == "guide" or (settings.size is None and (image.free or settings.tile)):
         most = inf if settings.tile else largest_area(settings, image)
         canvas = own_scale_canvas(picture.image, values, native, image.multiple_of, most, settings.context, threshold)
-        check_size(settings, image, canvas.part.size)
+        check(canvas.part.size)
         return canvas, sources
     size = wanted_size(str(settings.size or "native"), image, picture.image.size)
-    check_size(settings, image, size)
+    check(size)
     return masked_canvas(picture.image, values, size, settings.context, threshold), sources
 
 
