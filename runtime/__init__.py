@@ -26,6 +26,6 @@ Source = images.Source
 """A guide or mask: a path (every str is one), an encoded image as bytes or as a binary file object, a PIL image, or an
 array.
 
-A file object is read from its current position and not closed. Arrays are uint8 [H, W, 3] or [H, W]; a mask may be bool
-or float in [0, 1] as well.
+A file object is read from its current position and not closed. Arrays are uint8 [H, W, 3], [H, W, 4] with alpha, or
+[H, W]; a mask may be bool or float in [0, 1] as well.
 """

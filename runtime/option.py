@@ -4,6 +4,7 @@ import math
 import operator
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,13 +15,17 @@ from sdedit.errors import PlanError, SdeditError, shown
 POWERS = {2**bits - less: f"2^{bits}{'-1' * less}" for bits in (32, 64) for less in (0, 1)}
 """Numbers that people read more easily as powers of two."""
 
+RANDOM = "random"
+"""Given in place of a number, it draws one from the system."""
+
 
 @dataclass(frozen=True)
 class Option:
     """One option. help: a phrase without a full stop. note: another sentence, or "".
 
     unit: what the number counts or is a fraction of, or "". low, high: its smallest and largest value, or None. above:
-    low itself is not accepted. infinite: so is infinity. choices: the accepted names of a text. pattern, forms: a
+    low itself is not accepted. infinite: so is infinity. drawn: bits of the number that the word RANDOM is replaced by,
+    or 0 where that word is not accepted. choices: the accepted names of a text. pattern, forms: a
     regular expression of further texts that are accepted, and how people write them. unset: what None, the default,
     stands for. error: class of the error for a value that is not accepted.
     """
@@ -32,6 +37,7 @@ class Option:
     high: int | None = None
     above: bool = False
     infinite: bool = False
+    drawn: int = 0
     choices: tuple[str, ...] = ()
     pattern: str = ""
     forms: tuple[str, ...] = ()
@@ -49,6 +55,8 @@ class Option:
             if not known:
                 raise self.error(f"{name} {shown(value)} is not one of {', '.join(self.accepted)}")
             return value
+        if self.drawn and isinstance(value, str) and value == RANDOM:
+            return secrets.randbits(self.drawn)
         number = to_integer(name, value) if kind is int else to_number(name, value)
         if not self.holds(number):
             raise self.error(f"{name} {shown(number)} is not {self.range or 'finite'}")
@@ -81,6 +89,7 @@ class Option:
     def sentence(self) -> str:
         """Help: what the option is and what it accepts."""
         accepted = f": {', '.join(self.accepted)}" if self.choices else f", {self.range}" if self.range else ""
+        accepted += f", or {RANDOM}" * bool(self.drawn)
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.help}{accepted}{unit}.{' ' * bool(self.note)}{self.note}"
 
@@ -101,7 +110,8 @@ class Option:
             number["exclusiveMinimum" if self.above else "minimum"] = self.low
         if self.high is not None:
             number["maximum"] = self.high
-        return {**schema, "anyOf": [number, {"const": "inf"}]} if self.infinite else {**schema, **number}
+        word = "inf" if self.infinite else RANDOM if self.drawn else None
+        return {**schema, "anyOf": [number, {"const": word}]} if word else {**schema, **number}
 
 
 def to_integer(name: str, value: Any) -> int:

@@ -1,4 +1,4 @@
-"""An image's recipe: everything that made it, as JSON in a text chunk of its PNG. A recipe from outside is checked."""
+"""An image's recipe: everything that made it, as JSON in a text of its file. A recipe from outside is checked."""
 
 import json
 import math
@@ -13,27 +13,27 @@ from sdedit.errors import ImageError
 from .images import load_result
 
 RECIPE_KEY = "sdedit"
-"""The PNG text chunk that holds the recipe."""
+"""Key of the text that holds the recipe: a chunk of a PNG, an element of XMP data in a WebP or JPEG."""
 
 MAX_RECIPE_BYTES = 1 << 16
 """Recipes are a few hundred bytes long; a longer one is damaged."""
 
 
 def write_recipe(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The recipe as PNG text chunks."""
+    """The recipe as texts of a file."""
     return {RECIPE_KEY: json.dumps(recipe, sort_keys=True, allow_nan=False)}
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe that a PNG carries; raises ImageError if there is none."""
+    """The recipe that an image carries; raises ImageError if there is none."""
     return parse_recipe(path, load_result(path))
 
 
 def parse_recipe(path: Path, image: Image.Image) -> dict[str, Any]:
-    """The recipe of a loaded PNG; raises ImageError. path: for messages."""
+    """The recipe of an image from `load_result`; raises ImageError. path: for messages."""
     text = image.info.get(RECIPE_KEY)
     if not isinstance(text, str):
-        raise ImageError(f"{path} carries no recipe: only PNGs that sdedit wrote do")
+        raise ImageError(f"{path} carries no recipe: only images that sdedit wrote do")
     try:
         if len(text) > MAX_RECIPE_BYTES:
             raise ValueError("too long")

@@ -1,4 +1,4 @@
-"""From a PNG's recipe to the same image again. A recipe is data from outside: everything in it is checked."""
+"""From an image's recipe to the same image again. A recipe is data from outside: everything in it is checked."""
 
 import os
 from collections.abc import Mapping
@@ -22,10 +22,13 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Replay:
-    """image: as made now. pixels: how many differ. differences: of versions and the like. inputs: the files used."""
+    """image: as made now. differences: of versions and the like. inputs: the files used.
+
+    pixels: how many differ; None for a JPEG, which does not keep the pixels that were made.
+    """
 
     image: EditedImage
-    pixels: int
+    pixels: int | None
     differences: list[str]
     inputs: list[Path]
 
@@ -76,7 +79,8 @@ def replay(
         edit = editor.edit(inputs[0], inputs[1], base=inputs[2], image_numbers=[index], **settings.options())
         (again,) = edit.images
     used = [source for source in inputs if source is not None]
-    return Replay(again, _count_differences(picture, again.pil), _compare(recipe, again.recipe), used)
+    pixels = None if picture.format == "JPEG" else _count_differences(picture, again.pil)
+    return Replay(again, pixels, _compare(recipe, again.recipe), used)
 
 
 def _find(path: Path, what: str, recipe: Mapping[str, Any], given: Path | None) -> Path | None:

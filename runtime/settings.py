@@ -11,7 +11,7 @@ from sdedit.errors import ImageError, PlanError, shown
 from sdedit.kernels.layout import MAX_ELEMENTS
 
 from .images.canvas import FITS, MAX_SIDE, FitName
-from .images.masks import FEATHER, MAX_FEATHER
+from .images.masks import FEATHER, MASKS_FROM, MAX_FEATHER, MaskFromName
 from .option import Option
 from .plan import KEEPS, MAX_ROWS, SAMPLERS, KeepName, Plan, SamplerName, make_plan
 from .schedule import Schedule
@@ -26,7 +26,7 @@ class EditOptions(TypedDict, total=False):
     eta: float | None
     keep: KeepName
     repeats: int
-    seed: int
+    seed: int | Literal["random"]
     images: int
     clip: float
     fit: FitName
@@ -34,6 +34,7 @@ class EditOptions(TypedDict, total=False):
     size: str | int | None
     max_pixels: int | None
     tile: int | None
+    mask_from: MaskFromName
     feather: int
     label: int | None
     guidance: float
@@ -48,8 +49,8 @@ def declare(default: Any, help: str, **declared: Any) -> Any:  # noqa: A002 - cl
 class Settings:
     """The choices of one edit. Each option is declared here and nowhere else; OPTIONS has the declarations by name.
 
-    Numbers of other libraries become Python's. Raises PlanError, for fit and context ImageError, if a value is not
-    accepted.
+    Numbers of other libraries become Python's, and a random seed a number. Raises PlanError, for fit, context and
+    mask_from ImageError, if a value is not accepted.
     """
 
     t0: float = declare(
@@ -73,8 +74,13 @@ class Settings:
     repeats: int = declare(
         1, "Number of times that the edit is run, each from the result before (the paper's K)", low=1, high=MAX_ROWS
     )
-    seed: int = declare(
-        0, "Seed of the noise", low=0, high=2**64 - 1, note="The same seed gives the same noise on every machine."
+    seed: int | Literal["random"] = declare(
+        0,
+        "Seed of the noise",
+        low=0,
+        high=2**64 - 1,
+        drawn=32,
+        note="The same seed gives the same noise on every machine; the recipe has the one that random drew.",
     )
     images: int = declare(1, "Number of variants", low=1, high=2**32, note="They have the same seed, different noise.")
     clip: float = declare(
@@ -102,6 +108,13 @@ class Settings:
         high=MAX_SIDE,
         unit="pixels",
         unset="no tiles",
+    )
+    mask_from: MaskFromName = declare(
+        "brightness",
+        "Where a mask's values are taken from",
+        choices=MASKS_FROM,
+        error=ImageError,
+        note="alpha: transparent pixels may change; without --mask, GUIDE's own.",
     )
     feather: int = declare(
         FEATHER,
@@ -172,6 +185,9 @@ class Settings:
         if missing:
             raise PlanError(f"the recipe lacks {', '.join(missing)}")
         values = {name: known[name] for name in OPTIONS}
+        unresolved = [name for name, option in OPTIONS.items() if option.drawn and isinstance(values[name], str)]
+        if unresolved:
+            raise PlanError(f"{unresolved[0]} {shown(values[unresolved[0]])} is not an integer")
         if isinstance(values["sampler"], str) and values["sampler"] != "ddim":
             values["eta"] = None  # the others have their own
         if isinstance(values["clip"], str) and values["clip"] == "inf":
@@ -195,7 +211,7 @@ class Settings:
         }
 
 
-BEFORE: dict[str, Any] = {"size": "native", "max_pixels": None, "tile": None, "feather": 0}
+BEFORE: dict[str, Any] = {"size": "native", "max_pixels": None, "tile": None, "mask_from": "brightness", "feather": 0}
 """The values that recipes from before these options mean."""
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings)}

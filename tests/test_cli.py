@@ -170,7 +170,7 @@ def test_a_bundle_that_is_none(run: Run, guide: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.jpg", "out.jpg does not end in .png"),
+        ("out.gif", "out.gif does not end in .png, .webp, .jpg, .jpeg"),
         ("nowhere/out.png", "there is no folder"),
         ("folder.png", "folder.png is a folder"),
         ("a" * 300 + ".png", "File name too long"),

@@ -265,6 +265,8 @@ def test_doctor_refuses_two_onnxruntimes(run: Run, monkeypatch: pytest.MonkeyPat
         ("sdedit edit --precision f", {"float32", "float16"}),
         ("sdedit edit --device ", {"cpu", "cuda"}),
         ("sdedit edit --fit p", {"pad"}),
+        ("sdedit edit --mask-from a", {"alpha"}),
+        ("sdedit edit --seed r", {"random"}),
     ],
 )
 def test_a_shell_completes_names(words: str, expected: set[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from command_line import QUICK, Run, assert_mistake
 from PIL import Image
 
-from sdedit.runtime.recipe import RECIPE_KEY
+from sdedit.runtime.recipe import RECIPE_KEY, read_recipe
 
 
 def test_several_images_are_numbered(run: Run, guide: Path, out: Path, tmp_path: Path) -> None:
@@ -36,6 +36,19 @@ def test_a_folder_becomes_a_folder(run: Run, guide: Path, tmp_path: Path) -> Non
     run("edit", guide, "--out", tmp_path / "alone.png", *QUICK)
     alone, within = (np.asarray(Image.open(p)) for p in (tmp_path / "alone.png", tmp_path / "made" / "b.png"))
     assert np.array_equal(alone, within)
+
+
+def test_each_guide_of_a_folder_has_a_random_seed_of_its_own(run: Run, guide: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(guide, tmp_path / "in" / name)
+    code, stdout, _ = run("edit", tmp_path / "in", "--out", tmp_path / "made", "--seed", "random", *QUICK)
+    assert code == 0
+    seeds = [read_recipe(tmp_path / "made" / name)["seed"] for name in ("a.png", "b.png")]
+    assert seeds[0] != seeds[1]
+    assert [line.rpartition("seed ")[2].split(",")[0] for line in stdout.splitlines()] == list(map(str, seeds))
+    made = tmp_path / "made" / "a.png"
+    assert run("replay", made, "--guide", guide)[:2] == (0, f"{made}: identical\n")
 
 
 def test_of_a_folder_the_good_ones_are_written_and_the_bad_ones_named(run: Run, guide: Path, tmp_path: Path) -> None:
@@ -134,6 +147,7 @@ def test_json_says_what_was_written(run: Run, guide: Path, out: Path) -> None:
         (["--threads", "5000"], "threads 5000 is not in 1..1024"),
         (["--slots", "0"], "slots 0 is not in 1..2147483647"),
         (["--images", "0"], "images 0 is not in 1..2^32"),
+        (["--seed", "rand"], "Invalid value for '--seed': 'rand' is not an integer or random"),
         (["--clip", "-1"], "clip -1.0 is not above 0"),
         (["--clip", "nan"], "clip nan is not above 0"),
         (["--context", "nan"], "context nan is not at least 0"),

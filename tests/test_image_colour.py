@@ -13,7 +13,7 @@ from pictures import random_photo
 from PIL import Image, ImageCms
 from stubs import stub_editor
 
-from sdedit.runtime.images import masked_canvas, open_mask, open_picture, paste, save_png, whole_canvas
+from sdedit.runtime.images import masked_canvas, open_mask, open_picture, paste, save_image, whole_canvas
 from sdedit.runtime.images.strokes import stroke_painting
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -63,7 +63,7 @@ NAMES = ("gAMA", "cHRM", "sRGB", "cICP", "iCCP")
 
 
 def saved_chunks(image: Image.Image, path: Path) -> dict[bytes, bytes]:
-    save_png(image, path, {})
+    save_image(image, path, {})
     data = path.read_bytes()
     found, at = {}, 8
     while at < len(data):

@@ -13,7 +13,7 @@ from PIL import Image
 from refusals import refusal
 
 from sdedit.errors import ImageError
-from sdedit.runtime.images import decoding, open_mask, open_picture, save_png
+from sdedit.runtime.images import decoding, open_mask, open_picture, save_image
 
 # Decoding
 
@@ -147,7 +147,7 @@ def test_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nul\0.png", "a" * 300])
 def test_a_name_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     assert "cannot be read: " in refusal(open_picture, tmp_path / name, "guide")
-    assert "cannot be written: " in refusal(save_png, random_photo(2, 2), tmp_path / f"{name}.png", {})
+    assert "cannot be written: " in refusal(save_image, random_photo(2, 2), tmp_path / f"{name}.png", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,7 +221,7 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4, 3), bool),
-        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 5), np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros(4, np.uint8),
         np.zeros((), np.uint8),
@@ -230,7 +230,7 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(
     ids=lambda array: f"{array.dtype} {array.shape}",
 )
 def test_arrays_that_are_no_image(array: np.ndarray) -> None:
-    expected = f"guide is an array of {array.dtype} {list(array.shape)}; accepted are uint8 [H, W(, 3)]"
+    expected = f"guide is an array of {array.dtype} {list(array.shape)}; accepted are uint8 [H, W(, 3 or 4)]"
     assert refusal(open_picture, array, "guide") == expected
 
 

@@ -1,4 +1,4 @@
-"""Images: a PNG keeps pixels and texts, and saving is all or nothing."""
+"""Images: PNG and WebP keep pixels, all formats keep texts and profiles, and saving is all or nothing."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from PIL import Image
 from refusals import refusal
 
 from sdedit.errors import ImageError
-from sdedit.runtime.images import check_output, save_png
+from sdedit.runtime.images import check_output, save_image
 
 
 def test_a_png_keeps_pixels_and_texts(tmp_path: Path) -> None:
     path = tmp_path / "out.PNG"
     recipe = json.dumps({"guide": "żółw.png", "long": "x" * 10_000})
-    save_png(Image.fromarray(RGB), path, {"sdedit": recipe})
+    save_image(Image.fromarray(RGB), path, {"sdedit": recipe})
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image), RGB)
         assert image.text == {"sdedit": recipe}  # type: ignore[attr-defined] # PNG alone has it
@@ -27,14 +27,14 @@ def test_a_png_keeps_pixels_and_texts(tmp_path: Path) -> None:
 
 
 def test_a_png_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
-    save_png(Image.fromarray(RGB), tmp_path / "out.png", {})
+    save_image(Image.fromarray(RGB), tmp_path / "out.png", {})
     (tmp_path / "plain").touch()
     assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 251 + ".png")
-    save_png(Image.fromarray(RGB), path, {})
+    save_image(Image.fromarray(RGB), path, {})
     assert path.is_file()
 
 
@@ -50,16 +50,17 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_no_other(
     path.write_bytes(b"old")
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises((ImageError, KeyboardInterrupt)) as caught:
-        save_png(Image.fromarray(RGB), path, {})
+        save_image(Image.fromarray(RGB), path, {})
     assert str(caught.value) in (f"output {path} cannot be written: No space left on device", "")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["out.jpg", "out", "out.png.txt", ".png"])
-def test_only_png_is_written(tmp_path: Path, name: str) -> None:
-    message = refusal(save_png, Image.fromarray(RGB), tmp_path / name, {})
-    assert "does not end in .png: only PNG keeps every byte and the recipe" in message
+@pytest.mark.parametrize("name", ["out.gif", "out", "out.png.txt", ".png"])
+def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
+    message = refusal(save_image, Image.fromarray(RGB), tmp_path / name, {})
+    expected = "does not end in .png, .webp, .jpg, .jpeg: these formats keep the recipe"
+    assert message == f"output {tmp_path / name} {expected}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,7 +92,7 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> 
     if there:
         target.write_bytes(b"old")
     link.symlink_to(Path("real") / "target.png")
-    save_png(Image.fromarray(RGB), link, {})
+    save_image(Image.fromarray(RGB), link, {})
     assert link.is_symlink()
     with Image.open(target) as image:
         assert np.array_equal(np.asarray(image), RGB)
@@ -119,7 +120,7 @@ def test_a_write_protected_file_is_not_replaced(tmp_path: Path, how: str) -> Non
         (tmp_path / "link.png").symlink_to(path)
     output = path if how == "file" else tmp_path / "link.png"
     expected = f"output {output} is read-only"
-    assert refusal(save_png, Image.fromarray(RGB), output, {}) == expected
+    assert refusal(save_image, Image.fromarray(RGB), output, {}) == expected
     assert path.read_bytes() == b"old"
 
 
@@ -128,7 +129,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
     path.chmod(0o640)
-    save_png(Image.fromarray(RGB), path, {})
+    save_image(Image.fromarray(RGB), path, {})
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
@@ -136,4 +137,4 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
 def test_a_pipe_as_the_output(tmp_path: Path) -> None:
     path = tmp_path / "pipe.png"
     os.mkfifo(path)
-    assert refusal(save_png, Image.fromarray(RGB), path, {}) == f"output {path} is not a regular file"
+    assert refusal(save_image, Image.fromarray(RGB), path, {}) == f"output {path} is not a regular file"

@@ -25,7 +25,7 @@ from sdedit.runtime.images import (
     masked_canvas,
     open_mask,
     open_picture,
-    save_png,
+    save_image,
     sources,
 )
 from sdedit.runtime.images.strokes import stroke_painting
@@ -237,5 +237,5 @@ def test_every_door_says_that_memory_is_short(action: Any, monkeypatch: pytest.M
 
 def test_saving_is_refused_before_it_is_computed(tmp_path: Path) -> None:
     check_output(tmp_path / "out.png")
-    save_png(random_photo(4, 4), tmp_path / "out.png", {})
+    save_image(random_photo(4, 4), tmp_path / "out.png", {})
     assert open_picture(tmp_path / "out.png", "guide").image.size == (4, 4)

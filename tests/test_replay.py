@@ -44,6 +44,32 @@ def test_replay_makes_the_same_bytes(run: Run, made: Path, tmp_path: Path) -> No
     assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".jpg"])
+def test_replay_reads_the_recipe_of_every_format(run: Run, guide: Path, tmp_path: Path, suffix: str) -> None:
+    """A WebP has every pixel; of a JPEG nothing is compared."""
+    made = tmp_path / f"made{suffix}"
+    assert run("edit", guide, "--out", made, "--seed", "random", *QUICK)[0] == 0
+    seed = json.loads(run("inspect", made, "--json")[1])["seed"]
+    said = {".webp": "identical", ".jpg": "made again; not compared, since a JPEG keeps no exact pixels"}[suffix]
+    assert run("replay", made, "--out", tmp_path / "again.png") == (0, f"{made}: {said}\n", "")
+    assert run("edit", guide, "--out", tmp_path / "png.png", "--seed", seed, *QUICK)[0] == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "png.png").read_bytes()
+    again = tmp_path / f"again{suffix}"
+    assert run("replay", made, "--out", again)[0] == 0
+    assert again.read_bytes() == made.read_bytes()
+
+
+def test_replay_sees_a_pixel_of_a_webp_that_differs(run: Run, guide: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.webp"
+    assert run("edit", guide, "--out", made, *QUICK)[0] == 0
+    with Image.open(made) as image:
+        changed = image.convert("RGB")
+        changed.putpixel((5, 5), tuple(255 - value for value in changed.getpixel((5, 5))))  # type: ignore[union-attr,arg-type]
+        changed.save(made, lossless=True, xmp=image.info["xmp"])
+    code, stdout, stderr = run("replay", made)
+    assert (code, stdout, stderr) == (2, "", f"{made}: 1 pixels differ\n")
+
+
 def test_replay_of_one_image_makes_no_other(run: Run, made: Path, tmp_path: Path) -> None:
     last = rewritten(made, lambda r: r.update(images=2**32, image=2**32 - 1), tmp_path / "last.png")
     code, _, stderr = run("replay", last)

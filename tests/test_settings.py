@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdedit.commands import COMMANDS, sdedit
+from sdedit.commands.options import NumberOrRandom
 from sdedit.errors import ImageError, PlanError, SdeditError
 from sdedit.reference import table, with_tables
 from sdedit.runtime.devices import DEVICES
 from sdedit.runtime.engines.names import ENGINES
 from sdedit.runtime.images.canvas import FITS
+from sdedit.runtime.images.masks import MASKS_FROM
 from sdedit.runtime.plan import KEEPS, SAMPLERS
 from sdedit.runtime.settings import KINDS, OPTIONS, EditOptions, Settings
 
@@ -31,6 +33,7 @@ REGISTRIES: dict[str, set[str]] = {
     "sampler": set(SAMPLERS),
     "keep": set(KEEPS),
     "fit": set(FITS),
+    "mask_from": set(MASKS_FROM),
     "engine": {"auto", *itertools.chain.from_iterable(ENGINES.values())},
     "precision": {"auto", *(name for engines in ENGINES.values() for names in engines.values() for name in names)},
     "device": set(DEVICES),
@@ -57,8 +60,8 @@ def test_the_command_line_has_every_option_with_its_type_and_default() -> None:
     for name in OPTIONS:
         context = click.Context(command("edit"))
         assert by_name[name].get_default(context) == getattr(Settings, name)
-        expected = {int: click.INT, float: click.FLOAT}.get(KINDS[name])
-        assert expected is None or by_name[name].type is expected
+        expected = NumberOrRandom if OPTIONS[name].drawn else {int: click.INT, float: click.FLOAT}.get(KINDS[name])
+        assert expected is None or expected in (by_name[name].type, type(by_name[name].type))
 
 
 @pytest.mark.parametrize("name", REGISTRIES)
@@ -67,7 +70,7 @@ def test_help_docs_and_completion_have_every_name(name: str) -> None:
     assert isinstance(option, click.Option)
     named = set(re.findall(r"\w+", (option.help or "").split(": ")[1].split(".")[0]))
     assert named == REGISTRIES[name]
-    line = next(line for line in table("edit").splitlines() if line.startswith(f"| `--{name}` "))
+    line = next(line for line in table("edit").splitlines() if line.startswith(f"| `--{name.replace('_', '-')}` "))
     assert set(re.findall(r"\w+", line)) >= REGISTRIES[name]
     completed = {item.value for item in option.shell_complete(click.Context(command("edit")), "")}
     assert completed == REGISTRIES[name]
@@ -134,6 +137,9 @@ def test_every_option_has_help(name: str) -> None:
         ({"images": 10**5000}, PlanError, "images of thousands of digits is not in 1..2^32"),
         ({"seed": 2**64}, PlanError, f"seed {2**64} is not in 0..2^64-1"),
         ({"seed": None}, PlanError, "seed None is not an integer"),
+        ({"seed": "Random"}, PlanError, "seed 'Random' is not an integer"),
+        ({"seed": b"random"}, PlanError, "seed b'random' is not an integer"),
+        ({"steps": "random"}, PlanError, "steps 'random' is not an integer"),
         ({"t0": 0}, PlanError, r"t0 0.0 is not in (0, 1]"),
         ({"t0": 10**400}, PlanError, "is not a number"),
         ({"t0": [0.5]}, PlanError, "t0 [0.5] is not a number"),
@@ -176,12 +182,24 @@ def test_a_number_that_is_an_integer_is_taken_as_one(three: Any) -> None:
     assert {type(getattr(taken, name)) for name in ("steps", "repeats", "seed", "images", "label")} == {int}
 
 
+def test_a_random_seed_is_a_number_of_its_own_each_time() -> None:
+    seeds = {Settings(seed="random").seed for _ in range(20)}
+    assert {type(seed) for seed in seeds} == {int}
+    assert len(seeds) > 18  # of 2^32
+    assert max(seeds) < 2**32
+
+
+def test_a_recipe_with_a_seed_that_was_not_drawn_is_refused() -> None:
+    with pytest.raises(PlanError, match="seed 'random' is not an integer"):
+        Settings.from_recipe({**Settings().recipe(), "seed": "random"})
+
+
 def test_large_integers_are_exact() -> None:
     assert Settings(seed=np.uint64(2**64 - 1)).seed == 2**64 - 1  # type: ignore[arg-type] # numpy's are not ints
     assert Settings(seed=2.0**63).seed == 2**63  # type: ignore[arg-type] # nor are floats
 
 
-@pytest.mark.parametrize("name", ["sampler", "keep", "fit"])
+@pytest.mark.parametrize("name", ["sampler", "keep", "fit", "mask_from"])
 def test_signatures_have_the_names_that_are_accepted(name: str) -> None:
     """Editors complete them, and type checkers refuse others."""
     annotation = typing.get_type_hints(EditOptions)[name]
@@ -214,6 +232,7 @@ def validator() -> Any:
         {"sampler": "ddim", "eta": 0.5},
         {"eta": None, "label": None},
         {"clip": "inf", "context": 0, "guidance": -1.5, "label": 3},
+        {"seed": "random", "mask_from": "alpha"},
     ],
 )
 def test_the_schema_accepts(options: dict[str, Any]) -> None:
@@ -249,7 +268,7 @@ VALUES = st.one_of(
     st.integers(-5, 2**65),
     st.floats(-3, 3),
     st.integers(-5, 2**65).map(float),
-    st.sampled_from(["inf", "", *SAMPLERS, *KEEPS, *FITS]),
+    st.sampled_from(["inf", "random", "", *SAMPLERS, *KEEPS, *FITS, *MASKS_FROM]),
     st.just([]),
 )
 

@@ -34,7 +34,7 @@ def demo_command(out: Path, seed: int) -> None:
     command are replaced, others are not.
     """
     from sdedit.runtime import Editor
-    from sdedit.runtime.images import save_png
+    from sdedit.runtime.images import save_image
 
     guide_file = out.with_name(f"{out.stem}-guide.png")
     for path in (out, guide_file):
@@ -43,8 +43,8 @@ def demo_command(out: Path, seed: int) -> None:
     with Editor.open() as editor:
         images = [editor.edit(guide, t0=t0, steps=STEPS, seed=seed).images[0].pil for t0 in T0S]
     texts = {"Software": MADE_BY}
-    save_png(guide, guide_file, texts)
-    save_png(side_by_side([guide, *images]), out, texts)
+    save_image(guide, guide_file, texts)
+    save_image(side_by_side([guide, *images]), out, texts)
     click.echo(f"{shown(out)}: strokes, then what they become at t0 {', '.join(map(str, T0S))}")
     click.echo(f"By hand: sdedit edit {shown(guide_file)} --out result.png --t0 {T0S[1]} --steps {STEPS} --seed {seed}")
 
@@ -55,6 +55,8 @@ def check_own(path: Path) -> None:
 
     from sdedit.runtime.images import check_output
 
+    if path.suffix.lower() != ".png":
+        raise ImageError(f"output {path} does not end in .png")
     check_output(path)
     if not path.exists():
         return

@@ -11,10 +11,10 @@ import click
 from ..console import to_json
 from ..errors import ImageError, SdeditError, printable
 from .options import BUNDLE, GroupedCommand, engine_options, setting_options, together
-from .outputs import Outputs, describe, is_folder, make_folder, plan_outputs, shown
+from .outputs import STREAM, Outputs, describe, is_folder, make_folder, plan_outputs, shown, stdin
 
 if TYPE_CHECKING:
-    from sdedit.runtime import Edit, Editor
+    from sdedit.runtime import Edit, EditedImage, Editor
 
 EXAMPLES = """\b
 Examples:
@@ -22,12 +22,18 @@ Examples:
   sdedit edit painted.png --mask mask.png --out result.png
   sdedit edit painted.png --base photo.jpg --out result.png
   sdedit edit guides/ --out results/ --images 4
+  cat strokes.png | sdedit edit - --out - > result.png
 """
 
 
 @click.command(cls=GroupedCommand, epilog=EXAMPLES)
 @click.argument("guide", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write; a folder if GUIDE is one.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="PNG, WebP or JPEG to write, by its suffix; a folder if GUIDE is one; - for a PNG on stdout.",
+)
 @click.option(
     "--mask",
     type=click.Path(path_type=Path),
@@ -44,15 +50,17 @@ Examples:
 def edit_command(
     guide: Path, out: Path, mask: Path | None, base: Path | None, as_json: bool, bundle: Path | None, **options: Any
 ) -> None:
-    """Turn GUIDE (strokes, strokes over a photo, a pasted composite) into an image.
+    """Turn GUIDE (strokes, strokes over a photo, a pasted composite; - for stdin) into an image.
 
-    Without a mask the result has the model's size. With one it is GUIDE with the masked part made anew. The PNG
+    Without a mask the result has the model's size. With one it is GUIDE with the masked part made anew. The file
     carries its recipe. With --images N the files are OUT-0.png, OUT-1.png, ...
 
-    If GUIDE is a folder, all its images are edited. Failures are listed at the end.
+    If GUIDE is a folder, all its images are edited, to PNGs. Failures are listed at the end.
     """
     if is_folder(guide) and (mask is not None or base is not None):
         raise click.UsageError("--mask and --base go with one guide, not with a folder")
+    if as_json and out == STREAM:
+        raise click.UsageError("--json and --out - both write to stdout: name an output")
 
     from sdedit.runtime import Editor
     from sdedit.runtime.settings import OPTIONS, Settings
@@ -74,11 +82,11 @@ def edit_all(editor: "Editor", outputs: Outputs, options: dict[str, Any], folder
     for count, (guide, targets) in enumerate(outputs.files.items(), 1):
         try:
             with progress(f"{guide.name} ({count} of {len(outputs.files)})" if folder else guide.name) as on_step:
-                result = editor.edit(guide, on_step=on_step, **options)
+                result = editor.edit(stdin() if guide == STREAM else guide, on_step=on_step, **options)
             if folder:
                 make_folder(targets[0].parent)
             for image, target in zip(result.images, targets, strict=True):
-                image.save(target)
+                save(image, target)
         except ImageError as error:
             if not folder:
                 raise
@@ -90,6 +98,14 @@ def edit_all(editor: "Editor", outputs: Outputs, options: dict[str, Any], folder
     if as_json:
         click.echo(to_json(written))
     return failed
+
+
+def save(image: "EditedImage", target: Path) -> None:
+    """Write the image to a file, or as a PNG to stdout."""
+    if target == STREAM:
+        click.echo(image.to_bytes(), nl=False)
+    else:
+        image.save(target)
 
 
 @contextmanager
@@ -108,13 +124,14 @@ def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def report(targets: list[Path], result: "Edit") -> None:
-    """Print a line for each file."""
+    """Print a line for each file; on stderr if the image went to stdout."""
     r = result.recipe
     for target, image in zip(targets, result.images, strict=True):
         click.echo(
             f"{shown(target)}: {image.pil.width}x{image.pil.height}, {printable(r['bundle']['name'])}, "
             f"{r['steps']} steps of {r['sampler']} from t0 {r['t0']:g}, seed {r['seed']}, "
-            f"{result.timings['loop']:.2f} s"
+            f"{result.timings['loop']:.2f} s",
+            err=target == STREAM,
         )
 
 

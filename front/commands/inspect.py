@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="The manifest, or the recipe, as JSON.")
 def inspect_command(source: Path | None, as_json: bool) -> None:
-    """Show what the bundle SOURCE is, verified (default: the shipped one), or what recipe the PNG SOURCE carries."""
+    """Show what the bundle SOURCE is, verified (default: the shipped one), or what recipe the image SOURCE carries."""
     from sdedit.runtime.bundle import SHIPPED, read_bundle
     from sdedit.runtime.recipe import read_recipe
 

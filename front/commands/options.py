@@ -32,6 +32,21 @@ class Name(click.ParamType):
         return [CompletionItem(name) for name in self.accepted if name.startswith(text)]
 
 
+class NumberOrRandom(click.ParamType):
+    """An integer, or "random", which shells complete."""
+
+    name = "integer"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            return value if value == "random" else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not an integer or random", parameter, context)
+
+    def shell_complete(self, context: click.Context, parameter: click.Parameter, text: str) -> list[CompletionItem]:
+        return Name(("random",)).shell_complete(context, parameter, text)
+
+
 class GroupedOption(click.Option):
     """An option that help shows under the heading `group`."""
 
@@ -69,10 +84,11 @@ def setting_options() -> tuple[Decorator, ...]:
 
 
 def setting_option(name: str, declared: "Option", kind: type, default: Any) -> Decorator:
+    word = NumberOrRandom() if declared.drawn else kind
     return option(
         "What the edit does",
         f"--{name.replace('_', '-')}",
-        type=Name(declared.choices) if declared.choices else kind,
+        type=Name(declared.choices) if declared.choices else word,
         default=default,
         show_default=default is not None,
         help=f"{declared.sentence}  [default: {declared.unset}]" if declared.unset else declared.sentence,

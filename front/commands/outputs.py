@@ -1,9 +1,14 @@
 """Which guide is edited to which files, and printing of file names."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import ImageError, printable, reason
+
+STREAM = Path("-")
+"""Name that stands for stdin as GUIDE, and for stdout as OUT."""
 
 MAX_OUTPUTS = 1_000_000
 """Most files that one command writes: their names are all checked before the first edit."""
@@ -14,7 +19,7 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Outputs:
-    """files: guide -> the PNGs to write. left_out: entries of the folder that are not edited, with the reason."""
+    """files: guide -> the images to write. left_out: entries of the folder that are not edited, with the reason."""
 
     files: dict[Path, list[Path]]
     left_out: dict[Path, str] = field(default_factory=dict)
@@ -25,6 +30,9 @@ def plan_outputs(guide: Path, out: Path, images: int, inputs: list[Path]) -> Out
 
     inputs: files besides the guide that must not be overwritten. Raises ImageError.
     """
+    if out == STREAM:
+        check_stdout(guide, images)
+        return Outputs({guide: [out]})
     if is_folder(guide):
         return plan_folder(guide, out, images)
     from sdedit.runtime.images import check_output
@@ -33,6 +41,24 @@ def plan_outputs(guide: Path, out: Path, images: int, inputs: list[Path]) -> Out
     for target in targets:
         check_output(target, [guide, *inputs])
     return Outputs({guide: targets})
+
+
+def check_stdout(guide: Path, images: int) -> None:
+    """Raise ImageError unless the result of an edit can go to stdout."""
+    if is_folder(guide) or images > 1:
+        what = f"{guide} is a folder" if is_folder(guide) else f"--images is {images}"
+        raise ImageError(f"--out - writes one image, but {what}: name an output")
+    if sys.__stdout__ is None:
+        raise ImageError("--out -: stdout is closed")
+    if sys.stdout.isatty():
+        raise ImageError("--out -: stdout is a terminal, which shows no images: send it to a file or a pipe")
+
+
+def stdin() -> BinaryIO:
+    """The bytes of stdin. Raises ImageError if it is closed."""
+    if sys.stdin is None:
+        raise ImageError("guide -: stdin is closed")
+    return sys.stdin.buffer
 
 
 def plan_folder(folder: Path, out: Path, images: int) -> Outputs:
@@ -94,7 +120,7 @@ def make_folder(folder: Path) -> None:
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder; False as well if the system does not accept the name or let us look."""
     try:
-        return path.is_dir()
+        return path != STREAM and path.is_dir()
     except (OSError, ValueError):
         return False
 

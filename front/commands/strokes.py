@@ -9,7 +9,7 @@ from ..errors import printable
 
 @click.command(epilog="Example: sdedit strokes photo.jpg --out guide.png && sdedit edit guide.png --out result.png")
 @click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG, WebP or JPEG to write.")
 @click.option(
     "--median", default=23, show_default=True, help="Size of the brush: odd, 1 to 255 pixels for a shorter side of 256."
 )
@@ -25,11 +25,11 @@ def strokes_command(photo: Path, out: Path, median: int, colours: int) -> None:
 
     The paper simulates users' paintings this way: a median filter, then a palette of few colours.
     """
-    from sdedit.runtime.images import check_output, open_picture, save_png
+    from sdedit.runtime.images import check_output, open_picture, save_image
     from sdedit.runtime.images.strokes import stroke_painting
 
     check_output(out, [photo])
     painting = stroke_painting(open_picture(photo, "photo").image, median, colours)
-    save_png(painting, out, {})
+    save_image(painting, out, {})
     used = len(painting.getcolors(256) or ())
     click.echo(f"{printable(str(out))}: {painting.width}x{painting.height}, {used} colour{'s' * (used != 1)}")

@@ -95,10 +95,11 @@ class Editor:
         """Noise the guide to t0 and bring it back to a clean image: SDEdit, Algorithms 2 to 5.
 
         guide: strokes, strokes over a photo, or a composite. mask: white = may change, grey = from that fraction of t0
-        on, black = stays byte for byte; it has the guide's size. base: instead of a mask, the photo that the guide was
-        painted over. on_step: called in this thread with the network evaluations done and in all. image_numbers: which
-        images of the seed to make, each in 0..images-1; None: all. An image does not depend on which others are made.
-        options: see Settings.
+        on, black = stays byte for byte; it has the guide's size. With mask_from="alpha" transparent pixels may change,
+        of the mask or, without one, of the guide. base: instead of a mask, the photo that the guide was painted over.
+        on_step: called in this thread with the network evaluations done and in all. image_numbers: which images of the
+        seed to make, each in 0..images-1; None: all. An image does not depend on which others are made. options: see
+        Settings.
 
         Raises ImageError, PlanError, EngineError. If on_step raises, or on Ctrl-C, the edit ends and the error comes
         through.
@@ -188,7 +189,7 @@ class Editor:
         canvas, sources = place(guide, mask, base, settings, self.bundle.image, threshold, check_room)
         guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
         tasks = [
-            Task(plan, guide_state, mask_state, settings.seed, number, conditions, null_conditions, settings.tile)
+            Task(plan, guide_state, mask_state, int(settings.seed), number, conditions, null_conditions, settings.tile)
             for number in numbers
         ]
         recipe = {**self._fixed_recipe(), **sources, **settings.recipe()}

@@ -16,7 +16,7 @@ from PIL import Image
 from sdedit.errors import EngineError, ImageError, PlanError, out_of_memory, shown
 
 from ..codec import Codec
-from ..images import Canvas, encode_png, paste, save_png
+from ..images import Canvas, encode_png, paste, save_image
 from ..jobs import LOG, Demand, Listener, News, Progress, Ticket, Worker
 from ..option import to_integer, to_number, to_path
 from ..recipe import write_recipe
@@ -24,17 +24,20 @@ from ..recipe import write_recipe
 
 @dataclass(frozen=True)
 class EditedImage:
-    """One result. pil: the image. recipe: everything that made it, as resolved; it goes into the PNG."""
+    """One result. pil: the image. recipe: everything that made it, as resolved; it goes into the file."""
 
     pil: Image.Image
     recipe: Mapping[str, Any]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a PNG that carries the recipe; `path` is complete or untouched. Raises ImageError."""
-        save_png(self.pil, to_path("path", path, ImageError), write_recipe(self.recipe))
+        """Write an image that carries the recipe; `path` is complete or untouched. Raises ImageError.
+
+        Its suffix says the format: .png and .webp keep every pixel, .jpg and .jpeg do not.
+        """
+        save_image(self.pil, to_path("path", path, ImageError), write_recipe(self.recipe))
 
     def to_bytes(self) -> bytes:
-        """The PNG that `save` writes."""
+        """The PNG that `save` writes, as bytes."""
         return encode_png(self.pil, write_recipe(self.recipe))
 
 

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from math import inf, prod
 from typing import Any
 
+import numpy as np
+
 from sdedit.errors import ImageError, PlanError
 
 from ..bundle import ImageSpec
 from ..images import (
     Canvas,
     Source,
+    alpha_mask,
     difference_mask,
     feathered,
     masked_canvas,
@@ -44,21 +47,25 @@ def place(
         check_room(size)
 
     check_areas(settings, image)
-    picture = open_picture(guide, "guide", image.channels)
+    by_alpha = settings.mask_from == "alpha"
+    if base is not None and (mask is not None or by_alpha):
+        other = "mask and base" if mask is not None else "base and mask_from alpha"
+        raise ImageError(f"{other} are both given: one of them says where the guide may change")
+    picture = open_picture(guide, "guide", image.channels, keep_alpha=by_alpha and mask is None)
     sources: dict[str, Any] = {"guide": picture.identity, "mask": None, "base": None}
-    if mask is not None and base is not None:
-        raise ImageError("mask and base are both given: one of them says where the guide may change")
-    if mask is None and base is None:
+    if mask is None and base is None and not by_alpha:
         size = wanted_size(str(settings.size or "native"), image, picture.image.size)
         check(size)
         if settings.size == "guide":
             return own_size_canvas(picture.image, image.multiple_of), sources
         return whole_canvas(picture.image, size, settings.fit), sources
     if mask is not None:
-        values, origin = open_mask(mask, picture.image.size)
+        values, origin = open_mask(mask, picture.image.size, settings.mask_from)
         sources["mask"] = origin.identity
+    elif base is None:
+        title = " ".join(filter(None, ("guide", picture.name)))
+        values = np.asarray(alpha_mask(picture.alpha, title), np.float32) / np.float32(255)
     else:
-        assert base is not None
         origin = open_picture(base, "base", image.channels)
         values = difference_mask(picture.image, origin.image)
         sources["base"] = origin.identity

@@ -2,8 +2,9 @@
 
 from .canvas import Canvas, masked_canvas, multiples, own_scale_canvas, own_size_canvas, paste, whole_canvas
 from .decoding import SUFFIXES, Picture, load_result, open_picture
-from .masks import difference_mask, feathered, open_mask, reduce_mask
-from .saving import check_output, encode_png, save_png
+from .encoding import encode_png
+from .masks import alpha_mask, difference_mask, feathered, open_mask, reduce_mask
+from .saving import check_output, save_image
 from .sources import Source, file_sha256
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Canvas",
     "Picture",
     "Source",
+    "alpha_mask",
     "check_output",
     "difference_mask",
     "encode_png",
@@ -25,6 +27,6 @@ __all__ = [
     "own_size_canvas",
     "paste",
     "reduce_mask",
-    "save_png",
+    "save_image",
     "whole_canvas",
 ]

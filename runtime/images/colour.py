@@ -25,7 +25,14 @@ def to_mode(image: Image.Image, mode: str, title: str) -> Image.Image:
     another kind, their profile is used to convert them to sRGB, and the user is told. Raises ImageError for transparent
     pixels, and for modes without an agreed meaning.
     """
-    opaque = _without_alpha(_with_eight_bits(image, title), title)
+    opaque, alpha = split_alpha(image, title)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        raise ImageError(f"{title} has transparent pixels: flatten it first")
+    return convert_colours(opaque, mode, title)
+
+
+def convert_colours(opaque: Image.Image, mode: str, title: str) -> Image.Image:
+    """`to_mode` for what `split_alpha` returned."""
     colour: dict[str, Any] = {key: opaque.info[key] for key in COLOUR_KEYS if opaque.info.get(key) is not None}
     pixels = {"CMYK": "CMYK", "1": "GRAY", "L": "GRAY"}.get(opaque.mode, "RGB")
     if "icc_profile" in colour:
@@ -63,38 +70,55 @@ def _with_eight_bits(image: Image.Image, title: str) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{title} has grey values outside 0..65535")
-    key = image.info.get("transparency")
-    if isinstance(key, int) and (values == key).any():
-        raise ImageError(f"{title} has transparent pixels: flatten it first")
     grey = grey_image(values, 65535)
     copy_colour(image, grey)
-    return grey
+    key = image.info.get("transparency")
+    return add_alpha(grey, mask_of(values != key)) if isinstance(key, int) else grey
 
 
-def _without_alpha(image: Image.Image, title: str) -> Image.Image:
-    """The image without alpha channel or key colour. Raises ImageError if a pixel is transparent by them."""
+def mask_of(chosen: np.ndarray) -> Image.Image:
+    """Grey pixels: 255 where `chosen`, bool [H, W], is true, else 0."""
+    return Image.fromarray(np.where(chosen, np.uint8(255), np.uint8(0)))
+
+
+def add_alpha(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    """The image as LA or RGBA with this alpha channel, in place of a key colour; 16 bits of grey become 8."""
+    if image.mode.startswith("I"):
+        grey = grey_image(np.asarray(image), 65535)
+        copy_colour(image, grey)
+        image = grey
+    colours = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    colours.info.pop("transparency", None)
+    colours.putalpha(alpha)
+    return colours
+
+
+def split_alpha(image: Image.Image, title: str) -> tuple[Image.Image, Image.Image | None]:
+    """The image of 8 bits a channel without transparency, and its alpha channel, or None if it has no transparency.
+
+    Colours under transparent pixels are as stored. Raises ImageError for modes without an agreed meaning.
+    """
+    image = _with_eight_bits(image, title)
     if image.mode == "La":
         image = image.convert("LA")
     if not image.has_transparency_data:
         if image.mode not in CONVERTIBLE:
             raise ImageError(f"{title} has pixel mode {image.mode}; accepted are grey, palette, RGB and CMYK")
-        return image
+        return image, None
     image = _with_own_key(image, title)
-    with_alpha = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
-    if with_alpha.getchannel("A").getextrema() != (255, 255):
-        raise ImageError(f"{title} has transparent pixels: flatten it first")
-    opaque = with_alpha.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
+    full = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    opaque = full.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
     opaque.info = dict(image.info)
-    return opaque
+    return opaque, full.getchannel("A")
 
 
-def has_colour(bands: Sequence[Image.Image], values: Sequence[int]) -> bool:
-    """Whether a pixel has these values in these bands of 8 bits."""
-    found = None
+def other_colours(bands: Sequence[Image.Image], values: Sequence[int]) -> Image.Image:
+    """Grey pixels: 0 where these bands of 8 bits have these values, else 255."""
+    other = Image.new("L", bands[0].size)
     for band, value in zip(bands, values, strict=True):
-        here = band.point([255 * (level == value) for level in range(256)])
-        found = here if found is None else ImageChops.darker(found, here)
-    return found is not None and found.getextrema() != (0, 0)
+        here = band.point([255 * (level != value) for level in range(256)])
+        other = ImageChops.lighter(other, here)
+    return other
 
 
 def _with_own_key(image: Image.Image, title: str) -> Image.Image:
@@ -106,7 +130,7 @@ def _with_own_key(image: Image.Image, title: str) -> Image.Image:
     key = image.info.get("transparency")
     unsure = False
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        unsure = has_colour(image.split(), [value >> 8 for value in key])
+        unsure = other_colours(image.split(), [value >> 8 for value in key]).getextrema()[0] == 0
         image = image.copy()
         del image.info["transparency"]
     elif image.mode == "L" and isinstance(key, int) and 0 < key < 16:

@@ -16,8 +16,8 @@ from PIL import Image
 from sdedit.errors import ImageError, git_lfs_hint, reason
 
 from . import gif, jpeg, png, tiff, webp
-from .colour import to_mode
-from .side_data import XMP_ORIENTATION, Container, DamagedError, UnsupportedError, exif_orientation, warn
+from .colour import add_alpha, convert_colours, split_alpha, to_mode
+from .side_data import COLOUR_KEYS, XMP_ORIENTATION, Container, DamagedError, UnsupportedError, exif_orientation, warn
 from .sources import Source, array_sha256, image_sha256, memory_for, read_bytes, read_source
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA")
@@ -80,12 +80,13 @@ class Picture:
     """A decoded source.
 
     image: upright, 8 bits a channel. sha256: hash of the file's bytes, or of the array's or PIL image's values. name:
-    the file's name without folders, or None.
+    the file's name without folders, or None. alpha: its alpha channel, mode "L", if it was kept; None: it has none.
     """
 
     image: Image.Image
     sha256: str
     name: str | None
+    alpha: Image.Image | None = None
 
     @property
     def identity(self) -> dict[str, str | None]:
@@ -103,23 +104,28 @@ class Decoded:
     title: str
 
 
-def open_picture(source: Source, what: str, channels: int = 3) -> Picture:
-    """Decode to upright 8-bit RGB, or to grey if `channels` is 1. `what` names the source in an ImageError."""
+def open_picture(source: Source, what: str, channels: int = 3, *, keep_alpha: bool = False) -> Picture:
+    """Decode to upright 8-bit RGB, or to grey if `channels` is 1. `what` names the source in an ImageError.
+
+    keep_alpha: transparent pixels, which are refused otherwise, have their colours as stored, and `alpha` has the rest.
+    """
     if channels not in MODES:
         raise ImageError(f"{what}: a network of {channels} channels does not take images")
-    return decode_to_mode(source, what, MODES[channels])
-
-
-def decode_to_mode(source: Source, what: str, mode: str) -> Picture:
-    """Decode to an upright picture in `mode`, "L" or "RGB". Raises ImageError."""
     decoded = decode(source, what)
     with memory_for(_sized(decoded.title, decoded.image.size), 4 * decoded.image.width * decoded.image.height):
-        return Picture(to_mode(decoded.image, mode, decoded.title), decoded.sha256, decoded.name)
+        if not keep_alpha:
+            return Picture(to_mode(decoded.image, MODES[channels], decoded.title), decoded.sha256, decoded.name)
+        opaque, alpha = split_alpha(decoded.image, decoded.title)
+        picture = convert_colours(opaque, MODES[channels], decoded.title)
+        return Picture(picture, decoded.sha256, decoded.name, alpha)
 
 
 def load_result(path: Path) -> Image.Image:
-    """A PNG that sdedit wrote, with its texts in `info` and unconverted pixels. Raises ImageError."""
-    return _decode_bytes(read_bytes(path, "image"), f"image {path}")
+    """An image that sdedit wrote, with its texts in `info`, its `format` and unconverted pixels. Raises ImageError."""
+    data = read_bytes(path, "image")
+    image = _decode_bytes(data, f"image {path}")
+    image.format = identify(data[:12])
+    return image
 
 
 def decode(source: Source, what: str) -> Decoded:
@@ -169,7 +175,8 @@ def _decode_bytes(data: bytes, title: str) -> Image.Image:
     if container.frames > 1:
         warn(title, f"has {container.frames} frames or pages: the first is used")
     image = _upright(image, container.orientation)
-    image.info = container.texts | container.colour | _key_of(image)
+    texts = {key: text for key, text in container.texts.items() if key not in (*COLOUR_KEYS, "transparency")}
+    image.info = texts | container.colour | _key_of(image)
     return image
 
 
@@ -189,8 +196,8 @@ def _read_pixels(container: Container, format_name: str | None, title: str) -> I
             if "out of memory" in str(error):
                 raise MemoryError from None
             raise DamagedError(reason(error)) from None
-        if isinstance(container, png.PngContainer) and png.has_transparent_pixels(container, image):
-            raise ImageError(f"{title} has transparent pixels: flatten it first")
+        if isinstance(container, png.PngContainer) and (alpha := png.read_alpha(container, image)) is not None:
+            return add_alpha(image, alpha)
         if isinstance(container, tiff.TiffContainer):
             return tiff.correct_samples(container, image)
     return image
@@ -273,8 +280,10 @@ def _check_size(size: tuple[int, int], title: str) -> None:
 
 def _array_image(array: np.ndarray, what: str) -> Image.Image:
     grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
-        raise ImageError(f"{what} is an array of {array.dtype} {list(array.shape)}; accepted are uint8 [H, W(, 3)]")
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))) or array.size == 0:
+        raise ImageError(
+            f"{what} is an array of {array.dtype} {list(array.shape)}; accepted are uint8 [H, W(, 3 or 4)]"
+        )
     with memory_for(what, 2 * array.size):
         return Image.fromarray(np.ascontiguousarray(array))
 

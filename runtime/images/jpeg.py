@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 
 from .side_data import Container, UnsupportedError
+from .xmp import read_xmp
 
 SIGNATURE = b"\xff\xd8\xff"
 
@@ -41,6 +42,7 @@ def read_jpeg(data: bytes) -> Container:
         pieces.append(raw)
     jpeg.pixels = b"".join(pieces)
     jpeg.set_orientation(b"".join(exif) if exif else None, xmp)
+    jpeg.texts = read_xmp(xmp)
     if profile:
         jpeg.set_profile(_join_profile(profile))
     if xmp is not None and b"hdrgm:Version" in xmp:

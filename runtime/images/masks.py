@@ -1,14 +1,19 @@
 """Masks: reading one, making one from two photos, and reducing one to another size."""
 
+from typing import Literal, get_args
+
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from sdedit.errors import ImageError
 
-from .colour import to_mode
+from .colour import split_alpha, to_mode
 from .decoding import Picture, decode, times
 from .side_data import warn
 from .sources import Source, array_sha256, memory_for
+
+MaskFromName = Literal["brightness", "alpha"]
+MASKS_FROM: tuple[MaskFromName, ...] = get_args(MaskFromName)
 
 TOLERATED = 12
 """Largest difference, of 255, that does not count as painted. Two JPEG saves of one photo rarely differ by more."""
@@ -29,24 +34,40 @@ SHARE_TO_SAY = 0.01
 """Share of a photo that may be edited through a nearly black mask without a word: the soft edges of strokes."""
 
 
-def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Picture]:
-    """A mask as float32 [H, W] in [0, 1]; white = 1 = edit. Raises ImageError.
+def open_mask(
+    source: Source, size: tuple[int, int], mask_from: MaskFromName = "brightness"
+) -> tuple[np.ndarray, Picture]:
+    """A mask as float32 [H, W] in [0, 1]; 1 = edit: white, or transparent if `mask_from` is alpha. Raises ImageError.
 
     size: (width, height) of the guide, which the mask must have too.
     """
-    if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+    if isinstance(source, np.ndarray) and source.dtype != np.uint8 and mask_from == "brightness":
         values = _check_mask_array(source)
         picture = Picture(Image.fromarray(np.rint(values * 255).astype(np.uint8)), array_sha256(source), None)
     else:
         decoded = decode(source, "mask")
         decoded.image.info = {key: value for key, value in decoded.image.info.items() if key == "transparency"}
         with memory_for(decoded.title, 12 * decoded.image.width * decoded.image.height):
-            grey = to_mode(decoded.image, "L", decoded.title)  # a mask's values are no colours: no profile is used
+            if mask_from == "alpha":
+                grey = alpha_mask(split_alpha(decoded.image, decoded.title)[1], decoded.title)
+            else:
+                grey = to_mode(decoded.image, "L", decoded.title)  # a mask's values are no colours: no profile is used
             values = np.asarray(grey, np.float32) / np.float32(255)
         picture = Picture(grey, decoded.sha256, decoded.name)
     if picture.image.size != size:
         raise ImageError(f"mask is {times(picture.image.size)} pixels, the guide {times(size)}: they must be equal")
     return values, picture
+
+
+def alpha_mask(alpha: Image.Image | None, title: str) -> Image.Image:
+    """The mask, mode "L", that an alpha channel is: 255 - alpha, so opaque pixels are black.
+
+    title: name of the picture in messages. Raises ImageError if there is no alpha channel, or no transparent pixel.
+    """
+    if alpha is None or alpha.getextrema() == (255, 255):
+        lack = "transparent pixel" if alpha is not None else "alpha channel"
+        raise ImageError(f"{title} has no {lack}: with mask_from alpha, transparent pixels may change")
+    return ImageChops.invert(alpha)
 
 
 def difference_mask(guide: Image.Image, base: Image.Image) -> np.ndarray:

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .colour import has_colour
-from .side_data import MAX_PROFILE_BYTES, Container, DamagedError
+from .colour import mask_of, other_colours
+from .side_data import MAX_PROFILE_BYTES, MAX_TEXT_BYTES, Container, DamagedError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-MAX_TEXT_BYTES = 1 << 20
-"""Longest text that is read. Longer ones are left out."""
 
 GREY, RGB, PALETTE, GREY_ALPHA = 0, 2, 3, 4
 """Colour types of the header. The first three have no alpha channel, and may have a tRNS chunk."""
@@ -60,29 +57,31 @@ def read_png(data: bytes) -> PngContainer:
     return png
 
 
-def has_transparent_pixels(png: PngContainer, image: Image.Image) -> bool:
-    """Whether a pixel is transparent by a tRNS chunk or by 16 bits of alpha; exact for all depths.
+def read_alpha(png: PngContainer, image: Image.Image) -> Image.Image | None:
+    """The alpha channel by a tRNS chunk or by 16 bits of alpha, mode "L". Only pixels that are wholly opaque have 255.
 
-    image: as Pillow decoded png.pixels. Alpha of 8 bits is left to the caller. Raises DamagedError.
+    image: as Pillow decoded png.pixels. None if there is no alpha, or alpha of 8 bits, which is a channel of the image.
+    Raises DamagedError.
     """
-    if png.colour_type == PALETTE:
-        counts = image.histogram()
-        return any(count > 0 and alpha < 255 for count, alpha in zip(counts, png.key or b"", strict=False))
-    if png.colour_type not in (GREY, RGB):
-        return png.depth == 16 and not _is_opaque_in_16_bits(png)
+    if png.colour_type not in (GREY, RGB, PALETTE):
+        return _alpha_of_16_bits(png) if png.depth == 16 else None
     if png.key is None:
-        return False
+        return None
+    if png.colour_type == PALETTE:
+        table = np.full(256, 255, np.uint8)
+        table[: len(png.key)] = np.frombuffer(png.key[:256], np.uint8)
+        return Image.fromarray(table[np.asarray(image)])
     samples = 3 if png.colour_type == RGB else 1
     if len(png.key) < 2 * samples:
         raise DamagedError("its tRNS chunk is too short")
     key = [int(value) & ((1 << png.depth) - 1) for value in np.frombuffer(png.key, ">u2", samples)]
     if png.depth == 16 and samples == 1:
-        return bool((np.asarray(image) == key[0]).any())
+        return mask_of(np.asarray(image) != key[0])
     if png.depth == 16:
         low = _decode_as(png, "RGB;16L")
-        return has_colour([*image.split(), *low.split()], [*(v >> 8 for v in key), *(v & 255 for v in key)])
+        return other_colours([*image.split(), *low.split()], [*(v >> 8 for v in key), *(v & 255 for v in key)])
     bands = image.split() if samples == 3 else [image.convert("L")]
-    return has_colour(bands, [value * (255 // ((1 << png.depth) - 1)) for value in key])
+    return other_colours(bands, [value * (255 // ((1 << png.depth) - 1)) for value in key])
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]:
@@ -167,12 +166,14 @@ def _inflate(data: bytes, limit: int) -> bytes | None:
     return inflated if inflater.eof and len(inflated) <= limit else None
 
 
-def _is_opaque_in_16_bits(png: PngContainer) -> bool:
+def _alpha_of_16_bits(png: PngContainer) -> Image.Image:
+    """Alpha of 16 bits as 8 bits, rounded down: only 65535 is opaque."""
     if png.colour_type == GREY_ALPHA:
         bands = _decode_as(png, "RGBA").split()[2:]  # two bytes of grey, two of alpha
     else:
         bands = (_decode_as(png, "RGBA;16B").getchannel("A"), _decode_as(png, "RGBA;16L").getchannel("A"))
-    return all(band.getextrema() == (255, 255) for band in bands)
+    high, low = (np.asarray(band, np.uint16) for band in bands)
+    return Image.fromarray(((high << 8 | low) // 257).astype(np.uint8))
 
 
 def _decode_as(png: PngContainer, layout: str) -> Image.Image:

@@ -21,6 +21,9 @@ COLOUR_KEYS = ("icc_profile", "gamma", "chromaticity", "srgb", "cicp")
 MAX_PROFILE_BYTES = 255 * 65519
 """Largest colour profile that is used: what a JPEG has room for."""
 
+MAX_TEXT_BYTES = 1 << 20
+"""Longest text that is read. Longer ones are left out."""
+
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -37,7 +40,8 @@ class Container:
     """A file taken apart.
 
     pixels: the file without side data, for Pillow. orientation: EXIF's, 1 to 8. colour: values by COLOUR_KEYS. frames:
-    number of frames or pages. texts: PNG's text chunks. damaged: names of side data that could not be used.
+    number of frames or pages. texts: PNG's text chunks, or texts of ours in XMP data (xmp.py). damaged: names of side
+    data that could not be used.
     """
 
     pixels: bytes

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 
 from .side_data import Container
+from .xmp import read_xmp
 
 
 def is_webp(head: bytes) -> bool:
@@ -21,6 +22,7 @@ def read_webp(data: bytes) -> Container:
             notes.setdefault(kind, bytes(body))
     webp.frames = max(1, frames)
     webp.set_orientation(notes.get(b"EXIF"), notes.get(b"XMP "))
+    webp.texts = read_xmp(notes.get(b"XMP "))
     if b"ICCP" in notes:
         webp.set_profile(notes[b"ICCP"])
     return webp
