@@ -7,6 +7,7 @@ import numpy as np
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.devices.lanes import make_lanes
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.loop import Loop, Task
 
@@ -14,7 +15,7 @@ from .case import Case, MissingError, Problem, Stopwatch
 
 
 class Ours:
-    """A contender (see case.Contender). Each image of the batch has a slot; the CPU device runs them one by one."""
+    """A contender (see case.Contender). Each image of the batch has a slot."""
 
     def __init__(self, case: Case, engine: str, precision: str) -> None:
         self.problem = Problem(case)
@@ -27,8 +28,9 @@ class Ours:
             raise (EngineError if precision == "float32" else MissingError)(message) from None
         self.version = f"{engine} {self._engine.version}"
         self.network = Stopwatch(time.perf_counter)
-        device = CpuDevice(self._engine, self.problem.bundle.inputs, case.batch, twin())
-        device._evaluate[:] = [self.network.around(evaluate) for evaluate in device._evaluate]
+        lanes = make_lanes(self.problem.bundle, self._engine, case.batch)
+        device = CpuDevice(self._engine, self.problem.bundle.inputs, case.batch, twin(), lanes=lanes)
+        device.evaluate = self.network.around(device.evaluate)  # type: ignore[method-assign]
         self._loop = Loop(device)
         self._finished: dict[int, np.ndarray] = {}
 

@@ -1,11 +1,12 @@
 """The CPU device: numpy buffers, the C or numpy twin, and the engine bound once to each slot's part of the buffers."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import numpy as np
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, SdeditError, reason
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import busy_slots, state_arrays
 
@@ -13,6 +14,9 @@ from ..bundle import TensorSpec
 from ..engines import Engine, Evaluate, TiledEngine
 from ..machine import available_memory
 from ..plan import MAX_ROWS
+from .lanes import Lanes
+
+LOG = logging.getLogger("sdedit")
 
 
 def device_arrays(
@@ -50,11 +54,16 @@ def null_name(name: str) -> str:
 
 
 class CpuDevice:
-    """Implements loop.Device. Slots run one after another at the engine's batch of 1.
+    """Implements loop.Device. Every slot is evaluated at the engine's batch of 1.
+
+    As many busy slots as there are lanes are evaluated at the same time, each on one thread; what is left over, one
+    after another on all threads. That both give the same bits is a property of the engine and of this machine, not a
+    law: when lanes are first to be used, one step is made both ways. If the bits differ, lanes are never used.
 
     inputs: the network's inputs by name (Bundle.inputs); the device has an array for each, which evaluations read.
     guided: whether there is an unconditional pass: the same engine bound to the arrays null_NAME of its conditions.
-    multiple_of: of sides that the network takes; only tiles need it.
+    multiple_of: of sides that the network takes; only tiles need it. tile: see for_shape. lanes: None for none; devices
+    of other shapes share them.
     """
 
     name = "cpu"
@@ -68,24 +77,34 @@ class CpuDevice:
         twin: Twin,
         guided: bool = False,
         multiple_of: int = 1,
+        tile: int | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self.state_shape = inputs["x"].shape
         self.slots = slots
         self.twin = twin
         self.kernels = twin.name
-        self.engine = engine
-        self._inputs, self._guided, self._multiple_of = inputs, guided, multiple_of
+        self._inputs, self._guided, self._multiple_of, self._tile = inputs, guided, multiple_of, tile
+        self.engine = self._tiled(engine)
+        self._lanes = lanes
         self._state = {name: np.zeros(*spec) for name, spec in device_arrays(inputs, slots, guided).items()}
-        names = {name: name for name in inputs}
-        null_names = {name: null_name(name) for name in inputs}
-        self._evaluate = [self._bind(slot, names, "o") for slot in range(slots)]
-        self._evaluate_uncond = [self._bind(slot, null_names, "o_uncond") for slot in range(slots)] if guided else []
+        self._evaluate = self._bind(self.engine)
+        self._evaluate_in_lanes: list[Evaluate] = []  # empty until they are tried
 
-    def _bind(self, slot: int, arrays: Mapping[str, str], out: str) -> Evaluate:
-        """Bind the engine to one slot's part of the arrays. arrays: the name of each input's array."""
-        here = slice(slot, slot + 1)
-        inputs = {name: self._state[array][here] for name, array in arrays.items()}
-        return self.engine.bind(inputs, self._state[out][here])
+    def _bind(self, engine: Engine) -> list[Evaluate]:
+        """Bind an engine to the arrays: for each slot, the function that fills o, and o_uncond if there is one."""
+        state, names = self._state, {name: name for name in self._inputs}
+        null_names = {name: null_name(name) for name in self._inputs}
+
+        def bind(slot: int, arrays: Mapping[str, str], out: str) -> Evaluate:
+            here = slice(slot, slot + 1)
+            return engine.bind({name: state[array][here] for name, array in arrays.items()}, state[out][here])
+
+        slots = range(self.slots)
+        whole = [bind(slot, names, "o") for slot in slots]
+        if not self._guided:
+            return whole
+        return [guided_pass(state, slot, whole[slot], bind(slot, null_names, "o_uncond")) for slot in slots]
 
     def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
         for name, value in values.items():
@@ -109,12 +128,48 @@ class CpuDevice:
 
     def step(self) -> None:
         s = self._state
-        for slot in busy_slots(s["counter"], s["row_count"]):
+        self.evaluate(busy_slots(s["counter"], s["row_count"]))
+        self.twin.step(s)
+        self.twin.advance(s)
+
+    def evaluate(self, slots: Sequence[int]) -> None:
+        """Run the network for these slots."""
+        lanes = self._lanes
+        count = 0 if lanes is None else len(slots) // lanes.count * lanes.count
+        if lanes is not None and count:
+            if not self._evaluate_in_lanes:
+                self._try_lanes(lanes, slots[:count])
+            else:
+                lanes.run([self._evaluate_in_lanes[slot] for slot in slots[:count]])
+        for slot in slots[count:]:
             self._evaluate[slot]()
-            if self._evaluate_uncond:
-                self._guide(slot)
-        self.twin.step(self._state)
-        self.twin.advance(self._state)
+
+    def _try_lanes(self, lanes: Lanes, slots: Sequence[int]) -> None:
+        """Run the network for these slots one after another and again in lanes; decide about lanes for good.
+
+        Nothing that fails in lanes fails an edit here, since what they were to give is there already.
+        """
+        for slot in slots:
+            self._evaluate[slot]()
+        expected: dict[str, np.ndarray] = {}
+        try:
+            expected |= {name: self._state[name].copy() for name in ("o", "o_uncond") if name in self._state}
+            in_lanes = self._bind(self._tiled(lanes.engine))
+            lanes.run([in_lanes[slot] for slot in slots])
+            differ = any(values.tobytes() != self._state[name].tobytes() for name, values in expected.items())
+            why = "on one thread the network gives other bits" if differ else ""
+        except (SdeditError, MemoryError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            why = reason(error)
+        where = f"{self.engine.name}, states of {'x'.join(map(str, self.state_shape))}"
+        if not why:
+            self._evaluate_in_lanes = in_lanes
+            LOG.info("%s: %d slots are evaluated at the same time", where, lanes.count)
+            return
+        for name, values in expected.items():
+            self._state[name][:] = values
+        lanes.close()
+        self._lanes = None
+        LOG.info("%s: slots are evaluated one after another: %s", where, why)
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
         del tile
@@ -122,19 +177,29 @@ class CpuDevice:
 
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CpuDevice":
         inputs = self._inputs_at(shape)
-        engine = self.engine if tile is None else TiledEngine(self.engine, tile, self._multiple_of)
-        return CpuDevice(engine, inputs, self.slots, self.twin, self._guided, self._multiple_of)
+        shared = self.twin, self._guided, self._multiple_of
+        return CpuDevice(self.engine, inputs, self.slots, *shared, tile=tile, lanes=self._lanes)
+
+    def _tiled(self, engine: Engine) -> Engine:
+        return engine if self._tile is None else TiledEngine(engine, self._tile, self._multiple_of)
 
     def _inputs_at(self, shape: tuple[int, ...]) -> dict[str, TensorSpec]:
         return {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
 
     def close(self) -> None:
-        """Do nothing: it holds arrays only."""
+        """End the lanes' threads, which start again if another device needs them; the rest is arrays."""
+        if self._lanes is not None:
+            self._lanes.close()
 
-    def _guide(self, slot: int) -> None:
-        """Fill o_uncond of the slot; a row with guidance 1 takes o itself, which saves an evaluation."""
-        s = self._state
+
+def guided_pass(s: Mapping[str, np.ndarray], slot: int, evaluate: Evaluate, evaluate_uncond: Evaluate) -> Evaluate:
+    """Both passes of one slot; a row with guidance 1 takes o as o_uncond too, which saves an evaluation."""
+
+    def both() -> None:
+        evaluate()
         if s["rows"][slot, s["counter"][slot]]["guidance"] == 1:
             s["o_uncond"][slot] = s["o"][slot]
         else:
-            self._evaluate_uncond[slot]()
+            evaluate_uncond()
+
+    return both

@@ -8,6 +8,7 @@ from ..engines import check_request, open_cuda_engine, open_engine
 from ..loop import Device
 from ..machine import available_processors
 from .cpu import CpuDevice, check_memory
+from .lanes import make_lanes
 
 DEVICES = ("cpu", "cuda")
 
@@ -30,7 +31,8 @@ def open_device(
     check_memory(bundle.inputs, slots, guided)
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
     try:
-        return CpuDevice(network, bundle.inputs, slots, twin(), guided, bundle.image.multiple_of)
+        lanes = make_lanes(bundle, network, slots)
+        return CpuDevice(network, bundle.inputs, slots, twin(), guided, bundle.image.multiple_of, lanes=lanes)
     except MemoryError:
         raise EngineError(f"there is not enough memory for {slots} slots: choose fewer") from None
 

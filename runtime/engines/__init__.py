@@ -2,7 +2,7 @@
 
 from .base import CudaEngine, DeviceArray, Engine, Enqueue, Evaluate
 from .names import ENGINE_NAMES, ENGINES, PRECISION_NAMES, check_request, installed_engines, precisions_of
-from .opening import choose, load_engine, open_engine
+from .opening import choose, load_engine, load_for_lanes, open_engine
 from .opening_cuda import open_cuda_engine
 from .tiled import TiledEngine
 
@@ -20,6 +20,7 @@ __all__ = [
     "choose",
     "installed_engines",
     "load_engine",
+    "load_for_lanes",
     "open_cuda_engine",
     "open_engine",
     "precisions_of",

@@ -9,12 +9,17 @@ float32 and starts sooner.
 
 from dataclasses import dataclass
 
+from sdedit.errors import EngineError
+
 from ..bundle import Bundle
-from ..machine import available_processors
+from ..machine import available_memory, available_processors
 from ..once import warn_once
 from .base import Engine
 from .names import check_request, first_engine
 from .remembered import remembered
+
+LOADING = 3
+"""Copies of the weights that an engine makes at most while it loads them: the file, the graph's and its own layout."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,30 @@ def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto"
     return load_engine(bundle, chosen.engine, chosen.precision, chosen.threads)
 
 
-def load_engine(bundle: Bundle, engine: str, precision: str, threads: int) -> Engine:
-    """Load the bundle's network on exactly this engine, precision and number of threads. Raises EngineError."""
+def load_engine(bundle: Bundle, engine: str, precision: str, threads: int, *, lanes: bool = False) -> Engine:
+    """Load the bundle's network on exactly this engine, precision and number of threads. Raises EngineError.
+
+    lanes: as `load_for_lanes` needs it.
+    """
     if engine == "openvino":
         from .openvino import OpenVinoEngine
 
-        return OpenVinoEngine(bundle, precision, threads)
+        return OpenVinoEngine(bundle, precision, threads, streams=threads if lanes else 1)
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle, precision, threads)
+    return OnnxRuntimeEngine(bundle, precision, 1 if lanes else threads)  # any threads may call its session at once
+
+
+def load_for_lanes(bundle: Bundle, engine: Engine) -> Engine:
+    """Load the engine's network once more: `engine.threads` threads may evaluate at once, on one thread each.
+
+    Raises EngineError, also if this process's memory may not suffice, and BundleError if the files have changed.
+    """
+    nbytes = sum(entry.bytes for name, entry in bundle.manifest.files.items() if "/" not in name)
+    free = available_memory()
+    if free is not None and LOADING * nbytes > free:
+        raise EngineError(
+            f"loading {bundle.name} once more may need {LOADING * nbytes / 1e9:,.1f} GB of memory, "
+            f"{free / 1e9:,.1f} GB are available"
+        )
+    return load_engine(bundle, engine.name, engine.precision, engine.threads, lanes=True)

@@ -26,12 +26,15 @@ HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoEngine:
-    """Implements engines.Engine. Batch 1, one stream: an image's bytes do not depend on its neighbours."""
+    """Implements engines.Engine. Batch 1: an image's bytes do not depend on its neighbours.
+
+    streams: in how many threads evaluations may run at once; the engine's threads are shared out to them.
+    """
 
     name = "openvino"
     batch = 1
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, precision: str, threads: int, streams: int = 1) -> None:
         ov = import_openvino()
         self.version = str(ov.__version__).partition("-")[0]
         core = ov.Core()
@@ -43,7 +46,7 @@ class OpenVinoEngine:
             "EXECUTION_MODE_HINT": "ACCURACY" if precision == "float32" else "PERFORMANCE",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # several processes may share the machine
             "LOG_LEVEL": "LOG_NONE",
         }
