@@ -112,13 +112,17 @@ editor.close()
 """)
 
 
-@pytest.mark.parametrize(("engine", "used"), [("onnxruntime", False), ("onnxruntime", True), ("openvino", True)])
-def test_a_child_of_a_process_with_an_engine_is_told_and_ends(engine: str, used: bool) -> None:
+@pytest.mark.parametrize(
+    ("engine", "images"), [("onnxruntime", 0), ("onnxruntime", 1), ("openvino", 1), ("onnxruntime", 2), ("openvino", 2)]
+)
+def test_a_child_of_a_process_with_an_engine_is_told_and_ends(engine: str, images: int) -> None:
+    """images: edited before the fork; two use the engine's lanes, whose threads a child does not have."""
     pytest.importorskip(engine)
     run(f"""
-editor = Editor.open(engine="{engine}", threads=2)
-if {used}:
-    editor.edit(GUIDE, steps=1)
+editor = Editor.open(engine="{engine}", threads=2, slots=2)
+if {images}:
+    editor.edit(GUIDE, steps=2, images={images})
+assert ("sdedit-lane" in [thread.name for thread in threading.enumerate()]) == ({images} == 2)
 
 def forgets():
     global editor
@@ -126,7 +130,7 @@ def forgets():
     del editor
 
 end([fork(lambda: use_what_the_parent_opened(editor)), fork(lambda: None), fork(forgets)])
-assert len(editor.edit(GUIDE, steps=1).images) == 1
+assert len(editor.edit(GUIDE, steps=1, images=2).images) == 2
 """)
 
 

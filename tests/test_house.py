@@ -148,6 +148,7 @@ def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
 UNTIMED = {
     "self._unset.acquire()": "nobody else has the lock yet",
     "self._wakes.get()": "the worker waits for work, in a thread of its own",
+    "rounds.get()": "a lane waits for work, in a thread of its own",
     "ended.wait()": "asyncio's event loop waits",
     "self._gpu.wait()": "the driver waits",
 }

@@ -20,6 +20,7 @@ from sdedit.export.additions import extend_bundle
 from sdedit.export.bundle import export_bundle
 from sdedit.export.calibration import Recorder, make_requests, open_editor, paint, run_edits, sample_guides
 from sdedit.export.onnx_nodes import unstore_half
+from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.bundle.variants import read_variant, read_variants
 from sdedit.runtime.checks.tune import candidates
@@ -78,6 +79,16 @@ def test_int8_is_a_promise(quantised: Bundle, bundle: Bundle) -> None:
         open_engine(bundle, precision="int8")
     with pytest.raises(EngineError, match="not one of auto, float32, which engine onnxruntime on device cpu has"):
         open_engine(quantised, engine="onnxruntime", precision="int8")
+
+
+def test_edits_in_int8_are_the_same_bytes_alone_and_in_company(quantised: Bundle) -> None:
+    """Whether lanes are used or the bits differ on one thread, which is found out."""
+    edits = []
+    for slots in (1, 2):
+        with Editor.open(quantised.path, precision="int8", threads=2, slots=slots) as editor:
+            done = editor.edit(np.full((8, 8, 3), 99, np.uint8), steps=3, images=2)
+            edits.append([image.pil.tobytes() for image in done.images])
+    assert edits[0] == edits[1]
 
 
 def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: Bundle, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sdedit.errors import CancelledError, EngineError, PlanError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor, Job, read_bundle
 from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.devices.lanes import Lanes
 from sdedit.runtime.settings import EditOptions, Settings
 
 GUIDE = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
@@ -71,7 +72,7 @@ def pixels(job: Job) -> list[bytes]:
 
 
 def workers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "sdedit"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sdedit")]
 
 
 def test_options_are_the_settings() -> None:
@@ -256,7 +257,8 @@ def test_two_hundred_random_jobs_are_each_what_they_are_alone(bundle: Any) -> No
         expected = [[image.pil.tobytes() for image in alone.edit(**a).images] for a in arguments]
     outcomes: list[object] = [None] * len(arguments)
     before = len(workers())
-    editor = make_editor(bundle, mixing, slots=5)
+    lanes = Lanes(lambda: StubEngine(mixing), 2)
+    editor = Editor(bundle, CpuDevice(StubEngine(mixing), bundle.inputs, 5, twin(), lanes=lanes))
 
     def follow(index: int) -> None:
         fate = fates[index]

@@ -87,6 +87,16 @@ def pixels(bundle: Bundle, **options: Any) -> np.ndarray:
         return np.asarray(editor.edit(GUIDE, **{"t0": 0.5, "steps": 5, **options}).images[0].pil)
 
 
+def test_lanes_change_no_byte_of_a_guided_edit(bundle: Bundle) -> None:
+    for engine in ("onnxruntime", "openvino"):
+        edits = []
+        for slots in (1, 2):
+            with Editor.open(bundle.path, engine=engine, threads=2, slots=slots) as editor:
+                done = editor.edit(GUIDE, steps=3, label=1, guidance=2.0, images=2)
+                edits.append([image.pil.tobytes() for image in done.images])
+        assert edits[0] == edits[1]
+
+
 def edit_in_torch(label: int, guidance: float) -> np.ndarray:
     """The same edit with sampler ddim, which draws no noise after the first, in float32."""
     plan = make_plan(Schedule(sde.cosine(100)), "eps", t0=0.5, steps=5, sampler="ddim", guidance=guidance)

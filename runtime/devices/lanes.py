@@ -12,6 +12,9 @@ from queue import Empty, SimpleQueue
 from ..bundle import Bundle
 from ..engines import Engine, Evaluate, load_for_lanes
 
+SLICE = 0.2
+"""Seconds. Waits are made of slices of this length: on Windows, Ctrl-C reaches a thread only between two waits."""
+
 
 class Lanes:
     """Makes `count` evaluations at the same time: one in the calling thread, the others in threads of its own.
@@ -54,7 +57,7 @@ class Lanes:
         for _ in threads:
             self._rounds.put(None)
         for thread in threads:
-            thread.join()
+            thread.join(SLICE)  # it has nothing left to do
 
     def _start(self) -> None:
         while len(self._threads) < self.count - 1:
@@ -71,7 +74,8 @@ class Round:
         self._left: SimpleQueue[Evaluate] = SimpleQueue()
         for evaluate in evaluations:
             self._left.put(evaluate)
-        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._ended: list[None] = []
+        self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def work(self) -> None:
         """Be a lane: evaluate until nothing is left, or an evaluation has failed in any lane."""
@@ -87,16 +91,22 @@ class Round:
 
     def end(self) -> None:
         """Tell that a lane has ended."""
-        self._ended.put(None)
+        self._ended.append(None)
+        self._wakes.put(None)
 
     def wait(self, lanes: int) -> None:
-        """Wait until so many lanes have ended."""
-        for _ in range(lanes):
-            self._ended.get()
+        """Wait until so many lanes have ended, even if a Ctrl-C comes, which is one of the failures then."""
+        while len(self._ended) < lanes:
+            try:
+                self._wakes.get(timeout=SLICE)
+            except Empty:
+                continue
+            except BaseException as error:
+                self.failures.append(error)
 
 
 def work_until_closed(rounds: "SimpleQueue[Round | None]") -> None:
-    """What a thread does. It holds no round while it waits for the next, so that buffers can be freed."""
+    """Be a lane in every round until None comes. Between rounds it holds none, so that buffers can be freed."""
     while (current := rounds.get()) is not None:
         current.work()
         current.end()
