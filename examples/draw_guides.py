@@ -11,12 +11,13 @@ from sdedit.console import run_command
 
 HERE = Path(__file__).parent
 SIZE = 512
-VIEWS = {  # boxes in bmng.jpg (5400x2700); no training crop came from them
-    "view": (4880, 1780, 5008, 1908),  # the coast of New South Wales
-    "cape": (4790, 1500, 4918, 1628),  # Cape York
-    "gulf": (4718, 1782, 4846, 1910),  # Spencer Gulf
-    "desert": (4720, 1660, 4848, 1788),  # Lake Eyre
-    "tasmania": (4846, 1934, 4942, 2030),
+AUSTRALIA = (4350, 1485, 5025, 2040)  # a box in bmng.jpg (5400x2700); no training crop came from it
+VIEWS = {  # boxes of 256x256 pixels inside AUSTRALIA
+    "view": (4769, 1716, 5025, 1972),  # New South Wales
+    "cape": (4740, 1485, 4996, 1741),  # Cape York
+    "gulf": (4650, 1730, 4906, 1986),  # Spencer Gulf
+    "desert": (4640, 1580, 4896, 1836),  # the Simpson Desert
+    "tasmania": (4769, 1784, 5025, 2040),
 }
 GROWN = 3  # pixels of a view by which a mask is larger than the strokes or the pasted part
 
@@ -110,8 +111,20 @@ RIVER: list[Stroke] = [
     (SHELF, 24, [(-10, 150), (90, 190), (190, 170), (280, 260), (400, 300), (520, 420)]),
     (SHELF, 16, [(280, 260), (300, 360), (260, 440), (270, 520)]),
 ]
-TASMANIA: list[Stroke] = [(SEA, 110, [(200, 190), (340, 180), (340, 280), (260, 320), (200, 190)])]
-FOREST_PATCH: list[Stroke] = [(FOREST, 110, [(110, 110), (210, 90), (240, 200), (130, 220), (110, 110)])]
+TASMANIA: list[Stroke] = [(SEA, 60, [(235, 350), (292, 350), (292, 410), (258, 430), (235, 350)])]
+FOREST_PATCH: list[Stroke] = [(FOREST, 70, [(110, 350), (160, 322), (225, 300), (235, 340), (160, 365), (110, 350)])]
+INLAND_SEA: list[Stroke] = [  # in pixels of AUSTRALIA
+    (OLIVE, 28, [(318, 220), (350, 207), (392, 214)]),
+    (FOREST, 26, [(306, 236), (322, 268), (352, 290), (372, 322)]),
+    (OLIVE, 30, [(398, 226), (428, 246), (440, 284), (434, 318)]),
+    (FOREST, 22, [(420, 250), (426, 290)]),
+    (SHELF, 34, [(326, 234), (356, 222), (392, 238), (408, 272), (402, 304)]),
+    (SHELF, 30, [(340, 248), (372, 270), (388, 300)]),
+    (SHELF, 18, [(396, 300), (410, 330), (415, 346)]),
+    (SHELF, 12, [(330, 226), (312, 208), (300, 206)]),
+    (SEA, 16, [(350, 236), (384, 252), (396, 280)]),
+    (TAN, 9, [(366, 246), (374, 254)]),
+]
 
 
 def curve(points: list[Point]) -> list[Point]:
@@ -172,10 +185,20 @@ def composite(onto: str, of: str, shift: tuple[int, int], strokes: list[Stroke])
 
 
 def cut_views(picture: Path) -> None:
-    """Cut all views from the map and save them, 64x64 pixels each."""
+    """Cut all views from the map and save them: as PNG, and the photo of Australia as JPEG."""
     with Image.open(picture) as earth:
-        for name, box in VIEWS.items():
-            save(earth.convert("RGB").crop(box).resize((64, 64), Image.Resampling.BOX), name)
+        rgb = earth.convert("RGB")
+    for name, box in VIEWS.items():
+        save(rgb.crop(box), name)
+    rgb.crop(AUSTRALIA).save(HERE / "australia.jpg", quality=92)
+
+
+def paint_photo() -> None:
+    """Paint INLAND_SEA on the photo of Australia; save the mask too."""
+    with Image.open(HERE / "australia.jpg") as photo:
+        painted = paint(photo.convert("RGB"), INLAND_SEA)
+    painted.save(HERE / "inland-sea.jpg", quality=92)
+    save(paint(Image.new("L", painted.size), INLAND_SEA, grow=GROWN), "inland-sea-mask")
 
 
 @click.command()
@@ -192,15 +215,16 @@ def command(picture: Path | None) -> None:
     ):
         save(paint(Image.new("RGB", (SIZE, SIZE), ground), strokes), name)
     save(over_view(LAKE, "view"), "lake")
-    save(stroke_mask(LAKE, (64, 64)), "lake-mask")
+    save(stroke_mask(LAKE, open_view("view").size), "lake-mask")
     save(over_view(RIVER, "desert"), "river")
     for name, onto, of, shift, strokes in (
-        ("island", "cape", "tasmania", (14, -14), TASMANIA),
-        ("oasis", "desert", "view", (12, 14), FOREST_PATCH),
+        ("island", "cape", "tasmania", (72, -128), TASMANIA),
+        ("oasis", "desert", "view", (40, -40), FOREST_PATCH),
     ):
         image, mask = composite(onto, of, shift, strokes)
         save(image, name)
         save(mask, f"{name}-mask")
+    paint_photo()
 
 
 if __name__ == "__main__":

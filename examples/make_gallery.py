@@ -12,8 +12,9 @@ from sdedit.runtime.images import difference_mask
 from sdedit.runtime.images.strokes import stroke_painting
 
 HERE = Path(__file__).parent
-T0S, SEEDS = (0.3, 0.5, 0.7), (1, 2)
-CELL, GAP, HEADER = 128, 4, 20  # the model's 64 pixels twice, nearest neighbour
+T0S, SEED = (0.3, 0.5, 0.7), 1
+SIZE = "256"  # of edits without a mask; with one, the photo's own scale
+CELL, GAP, HEADER = 256, 6, 24
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ def cells(entry: Entry, editor: Editor) -> list[tuple[str, Image.Image]]:
         mask = open_image(entry.mask).convert("L")
         found.append(("mask", mask))
     for t0 in T0S:
-        for seed in SEEDS:
-            edit = editor.edit(guide, mask, base=base, t0=t0, seed=seed)
-            found.append((f"{t0}, seed {seed}", edit.images[0].pil))
+        edit = editor.edit(guide, mask, base=base, t0=t0, seed=SEED, size="native" if mask or base else SIZE)
+        found.append((f"t0 {t0}", edit.images[0].pil))
     return found
 
 
@@ -83,10 +83,9 @@ def row(shown: list[tuple[str, Image.Image]]) -> Image.Image:
     sheet = Image.new("RGB", (step * len(shown) - GAP, HEADER + CELL), "white")
     draw = ImageDraw.Draw(sheet)
     for column, (title, image) in enumerate(shown):
-        method = Image.Resampling.NEAREST if image.width <= CELL else Image.Resampling.LANCZOS
-        sheet.paste(image.convert("RGB").resize((CELL, CELL), method), (column * step, HEADER))
+        sheet.paste(image.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), (column * step, HEADER))
         place = (column * step + CELL // 2, HEADER // 2)
-        draw.text(place, title, "black", ImageFont.load_default(12), anchor="mm")
+        draw.text(place, title, "black", ImageFont.load_default(14), anchor="mm")
     return sheet
 
 
@@ -97,7 +96,7 @@ def command(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with Editor.open() as editor:
         for entry in ENTRIES:
-            row(cells(entry, editor)).save(folder / f"{entry.name}.png", optimize=True)
+            row(cells(entry, editor)).save(folder / f"{entry.name}.jpg", quality=90)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from sdedit.runtime.machine import available_processors, load_average
 
 def test_demo_paints_edits_and_shows(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code, stdout, stderr = run("demo", "--seed", 3)
+    code, stdout, stderr = run("demo", "--seed", 3, "--size", 64)
     assert (code, stderr) == (0, "")
     assert Image.open("sdedit-demo.png").size == (1036, 256)
     command = stdout.splitlines()[1].removeprefix("By hand: sdedit ").split()

@@ -41,7 +41,7 @@ def test_the_python_of_a_document_runs(name: str, written: str, tmp_path: Path) 
 @pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a Unix shell")
 @pytest.mark.parametrize("name", ["cli.md", "gallery.md"])
 def test_the_commands_of_a_document_run(name: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, where a line needs no shell."""
+    """In this process, where a line needs no shell. Edits take two steps, unless their line names another number."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     commands = re.findall(r"^    \$ (.*)$", text, re.MULTILINE)
     assert len(commands) > 12
@@ -51,7 +51,8 @@ def test_the_commands_of_a_document_run(name: str, tmp_path: Path, run: Run, mon
     monkeypatch.chdir(folder)
     for command in commands:
         if command.startswith("sdedit ") and not set(command) & set("|&;<>$`*"):
-            code, _, stderr = run(*shlex.split(command)[1:])
+            few = ["--steps", "2"] if command.startswith("sdedit edit ") and "--steps" not in command else []
+            code, _, stderr = run(*shlex.split(command)[1:], *few)
         else:
             line = re.sub(r"^sdedit ", f"'{sys.executable}' -c 'from sdedit.cli import main; main()' ", command)
             done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=300)

@@ -1,8 +1,5 @@
 """sdedit edit: turn a guide, or each guide of a folder, into an image."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +8,7 @@ import click
 from ..console import to_json
 from ..errors import ImageError, SdeditError, printable
 from .options import BUNDLE, GroupedCommand, engine_options, setting_options, together
-from .outputs import STREAM, Outputs, describe, is_folder, make_folder, plan_outputs, shown, stdin
+from .outputs import STREAM, Outputs, describe, is_folder, make_folder, plan_outputs, progress, shown, stdin
 
 if TYPE_CHECKING:
     from sdedit.runtime import Edit, EditedImage, Editor
@@ -106,21 +103,6 @@ def save(image: "EditedImage", target: Path) -> None:
         click.echo(image.to_bytes(), nl=False)
     else:
         image.save(target)
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr; None if stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=1, label=printable(title), file=sys.stderr) as bar:
-
-        def on_step(step: int, steps: int) -> None:
-            bar.length = steps
-            bar.update(step - bar.pos)
-
-        yield on_step
 
 
 def report(targets: list[Path], result: "Edit") -> None:

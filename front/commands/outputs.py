@@ -1,9 +1,13 @@
-"""Which guide is edited to which files, and printing of file names."""
+"""Which guide is edited to which files, printing of file names, and a progress bar."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+import click
 
 from ..errors import ImageError, printable, reason
 
@@ -136,3 +140,18 @@ def describe(left_out: dict[Path, str]) -> str:
 def shown(path: Path) -> str:
     """A path for a terminal: characters that do not print, such as escapes and line ends, are escaped."""
     return printable(str(path))
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr; None if stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=printable(title), file=sys.stderr) as bar:
+
+        def on_step(step: int, steps: int) -> None:
+            bar.length = steps
+            bar.update(step - bar.pos)
+
+        yield on_step
