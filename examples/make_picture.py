@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sdedit.console import run_command
 from sdedit.runtime import Editor
+from sdedit.runtime.images import check_output
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parent / "docs" / "first-light.jpg"
@@ -22,6 +23,7 @@ GAP, HEADER = 8, 26
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False), default=PICTURE)
 def command(out: Path) -> None:
     """Make the README's picture as the JPEG OUT  [default: docs/first-light.jpg]."""
+    check_output(out)
     with Editor.open() as editor:
         rows = [stroke_row(editor, name) for name in STROKES] + [photo_row(editor)]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height + GAP for row in rows) - GAP), "white")

@@ -29,6 +29,10 @@ class EngineError(SdeditError):
     """An engine or device is missing, refuses the network, or returns what cannot be used."""
 
 
+class HubError(SdeditError):
+    """A model of the Hugging Face Hub cannot be found, downloaded or pushed."""
+
+
 class CancelledError(SdeditError):
     """An edit was cancelled, or its editor closed, before it was done."""
 

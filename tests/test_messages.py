@@ -84,7 +84,7 @@ def test_a_guide_that_is_a_pointer(run: Run, tmp_path: Path) -> None:
 
 def test_a_name_of_the_hub_is_not_a_path(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message = "hf download google/ddpm-church-256 --local-dir ddpm-church-256, then export that"
+    message = "name it hf:google/ddpm-church-256"
     assert_mistake(run("export", "google/ddpm-church-256", "--dry-run"), message)
 
 

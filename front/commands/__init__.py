@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "Check this installation.",
     "export": "Turn a checkpoint into a bundle.",
     "extend": "Add kernels, engines or an int8 network to a bundle.",
+    "push": "Upload a bundle to the Hugging Face Hub.",
 }
 """Name -> its line in `sdedit --help`, in that order."""
 

@@ -75,8 +75,12 @@ def export_command(
 ) -> None:
     """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced.
 
+    SOURCE is a file or a folder, or on the Hugging Face Hub hf:OWNER/NAME or hf:OWNER/NAME/FILE, each with @REVISION
+    where one is wanted.
+
     If SOURCE leaves something unsaid, one error lists every option to add. `sdedit extend` adds parts to a bundle.
     """
+    source = fetched(source)
     if is_bundle(source):
         raise CheckpointError(f"{source} is a bundle already: `sdedit extend {source}` adds parts to it")
     if dry_run:
@@ -110,6 +114,21 @@ def export_command(
     report(out, bundle)
     for line in lines:
         click.echo(f"{shown(out)}: {line}")
+
+
+def fetched(source: Path) -> Path:
+    """SOURCE, or if it is a name on the Hugging Face Hub, what was downloaded of it; raises HubError."""
+    from sdedit.runtime.hub import HubName, download, is_hub_name, parse_hub_name
+
+    if not is_hub_name(source):
+        return source
+    try:
+        from sdedit_ref.checkpoints.hub import needed_files
+    except ImportError as error:
+        raise_interrupt(error)
+        raise needs(error) from None
+    name = parse_hub_name(source)
+    return download(name, lambda files: needed_files(str(HubName(name.model)), files))
 
 
 def is_bundle(source: Path) -> bool:

@@ -45,7 +45,7 @@ def check_file(path: Path, name: str, entry: FileEntry) -> None:
     """Raise BundleError unless the file is a regular one inside the bundle, of the listed size."""
     file = path / name
     try:
-        if not file.resolve().is_relative_to(path.resolve()):
+        if not file.resolve().is_relative_to(link_root(path)):
             raise BundleError(f"bundle {path}: {name} leads outside the bundle")
         if not file.is_file():
             what = " as a regular file" if file.exists() else ""
@@ -57,6 +57,15 @@ def check_file(path: Path, name: str, entry: FileEntry) -> None:
         with open_regular(path, name) as opened:
             hint = git_lfs_hint(opened.read(HEAD_BYTES)) or ": it was altered"
         raise BundleError(f"bundle {path}: {name} has {size} bytes, expected {entry.bytes}{hint}")
+
+
+def link_root(path: Path) -> Path:
+    """The folder to which links in the bundle may lead: the bundle itself.
+
+    For a snapshot in huggingface_hub's cache, whose files are links to blobs beside it, it is the model's folder there.
+    """
+    path = path.resolve()
+    return path.parent.parent if path.parent.name == "snapshots" and (path.parent.parent / "blobs").is_dir() else path
 
 
 def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 
 from sdedit.errors import BundleError, reason
 
+from ..hub import download_bundle, is_hub_name
 from ..option import to_path
 from ..schedule import Schedule
 from .files import MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
@@ -131,10 +132,11 @@ class Bundle:
 def read_bundle(path: str | os.PathLike[str], *, verify_all: bool = False) -> Bundle:
     """Open a bundle: check revision, schema and sizes, and that no path leaves the folder; verify small files.
 
+    path: a folder, or a name on the Hugging Face Hub, hf:OWNER/NAME, whose files are downloaded if needed.
     verify_all: hash every file now; otherwise a file of more than SMALL_BYTES is hashed when it is read. Raises
-    BundleError, on one line, for anything that is wrong.
+    BundleError, on one line, for anything that is wrong, and HubError.
     """
-    path = to_path("bundle", path, BundleError)
+    path = download_bundle(path, MANIFEST) if is_hub_name(path) else to_path("bundle", path, BundleError)
     check_folder(path)
     text = read_manifest_bytes(path)
     manifest = parse_manifest(path, text)

@@ -64,8 +64,7 @@ def hub_hint(path: Path) -> str:
     """The end of a message about a path that cannot be read: not empty for a name as the Hugging Face Hub has them."""
     if len(path.parts) != 2 or path.parent.exists() or not all(HUB_NAME.fullmatch(part) for part in path.parts):
         return ""
-    model = path.as_posix()
-    return f"; if it is a model of the Hugging Face Hub: hf download {model} --local-dir {path.name}, then export that"
+    return f"; if it is a model of the Hugging Face Hub, name it hf:{path.as_posix()}"
 
 
 def check_encodable(path: Path) -> None:
