@@ -5,6 +5,7 @@ No test reads or writes a cache of the user: neither what `sdedit tune` remember
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -134,6 +135,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, *capsys.readouterr()
 
     return in_process
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Our warnings reach the handler, whatever level another library gave the root logger earlier in this process."""
+    caplog.set_level(logging.WARNING, "sdedit")
+    logger = logging.getLogger("sdedit")
+    assert logger.isEnabledFor(logging.WARNING), (logger.disabled, logging.root.manager.disable)
+    return caplog
 
 
 @pytest.fixture
