@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "sdedit_ref": {"kernels"},
     "export": {"kernels", "runtime", "sdedit_ref"},
     "evaluation": {"kernels", "runtime", "sdedit_ref", "export"},
-    "benchmarks": {"kernels", "runtime", "sdedit_ref", "export", "evaluation"},
-    "front": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "benchmarks"},
+    "serve": {"kernels", "runtime"},
+    "benchmarks": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "serve"},
+    "front": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "serve", "benchmarks"},
 }
 """Room -> the other rooms that it may import."""
 
@@ -150,6 +151,8 @@ UNTIMED = {
     "self._wakes.get()": "the worker waits for work, in a thread of its own",
     "rounds.get()": "a lane waits for work, in a thread of its own",
     "ended.wait()": "asyncio's event loop waits",
+    "arrived.wait()": "asyncio's event loop waits",
+    "self._news.wait()": "asyncio's event loop waits",
     "self._gpu.wait()": "the driver waits",
 }
 """Calls without a limit of time that are no wait of a thread that Ctrl-C must reach."""
