@@ -90,10 +90,10 @@ class LocalBackend:
                 raise
 
     async def _follow(self, job: Job, request: EditRequest, place: Place, tell: Tell) -> Finished:
-        step, steps = 0, job.progress.steps
-        units = place.units / steps
-        self._admission.advance(place, 0)
-        tell(Step(0, steps, job.progress.image))
+        now = job.progress  # it may have made steps already
+        step, units = now.step, place.units / now.steps
+        self._admission.advance(place, units * step)
+        tell(Step(step, now.steps, now.image, now.seconds_left))
         async for progress in follow(job, request.preview_every):
             self._admission.advance(place, units * (progress.step - step))
             step = progress.step

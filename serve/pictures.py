@@ -11,7 +11,7 @@ from .problems import Problem
 
 
 def checked_size(data: bytes, what: str, limits: Limits) -> tuple[int, int]:
-    """Width and height of a picture, from its header. Raises Problem 413 for too many pixels, ImageError for no picture."""
+    """Width and height of a picture, from its header. Raises ImageError, and Problem 413 for too many pixels."""
     width, height = picture_size(data, what)
     if width * height > limits.pixels:
         raise Problem(413, f"{what} has {width}x{height} pixels: this server takes at most {limits.pixels}")

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +92,7 @@ class Served:
 
     def until(self, name: str, value: float) -> None:
         """Wait until a metric has that value."""
-        deadline = time.monotonic() + WAIT
-        while self.metric(name) != value:
-            assert time.monotonic() < deadline, f"{name} is {self.metric(name)}"
-            time.sleep(0.01)
+        wait_for(lambda: self.metric(name) == value)
 
     def stop(self) -> None:
         """Send it SIGTERM, in effect, and wait for its end."""
@@ -136,6 +133,14 @@ def serving(
         assert not thread.is_alive()
         bound.close()
         loop.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def read_events(response: requests.Response) -> Iterator[tuple[str, dict[str, Any]]]:

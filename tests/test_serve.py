@@ -2,7 +2,6 @@
 
 import base64
 import io
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from serving import COAST, LAKE, LAKE_MASK, WAIT, Gate, Served, fade, raw_edit, read_events, serving, slowly
+from serving import COAST, LAKE, LAKE_MASK, WAIT, Gate, Served, fade, raw_edit, read_events, serving, slowly, wait_for
 from stubs import stub_editor
 
 from sdedit.runtime import Editor
@@ -173,13 +172,6 @@ def test_a_client_that_goes_cancels_its_edit(accept: str) -> None:
         assert served.edit(guide=COAST, steps=1).status_code == 200
         assert gate.calls <= 3 + 2 + 1  # two steps of the cancelled edit at most, and one of the next
         assert served.metric('sdedit_edits_total{outcome="cancelled"}') == 1
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_newer_edit_of_a_session_cancels_the_older_one() -> None:

@@ -72,7 +72,7 @@ class Wishes:
         value = self._body.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**64:
             raise Problem(422, f"{name} {shown(value)} is not a number")
         return value
 
