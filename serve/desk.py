@@ -8,7 +8,7 @@ from typing import Any
 
 from .backend import Backend
 from .limits import Limits
-from .problems import Problem, overloaded, problem_of
+from .problems import Problem, check_wait, overloaded, problem_of
 from .telemetry import Telemetry
 from .wire import EditRequest, Finished, Step
 
@@ -108,11 +108,21 @@ class Desk:
         self.backend = backend
         self.limits = limits
         self.telemetry = telemetry
-        self.decoders = asyncio.Semaphore(limits.decoders)  # for those who decode pictures before the edit
+        self.decoders = asyncio.Semaphore(1)  # for doors that decode pictures before the edit
         self.draining = False
         self._running: set[Running] = set()
         self._sessions: dict[str, Running] = {}
         telemetry.watch(lambda: len(self._running), lambda: backend.wait)
+
+    def check_open(self) -> None:
+        """Raise Problem 503 if a new edit would be refused. To be called before its body is read."""
+        try:
+            if self.draining:
+                raise overloaded("the server is ending", 5)
+            check_wait(self.backend.wait, self.limits.wait_seconds)
+        except Problem as problem:
+            self.telemetry.ended(problem, 0.0)
+            raise
 
     def open(self, request: EditRequest) -> Running:
         """Begin an edit; an older one of its session is cancelled. Raises Problem 503 while the server ends."""

@@ -58,13 +58,11 @@ async def disconnect(server: ServerProcess, guide: bytes, fault: str, accept: st
     for _ in range(5):
         connection = await Connection.open(server.port)
         await connection.send("POST", "/v1/edits", {**kind, "accept": accept}, body)
-        while await metric(server.port, "sdedit_edits_in_flight") < 1:
-            await asyncio.sleep(0.01)
+        await until(server, 1)
         await asyncio.sleep(5 * step)
         begun = time.perf_counter()
         connection.abort()
-        while await metric(server.port, "sdedit_edits_in_flight") > 0:
-            await asyncio.sleep(0.002)
+        await until(server, 0)
         worst = max(worst, time.perf_counter() - begun)
     most = 2 * step + 0.05
     return Row(fault, f"ended after {1000 * worst:.0f} ms", f"2 steps + 50 ms: {1000 * most:.0f} ms", worst <= most)
@@ -235,12 +233,11 @@ async def all_at_once(server: ServerProcess, guide: bytes) -> Row:
 
 async def stop_with_edits(guide: bytes, grace: float, steps: int) -> Row:
     """SIGTERM with 4 edits and a stream in flight."""
-    async with server_process(["--grace", str(grace)]) as server:
+    async with server_process(["--grace", str(grace), "--max-wait", "1e6"]) as server:
         fields = {"steps": steps, "t0": 0.95}
         waiting = [asyncio.create_task(edit(server.port, guide, **fields)) for _ in range(4)]
         stream = asyncio.create_task(edit(server.port, guide, {"accept": STREAM}, **fields))
-        while await metric(server.port, "sdedit_edits_in_flight") < 5:
-            await asyncio.sleep(0.01)
+        await until(server, 5)
         server.terminate()
         answers = [*await asyncio.gather(*waiting)]
         last = (await stream).body.rpartition(b"event: ")[2].split(b"\n")[0].decode()
@@ -266,6 +263,13 @@ FAULTS: tuple[Callable[[ServerProcess, bytes], Awaitable[Row]], ...] = (
     large_pictures,
     all_at_once,
 )
+
+
+async def until(server: ServerProcess, edits: int) -> None:
+    """Wait until so many edits are in flight."""
+    async with asyncio.timeout(60):
+        while await metric(server.port, "sdedit_edits_in_flight") != edits:
+            await asyncio.sleep(0.002)
 
 
 async def timed(asked: Awaitable[Answer]) -> tuple[float, Answer]:

@@ -154,6 +154,7 @@ def read_size(wishes: Wishes, model: Mapping[str, Any]) -> str:
 async def img2img(request: Request) -> Response:
     """Make an edit. White pixels of the mask may change, black ones if inpainting_mask_invert is 1."""
     desk = desk_of(request)
+    desk.check_open()
     body = await read_json(request)
     wishes = Wishes(body)
     pictures = body.get("init_images")
