@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -234,7 +235,7 @@ async def all_at_once(server: ServerProcess, guide: bytes) -> Row:
 async def stop_with_edits(guide: bytes, grace: float, steps: int) -> Row:
     """SIGTERM with 4 edits and a stream in flight."""
     async with server_process(["--grace", str(grace), "--max-wait", "1e6"]) as server:
-        fields = {"steps": steps, "t0": 0.95}
+        fields: dict[str, Any] = {"steps": steps, "t0": 0.95}
         waiting = [asyncio.create_task(edit(server.port, guide, **fields)) for _ in range(4)]
         stream = asyncio.create_task(edit(server.port, guide, {"accept": STREAM}, **fields))
         await until(server, 5)

@@ -41,7 +41,9 @@ async def run_soak(
         sampling.cancel()
         hurting.cancel()
     half = [(t, mib) for t, mib in samples if t >= seconds / 2]
-    slope = 60 * float(np.polyfit(*np.transpose(half), 1)[0]) if len(half) > 2 else float("nan")
+    slope = (
+        60 * float(np.polyfit([t for t, _ in half], [mib for _, mib in half], 1)[0]) if len(half) > 2 else float("nan")
+    )
     return Soak(load, faults, server.memory(), slope)
 
 
