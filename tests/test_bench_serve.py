@@ -25,6 +25,11 @@ def test_quantiles() -> None:
     assert math.isnan(load.quantile([], 0.5))
 
 
+def test_the_slope_of_memory() -> None:
+    assert soak.slope_of([(0, 100), (30, 101), (60, 102)]) == pytest.approx(2)
+    assert math.isnan(soak.slope_of([(0, 1), (1, 1)]))
+
+
 def test_every_answer_is_compared(served: Served) -> None:
     with stub_editor(fade) as editor:
         expected = load.expected_results(editor, COAST, steps=2)

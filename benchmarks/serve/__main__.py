@@ -31,7 +31,10 @@ PARTS = ("faults", "load", "soak")
 @click.option("--seconds", default=10.0, show_default=True, help="Duration of each load, and of the soak (seconds).")
 @click.option("--steps", default=25, show_default=True, help="Steps of an edit.")
 @click.option("--slots", default=2, show_default=True, help="Slots of the server and of the Editor alone.")
-def serve_benchmark(guide: Path, parts: tuple[str, ...], seconds: float, steps: int, slots: int) -> None:
+@click.option("--threads", type=int, help="Threads of both engines.  [default: measured by tune, or all processors]")
+def serve_benchmark(
+    guide: Path, parts: tuple[str, ...], seconds: float, steps: int, slots: int, threads: int | None
+) -> None:
     """Measure `sdedit serve` with the shipped model: faults, load against the Editor alone, and a soak.
 
     GUIDE is the picture that is edited. The soak runs for --seconds at twice the Editor's rate.
@@ -40,27 +43,35 @@ def serve_benchmark(guide: Path, parts: tuple[str, ...], seconds: float, steps: 
     data = guide.read_bytes()
     click.echo(f"{processor_name()}, {available_processors()} processors, load {load_average()} before")
     click.echo(", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("starlette", "uvicorn")))
-    missed = asyncio.run(measure(data, chosen, seconds, steps, slots))
+    missed = asyncio.run(measure_faults(data)) if "faults" in chosen else 0
+    if {"load", "soak"} & set(chosen):
+        missed += asyncio.run(measure_loads(data, chosen, seconds, steps, slots, threads))
     click.echo(f"\nload {load_average()} after")
     if missed:
         raise SdeditError(f"{missed} figures were missed")
 
 
-async def measure(guide: bytes, parts: tuple[str, ...], seconds: float, steps: int, slots: int) -> int:
-    """Run the parts and print each row when it is there; returns the number of figures that were missed."""
+async def measure_faults(guide: bytes) -> int:
+    """Print each fault when it has been measured; returns the number of figures that were missed."""
     missed = 0
-    if "faults" in parts:
-        click.echo("\n| fault | measured | to reach | |\n|---|---|---|---|")
-        async for row in run_faults(guide):
-            click.echo(f"| {row.fault} | {row.measured} | {row.wanted} | {'passed' if row.passed else '**missed**'} |")
-            missed += not row.passed
-    if not {"load", "soak"} & set(parts):
-        return missed
-    with Editor.open(slots=slots) as editor:
+    click.echo("\n| fault | measured | to reach | |\n|---|---|---|---|")
+    async for row in run_faults(guide):
+        click.echo(f"| {row.fault} | {row.measured} | {row.wanted} | {'passed' if row.passed else '**missed**'} |")
+        missed += not row.passed
+    return missed
+
+
+async def measure_loads(
+    guide: bytes, parts: tuple[str, ...], seconds: float, steps: int, slots: int, threads: int | None
+) -> int:
+    """Print the tables of load and soak; returns the number of runs with a lost or a wrong answer."""
+    with Editor.open(slots=slots, threads=threads) as editor:
         expected = expected_results(editor, guide, steps)
         capacity = editor_capacity(editor, guide, steps, min(seconds, 10))
     click.echo(f"\nThe Editor alone: {capacity:.2f} edits a second of {steps} steps, {slots} slots.")
-    async with server_process(["--slots", str(slots)]) as server:
+    missed = 0
+    engine = ["--slots", str(slots), *(["--threads", str(threads)] if threads is not None else [])]
+    async with server_process(engine) as server:
         if "load" in parts:
             previews = [await first_preview(server.port, guide, steps) for _ in range(7)]
             loads = [await run_load(server.port, guide, expected, share * capacity, seconds, steps) for share in SHARES]
@@ -70,10 +81,8 @@ async def measure(guide: bytes, parts: tuple[str, ...], seconds: float, steps: i
         if "soak" in parts:
             soak = await run_soak(server, guide, expected, 2 * capacity, seconds, steps)
             print_loads([soak.load], capacity)
-            click.echo(
-                f"\nSoak of {seconds:g} s with {soak.faults} faults: resident memory {soak.memory:.0f} MiB at the"
-            )
-            click.echo(f"end, slope over the second half {soak.slope:+.2f} MiB a minute.")
+            click.echo(f"\nSoak of {seconds:g} s with {soak.faults} faults. Resident memory at its end:")
+            click.echo(f"{soak.memory:.0f} MiB; slope over the second half: {soak.slope:+.2f} MiB a minute.")
             missed += soak.load.wrong + soak.load.lost > 0
     return missed
 

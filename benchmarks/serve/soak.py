@@ -40,11 +40,14 @@ async def run_soak(
     finally:
         sampling.cancel()
         hurting.cancel()
-    half = [(t, mib) for t, mib in samples if t >= seconds / 2]
-    slope = (
-        60 * float(np.polyfit([t for t, _ in half], [mib for _, mib in half], 1)[0]) if len(half) > 2 else float("nan")
-    )
-    return Soak(load, faults, server.memory(), slope)
+    return Soak(load, faults, server.memory(), slope_of([(t, mib) for t, mib in samples if t >= seconds / 2]))
+
+
+def slope_of(samples: Sequence[tuple[float, float]]) -> float:
+    """Growth in MiB a minute of samples (seconds, MiB); NaN of fewer than 3."""
+    if len(samples) < 3:
+        return float("nan")
+    return 60 * float(np.polyfit([t for t, _ in samples], [mib for _, mib in samples], 1)[0])
 
 
 async def sample(server: ServerProcess, begun: float, samples: list[tuple[float, float]]) -> None:
