@@ -149,6 +149,8 @@ def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
 UNTIMED = {
     "self._unset.acquire()": "nobody else has the lock yet",
     "self._wakes.get()": "the worker waits for work, in a thread of its own",
+    "self._process.wait()": "within asyncio.wait_for",
+    "process.wait()": "within asyncio.wait_for",
     "rounds.get()": "a lane waits for work, in a thread of its own",
     "ended.wait()": "asyncio's event loop waits",
     "arrived.wait()": "asyncio's event loop waits",

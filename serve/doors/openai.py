@@ -25,7 +25,7 @@ from ..problems import Problem
 from ..wire import EditRequest, Step, error_event, event, named, read_count, read_settings, text_of
 
 MOST_PREVIEWS = 3
-"""As OpenAI's API."""
+"""Most partial images of one stream; OpenAI's API has the same limit."""
 
 IMAGE_FIELDS = ("image", "image[]")
 
