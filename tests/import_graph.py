@@ -15,6 +15,7 @@ PACKAGES = {
     "sdedit_ref": "sdedit_ref",
     "export": "sdedit.export",
     "evaluation": "sdedit.evaluation",
+    "serve": "sdedit.serve",
     "benchmarks": "sdedit.benchmarks",
     "front": "sdedit",
 }

@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "sdedit_ref": {"kernels"},
     "export": {"kernels", "runtime", "sdedit_ref"},
     "evaluation": {"kernels", "runtime", "sdedit_ref", "export"},
-    "benchmarks": {"kernels", "runtime", "sdedit_ref", "export", "evaluation"},
-    "front": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "benchmarks"},
+    "serve": {"kernels", "runtime"},
+    "benchmarks": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "serve"},
+    "front": {"kernels", "runtime", "sdedit_ref", "export", "evaluation", "serve", "benchmarks"},
 }
 """Room -> the other rooms that it may import."""
 
@@ -148,8 +149,12 @@ def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
 UNTIMED = {
     "self._unset.acquire()": "nobody else has the lock yet",
     "self._wakes.get()": "the worker waits for work, in a thread of its own",
+    "self._process.wait()": "within asyncio.wait_for",
+    "process.wait()": "within asyncio.wait_for",
     "rounds.get()": "a lane waits for work, in a thread of its own",
     "ended.wait()": "asyncio's event loop waits",
+    "arrived.wait()": "asyncio's event loop waits",
+    "self._news.wait()": "asyncio's event loop waits",
     "self._gpu.wait()": "the driver waits",
 }
 """Calls without a limit of time that are no wait of a thread that Ctrl-C must reach."""

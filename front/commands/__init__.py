@@ -10,6 +10,7 @@ from .. import __version__
 COMMANDS = {
     "demo": "Make a first picture; needs no input.",
     "edit": "Turn a guide, or a folder of guides, into images.",
+    "serve": "Serve edits over HTTP, and a page to paint on.",
     "strokes": "Turn a photo into a stroke painting, a guide.",
     "replay": "Make an image again from its recipe, and compare.",
     "inspect": "Show a bundle, or the recipe of an image.",

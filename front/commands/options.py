@@ -95,8 +95,11 @@ def setting_option(name: str, declared: "Option", kind: type, default: Any) -> D
     )
 
 
-def engine_options() -> tuple[Decorator, ...]:
-    """The options of the engine and device that evaluate the network, with the names that this version has."""
+def engine_options(slots: int = 1) -> tuple[Decorator, ...]:
+    """The options of the engine and device that evaluate the network, with the names that this version has.
+
+    slots: the default number.
+    """
     from sdedit.runtime.devices import DEVICES
     from sdedit.runtime.engines import ENGINE_NAMES, PRECISION_NAMES
 
@@ -115,7 +118,7 @@ def engine_options() -> tuple[Decorator, ...]:
             type=int,
             help="Number of CPU threads of the engine.  [default: measured by tune, or all processors]",
         ),
-        option(group, "--slots", default=1, show_default=True, help="Images that are edited at the same time."),
+        option(group, "--slots", default=slots, show_default=True, help="Images that are edited at the same time."),
         names("Device", "--device", DEVICES),
     )
 

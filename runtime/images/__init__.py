@@ -1,7 +1,7 @@
 """Pictures: decoding sources, masks, the part of a photo that is edited, saving, and stroke paintings."""
 
 from .canvas import Canvas, masked_canvas, multiples, own_scale_canvas, own_size_canvas, paste, whole_canvas
-from .decoding import SUFFIXES, Picture, load_result, open_picture
+from .decoding import SUFFIXES, Picture, load_result, open_picture, picture_size
 from .encoding import encode_png
 from .masks import alpha_mask, difference_mask, feathered, open_mask, reduce_mask
 from .saving import check_output, save_image
@@ -26,6 +26,7 @@ __all__ = [
     "own_scale_canvas",
     "own_size_canvas",
     "paste",
+    "picture_size",
     "reduce_mask",
     "save_image",
     "whole_canvas",

@@ -5,7 +5,8 @@ import importlib
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,17 +153,45 @@ def identify(head: bytes) -> str | None:
     return None
 
 
+def picture_size(data: bytes, what: str) -> tuple[int, int]:
+    """Width and height that an encoded image states. Its pixels are not decoded. Raises ImageError."""
+    with _errors_of(what):
+        format_name, container = _take_apart(data, what)
+        if format_name == "WEBP" and (size := webp.webp_size(container.pixels)):
+            return size
+        width, height = _open_with_pillow(container, format_name, what).size
+        return width, height
+
+
 def _decode_bytes(data: bytes, title: str) -> Image.Image:
+    with _errors_of(title):
+        format_name, container = _take_apart(data, title)
+        if container.damaged:
+            warn(title, f"has damaged side data, which is not used: {', '.join(dict.fromkeys(container.damaged))}")
+        image = _read_pixels(container, format_name, title)
+    if container.frames > 1:
+        warn(title, f"has {container.frames} frames or pages: the first is used")
+    image = _upright(image, container.orientation)
+    texts = {key: text for key, text in container.texts.items() if key not in (*COLOUR_KEYS, "transparency")}
+    image.info = texts | container.colour | _key_of(image)
+    return image
+
+
+def _take_apart(data: bytes, title: str) -> tuple[str | None, Container]:
+    """The format's name (None: TGA, or no image) and the file taken apart."""
     if refused := REFUSED.get(data[4:12]):
         raise ImageError(f"{title} is {refused}, which is not decoded: convert it to PNG or JPEG first")
     if hint := git_lfs_hint(data):
         raise ImageError(f"{title} is not an image{hint}")
     format_name = identify(data)
+    return format_name, READERS[format_name](data) if format_name in READERS else Container(data)
+
+
+@contextmanager
+def _errors_of(title: str) -> Iterator[None]:
+    """Turn what readers of formats raise into ImageErrors."""
     try:
-        container = READERS[format_name](data) if format_name in READERS else Container(data)
-        if container.damaged:
-            warn(title, f"has damaged side data, which is not used: {', '.join(dict.fromkeys(container.damaged))}")
-        image = _read_pixels(container, format_name, title)
+        yield
     except UnsupportedError as error:
         raise ImageError(f"{title} is {error}, which is not decoded") from None
     except DamagedError as error:
@@ -172,12 +201,6 @@ def _decode_bytes(data: bytes, title: str) -> Image.Image:
         raise ImageError(
             f"{title} is too large for this process, which set PIL's MAX_IMAGE_PIXELS to {limit}"
         ) from None
-    if container.frames > 1:
-        warn(title, f"has {container.frames} frames or pages: the first is used")
-    image = _upright(image, container.orientation)
-    texts = {key: text for key, text in container.texts.items() if key not in (*COLOUR_KEYS, "transparency")}
-    image.info = texts | container.colour | _key_of(image)
-    return image
 
 
 def _read_pixels(container: Container, format_name: str | None, title: str) -> Image.Image:
