@@ -1,4 +1,4 @@
-/** Reading the recipe that a PNG of sdedit carries: its text chunk with the key `sdedit`. */
+/** Reading the recipe that a PNG of sdedit carries: a text with the key `sdedit`. */
 
 /** @import { Recipe } from "./types.js" */
 
@@ -15,9 +15,8 @@ export async function readRecipe(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   if (latin1(bytes.subarray(0, 8)) !== SIGNATURE) return null;
   for (const [type, data] of chunks(bytes)) {
-    if (type === "tEXt" && data.length < MOST_BYTES && latin1(data.subarray(0, KEY.length)) === KEY) {
-      return parseRecipe(latin1(data.subarray(KEY.length)));
-    }
+    const text = data.length < MOST_BYTES && latin1(data.subarray(0, KEY.length)) === KEY ? textOf(type, data) : null;
+    if (text !== null) return parseRecipe(text);
   }
   return null;
 }
@@ -34,6 +33,19 @@ function* chunks(bytes) {
     yield [latin1(bytes.subarray(at + 4, at + 8)), bytes.subarray(at + 8, at + 8 + length)];
     at += 12 + length;
   }
+}
+
+/**
+ * The text of a chunk that is not compressed; null for other chunks.
+ * @param {string} type
+ * @param {Uint8Array} data
+ */
+function textOf(type, data) {
+  if (type === "tEXt") return latin1(data.subarray(KEY.length));
+  if (type !== "iTXt" || data[KEY.length]) return null;
+  const language = data.indexOf(0, KEY.length + 2);
+  const translated = data.indexOf(0, language + 1);
+  return new TextDecoder().decode(data.subarray(translated + 1));
 }
 
 /** @param {Uint8Array} bytes */
