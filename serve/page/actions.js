@@ -192,6 +192,5 @@ export class Actions {
     element("stage", HTMLElement).dataset.show = frame;
     const other = frame === "strokes" ? "result" : "strokes";
     button("swap").setAttribute("aria-label", `Show the ${other} large`);
-    dispatchEvent(new Event("resize"));
   }
 }

@@ -19,12 +19,14 @@ export class Cursor {
   /** @param {Tools} tools */
   constructor(tools) {
     this.tools = tools;
+    this.#surface.addEventListener("pointerdown", () => (this.#surface.dataset.input = "pointer"));
     this.#surface.addEventListener("pointermove", (event) => this.#follow(event));
     this.#surface.addEventListener("pointerenter", (event) => this.#follow(event));
     this.#surface.addEventListener("pointerleave", () => (this.#ring.hidden = true));
     this.#surface.addEventListener("keydown", (event) => this.#key(event));
     this.#surface.addEventListener("blur", () => this.#lift());
     for (const source of [tools, input("width")]) source.addEventListener("change", () => this.#show());
+    tools.painting.addEventListener("change", () => this.#show());
     element("stage", HTMLElement).addEventListener("view", () => this.#show());
   }
 
@@ -40,6 +42,7 @@ export class Cursor {
     const arrow = ARROWS[event.key];
     if (event.ctrlKey || event.metaKey || (!arrow && event.key !== " ")) return;
     event.preventDefault();
+    this.#surface.dataset.input = "keys";
     if (!arrow) return this.#press();
     const step = event.shiftKey ? 4 * STEP : STEP;
     if (this.tools.tool === "hand") return this.tools.view.panBy(-arrow[0] * step, -arrow[1] * step);

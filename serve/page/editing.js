@@ -11,7 +11,7 @@ const PAUSE = 80;
  * @typedef {Object} Calls What to do with an edit's news.
  * @property {(images: number) => void} onStart
  * @property {(progress: Progress) => void} onPreview
- * @property {(images: Blob[], guide: Blob, seconds: number) => void} onDone
+ * @property {(images: Blob[], guide: Blob, seconds: number) => Promise<void>} onDone
  * @property {(error: unknown) => void} onError
  * @property {() => void} onIdle No edit runs any more.
  */
@@ -92,6 +92,6 @@ export class Editing {
     };
     const made = await this.backend.edit({ model: this.model(), guide, mask, options }, { onPreview, signal });
     signal.throwIfAborted();
-    this.calls.onDone(made, guide, (performance.now() - began) / 1000);
+    await this.calls.onDone(made, guide, (performance.now() - began) / 1000);
   }
 }
