@@ -24,7 +24,7 @@ async def until_gone(receive: Receive) -> None:
 
 
 async def attended(request: Request, running: Running, waiting: Coroutine[Any, Any, T]) -> T:
-    """Wait, and return what was waited for. If the client goes first, the edit is cancelled; raises Problem 499 then."""
+    """Wait, and return what was waited for. If the client goes first, cancel the edit and raise Problem 499."""
     gone, work = asyncio.ensure_future(until_gone(request.receive)), asyncio.ensure_future(waiting)
     try:
         await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)

@@ -17,6 +17,7 @@ from sdedit.errors import SdeditError
 from . import health, jobs, native
 from .backend import Backend
 from .desk import Desk
+from .doors import a1111, openai
 from .guard import Guard
 from .limits import Limits
 from .problems import Problem, client_gone, problem_of
@@ -53,7 +54,7 @@ def make_app(
             app.state.desk.cancel_all()
             await backend.close()
 
-    routes: list[BaseRoute] = [*native.ROUTES, *jobs.ROUTES, *health.ROUTES]
+    routes: list[BaseRoute] = [*native.ROUTES, *jobs.ROUTES, *openai.ROUTES, *a1111.ROUTES, *health.ROUTES]
     if page and PAGE.is_dir():
         routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
     return Starlette(
@@ -67,4 +68,5 @@ def make_app(
 async def on_error(request: Request, error: Exception) -> Response:
     """The answer to any error."""
     problem = client_gone() if isinstance(error, ClientDisconnect) else problem_of(error)
-    return JSONResponse(problem.as_json(), problem.status, problem.headers)
+    as_json = problem.as_a1111() if request.url.path.startswith("/sdapi/") else problem.as_json()
+    return JSONResponse(as_json, problem.status, problem.headers)

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 from sdedit.errors import PlanError
 from sdedit.runtime import Job, Progress
 from sdedit.runtime.editor.placing import largest_area, wanted_size
-from sdedit.runtime.images import encode_png, multiples, picture_size
+from sdedit.runtime.images import encode_png, multiples
 
 from .admission import Admission, Place
 from .limits import Limits
 from .models import Model, choose, describe
+from .pictures import checked_size
 from .problems import Problem
 from .wire import EditRequest, Finished, MadeImage, Step
 
@@ -89,10 +90,10 @@ class LocalBackend:
                 raise
 
     async def _follow(self, job: Job, request: EditRequest, place: Place, tell: Tell) -> Finished:
-        step, steps = 0, job.progress.steps
-        units = place.units / steps
-        self._admission.advance(place, 0)
-        tell(Step(0, steps, job.progress.image))
+        now = job.progress  # it may have made steps already
+        step, units = now.step, place.units / now.steps
+        self._admission.advance(place, units * step)
+        tell(Step(step, now.steps, now.image, now.seconds_left))
         async for progress in follow(job, request.preview_every):
             self._admission.advance(place, units * (progress.step - step))
             step = progress.step
@@ -121,10 +122,7 @@ def evaluation_cost(request: EditRequest, model: Model, limits: Limits) -> float
 
     Raises Problem 413 for a picture of too many pixels, 422 for too much work, ImageError and PlanError.
     """
-    sizes = {name: picture_size(data, name) for name, data in request.pictures.items()}
-    for name, (width, height) in sizes.items():
-        if width * height > limits.pixels:
-            raise Problem(413, f"{name} has {width}x{height} pixels: this server takes at most {limits.pixels}")
+    sizes = {name: checked_size(data, name, limits) for name, data in request.pictures.items()}
     cost = max(1.0, edited_area(request, model, sizes["guide"]) / model.native_area)
     cost *= 1 if request.settings.guidance == 1 else 2
     if request.evaluations * cost > limits.evaluations:

@@ -19,7 +19,8 @@ QUIET_SECONDS = 15.0
 class Running:
     """An edit that was taken, until its last follower has gone. Only the event loop's thread uses it.
 
-    id: a name that nobody can guess. created: seconds since the epoch.
+    id: a name that nobody can guess. created: seconds since the epoch. newest: its newest step, None until it is taken.
+    preview: its newest step with a preview.
     """
 
     def __init__(self, request: EditRequest, work: Coroutine[Any, Any, Finished]) -> None:
@@ -27,7 +28,7 @@ class Running:
         self.created = time.time()
         self.images = request.settings.images
         self.newest: Step | None = None
-        self._preview: Step | None = None
+        self.preview: Step | None = None
         self._news = asyncio.Event()
         self._why: Problem | None = None
         self.task = asyncio.get_running_loop().create_task(work)
@@ -52,7 +53,7 @@ class Running:
         """Take news from the backend."""
         self.newest = step
         if step.preview is not None:
-            self._preview = step
+            self.preview = step
         self._news.set()
 
     def cancel(self, why: Problem) -> None:
@@ -85,10 +86,8 @@ class Running:
                 yield None
                 continue
             self._news.clear()
-            news = [step for step in (self._preview, self.newest) if step is not None]
-            self._preview = None
-            for step in news:
-                if step.step > last:
+            for step in (self.preview, self.newest):
+                if step is not None and step.step > last:
                     last = step.step
                     yield step
 
@@ -109,6 +108,7 @@ class Desk:
         self.backend = backend
         self.limits = limits
         self.telemetry = telemetry
+        self.decoders = asyncio.Semaphore(limits.decoders)  # for those who decode pictures before the edit
         self.draining = False
         self._running: set[Running] = set()
         self._sessions: dict[str, Running] = {}

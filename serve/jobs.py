@@ -71,7 +71,12 @@ def describe(running: Running) -> dict[str, Any]:
             {"url": f"/v1/jobs/{running.id}/images/{number}", "recipe": image.recipe}
             for number, image in enumerate(finished.images)
         ]
-        return described | {"seconds_left": 0.0, "images": images, "timings": finished.timings}
+        return described | {
+            "step": described["steps"],
+            "seconds_left": 0.0,
+            "images": images,
+            "timings": finished.timings,
+        }
     return described
 
 

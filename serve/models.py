@@ -1,11 +1,12 @@
 """Models that are loaded, and what clients are told of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from sdedit.errors import shown
 from sdedit.runtime import Bundle, Editor
 from sdedit.runtime.bundle.palette import read_palette
 from sdedit.runtime.settings import OPTIONS, Settings
@@ -62,8 +63,13 @@ def choose(models: Mapping[str, Model], name: str | None) -> Model:
     if name is None:
         return next(iter(models.values()))
     if name not in models:
-        raise Problem(404, f"model {name!r} is not one of {', '.join(models)}", "model_not_found")
+        raise no_model(name, list(models))
     return models[name]
+
+
+def no_model(name: str | None, names: Sequence[str]) -> Problem:
+    """The answer for a model that is not loaded."""
+    return Problem(404, f"model {shown(name)} is not one of {', '.join(names)}", "model_not_found")
 
 
 def describe(name: str, bundle: Bundle) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The native API: POST /v1/edits, and the models."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -7,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 from .answers import EventStream, attended, edit_events
 from .desk import Desk, Running
 from .forms import read_form
+from .models import no_model
 from .wire import JSON, PNG, STREAM, answer_kind, edit_json, read_request, server_timing
 
 
@@ -36,6 +39,15 @@ async def answer(request: Request, running: Running, kind: str) -> Response:
     if kind == JSON:
         return JSONResponse(edit_json(finished), headers=timing)
     return Response(finished.images[0].png, media_type=PNG, headers=timing)
+
+
+async def find_model(request: Request, name: str | None) -> dict[str, Any]:
+    """The model of that name as `describe` has it; the first for None. Raises Problem 404."""
+    models = await desk_of(request).backend.models()
+    for model in models:
+        if name in (None, model["id"]):
+            return model
+    raise no_model(name, [model["id"] for model in models])
 
 
 async def get_models(request: Request) -> Response:

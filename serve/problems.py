@@ -32,6 +32,10 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         """The body of the answer, as OpenAI's clients read it."""
         return {"error": {"message": self.message, "type": self.kind, "param": None, "code": None}}
 
+    def as_a1111(self) -> dict[str, Any]:
+        """The body of the answer, as A1111's clients read it."""
+        return {"error": self.kind, "detail": self.message, "body": "", "errors": self.message}
+
 
 def client_gone() -> Problem:
     """The client closed the connection. Nobody reads this answer; it is counted."""

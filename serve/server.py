@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -39,14 +41,18 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_server(
-    app: Starlette, bound: socket.socket, limits: Limits, telemetry: Telemetry, started: Callable[[], None]
-) -> None:
-    """Serve until SIGINT or SIGTERM, and return when all answers are given. started: called when it listens.
+def run_server(server: "DrainingServer", bound: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM, and return when all answers are given.
 
     After the signal new edits are refused. Edits that are not done grace_seconds later are cancelled, and their clients
     told. A second SIGINT ends at once.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
+    asyncio.run(server.serve([bound]))
+
+
+def make_server(app: Starlette, limits: Limits, telemetry: Telemetry, started: Callable[[], None]) -> "DrainingServer":
+    """The server of an application. started: called when it listens."""
     config = uvicorn.Config(
         app,
         http=deadline_protocol(limits, telemetry.closed_slow),
@@ -60,7 +66,7 @@ def run_server(
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=int(limits.grace_seconds + AFTER_GRACE),
     )
-    asyncio.run(DrainingServer(config, app, limits, started).serve([bound]))
+    return DrainingServer(config, app, limits, started)
 
 
 class DrainingServer(uvicorn.Server):
@@ -79,7 +85,13 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals while serving. uvicorn's own would raise them again, and the process end by them."""
+        """Take the signals while serving, if a process's main thread serves.
+
+        uvicorn's own method would raise them again afterwards, and the process would end by them.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield

@@ -86,6 +86,9 @@ def read_request(files: Mapping[str, bytes], fields: Mapping[str, str]) -> EditR
     for name in files:
         if name not in PICTURES:
             raise Problem(422, f"file {shown(name)} is not one of {', '.join(PICTURES)}")
+    for name in PICTURES:
+        if name in fields:
+            raise Problem(422, f"{name} is sent as a text: send it as a file of the form")
     if "guide" not in files:
         raise Problem(400, "the file guide is missing: send it as multipart/form-data")
     rest = dict(fields)

@@ -87,7 +87,7 @@ def serve_command(
         from sdedit.serve.guard import is_loopback, served_hosts
         from sdedit.serve.limits import Limits
         from sdedit.serve.models import load_models
-        from sdedit.serve.server import address_of, bind, run_server
+        from sdedit.serve.server import address_of, bind, make_server, run_server
         from sdedit.serve.telemetry import Telemetry
     except ImportError as error:
         raise_interrupt(error)
@@ -113,7 +113,7 @@ def serve_command(
         hosts = served_hosts(host, allow_host)
         app = make_app(open_backend, limits=limits, telemetry=telemetry, hosts=hosts, key=api_key, page=not no_page)
         line = f"sdedit serves {printable(', '.join(models))} at {address_of(bound)} (Ctrl-C ends it)"
-        run_server(app, bound, limits, telemetry, lambda: click.echo(line))
+        run_server(make_server(app, limits, telemetry, lambda: click.echo(line)), bound)
 
 
 def open_editor(path: Path | None, options: dict[str, Any]) -> "Editor":
