@@ -72,6 +72,7 @@ class Painter:
             else:
                 field.fill(str(value))
         self.page.locator("#live").set_checked(live)
+        self.page.evaluate("document.activeElement.blur()")
         if live:
             self.done()
 

@@ -33,12 +33,8 @@ def made_by(editor: Editor, painter: Painter, recipe: dict[str, object]) -> np.n
     """The Editor's own images of what is painted now, with the options of a recipe."""
     mask = painter.pixels("mask")[..., 3] >= 128
     options = Settings.from_recipe(recipe).options()
-    return np.stack(
-        [
-            np.asarray(image)
-            for image in editor.edit(painter.pixels()[..., :3], mask=mask if mask.any() else None, **options).images
-        ]
-    )
+    made = editor.edit(painter.pixels()[..., :3], mask=mask if mask.any() else None, **options)
+    return np.stack([np.asarray(image.pil) for image in made.images])
 
 
 def test_the_example_is_an_edit_of_its_strokes_by_the_shipped_model() -> None:
@@ -252,7 +248,7 @@ def test_a_result_brings_its_recipe_back(painter: Painter, editor: Editor, tmp_p
     """Options without a field, and seeds of 64 bits, come back too, and are sent again."""
     seed = 2**64 - 3
     options = {"t0": 0.35, "steps": 3, "seed": seed, "keep": "fixed", "sampler": "ddim", "eta": 0.25, "size": 72}
-    editor.edit(EXAMPLE / "strokes.png", **options).save(tmp_path / "old.png")
+    editor.edit(EXAMPLE / "strokes.png", **options).images[0].save(tmp_path / "old.png")
     painter.page.locator("#file").set_input_files(tmp_path / "old.png")
     painter.says(f"seed {seed}")
     assert np.array_equal(painter.shown(), np.asarray(Image.open(tmp_path / "old.png")))

@@ -39,7 +39,10 @@ export class Stroke {
     this.style = style;
     this.#last = this.#middle = point;
     this.#width = width;
-    this.#draw(point, point, point);
+    this.#paint([point], (context) => {
+      context.arc(point.x, point.y, width / 2, 0, 2 * Math.PI);
+      context.fill();
+    });
   }
 
   /**
@@ -76,18 +79,29 @@ export class Stroke {
    * @param {Point} to
    */
   #draw(from, control, to) {
+    this.#paint([from, control, to], (context) => {
+      context.moveTo(from.x, from.y);
+      context.quadraticCurveTo(control.x, control.y, to.x, to.y);
+      context.stroke();
+    });
+  }
+
+  /**
+   * Draw a path near these points with the stroke's style.
+   * @param {Point[]} near
+   * @param {(context: CanvasRenderingContext2D) => void} draw
+   */
+  #paint(near, draw) {
     const context = this.#context;
     context.save();
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = this.#width;
-    context.strokeStyle = this.style ?? "#000";
+    context.strokeStyle = context.fillStyle = this.style ?? "#000";
     if (this.style === null) context.globalCompositeOperation = "destination-out";
     context.beginPath();
-    context.moveTo(from.x, from.y);
-    context.quadraticCurveTo(control.x, control.y, to.x, to.y);
-    context.stroke();
+    draw(context);
     context.restore();
-    for (const point of [from, control, to]) this.#include(point, this.#width / 2 + 2);
+    for (const point of near) this.#include(point, this.#width / 2 + 2);
   }
 
   /**
