@@ -1,4 +1,4 @@
-"""What tests of the page share: a browser, and a server whose network is a Python function."""
+"""Fixtures for tests of the page: a browser, and a server whose network is a Python function."""
 
 from collections.abc import Iterator
 
