@@ -47,7 +47,7 @@ def test_a_first_visit_shows_a_finished_example(painter: Painter) -> None:
     shown = np.asarray(Image.open(EXAMPLE / "result.png"))
     assert np.array_equal(painter.shown(), shown)
     assert np.array_equal(painter.pixels()[..., :3], np.asarray(Image.open(EXAMPLE / "strokes.png")))
-    assert [painter.value(name) for name in ("t0", "steps", "seed", "size")] == ["0.5", "12", "3", "128"]
+    assert [painter.value(name) for name in ("t0", "steps", "seed", "size")] == ["0.5", "12", "3", ""]
     assert painter.sent == []
 
 

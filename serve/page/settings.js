@@ -92,6 +92,7 @@ export class Settings extends EventTarget {
     }
     if (typeof recipe.prompt === "string") this.#prompt.value = recipe.prompt;
     this.#takeSize(recipe.size ?? (recipe.mask ? "" : "native"));
+    if (!recipe.mask && this.#model && this.#size.value === automaticSize(this.#model)) this.#size.value = "";
     const defaults = this.#model?.defaults ?? {};
     const names = Object.keys(defaults).filter((name) => !FIELDS.includes(name) && name in recipe);
     const kept = names.filter((name) => recipe[name] !== defaults[name] && (name !== "eta" || recipe.sampler === "ddim"));
