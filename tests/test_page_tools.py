@@ -248,6 +248,7 @@ def test_small_screens_swap_the_frames(browser: Browser, served: Served) -> None
     with painting(browser, served.url, viewport={"width": 390, "height": 844}, has_touch=True) as painter:
         painter.settings()
         painter.press("8")
+        painter.page.evaluate("scrollTo(0, 0)")
         painter.page.touchscreen.tap(60, 120)
         wait_for(lambda: painter.colour(60 / 390, (120 - 54) / 390) == ICE)
 
