@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from .problems import overloaded
+from .problems import check_wait
 
 SMOOTHING = 0.05
 """Weight of the newest measurement in the mean duration of a unit."""
@@ -36,9 +36,7 @@ class Admission:
 
     def enter(self, units: float) -> Place:
         """Take an edit. Raises Problem 503 if it would wait longer than the limit."""
-        wait = self.wait
-        if wait > self._limit:
-            raise overloaded(f"an edit would wait about {wait:.0f} s, above {self._limit:g} s", wait - self._limit)
+        check_wait(self.wait, self._limit)
         if not self._places:
             self._last = None  # idle time is no measurement
         place = Place(units)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from math import prod
 from typing import Any, Protocol
 
@@ -20,6 +20,10 @@ from .wire import EditRequest, Finished, MadeImage, Step
 
 Tell = Callable[[Step], None]
 """A function that is called with each step of an edit, the first time when the edit has been taken."""
+
+
+LARGE_PIXELS = 4 << 20
+"""Requests with more pixels are decoded one at a time: a picture needs about 12 bytes a pixel meanwhile."""
 
 
 class Backend(Protocol):
@@ -48,6 +52,7 @@ class LocalBackend:
         self._limits = limits
         self._admission = Admission(limits.wait_seconds)
         self._decoders = asyncio.Semaphore(limits.decoders)
+        self._large = asyncio.Semaphore(1)
 
     async def models(self) -> list[dict[str, Any]]:
         return [describe(model.name, model.editor.bundle) for model in self._models.values()]
@@ -62,9 +67,10 @@ class LocalBackend:
         check_amount(request, self._limits)
         place = self._admission.enter(request.evaluations * model.seconds)
         try:
-            cost = await asyncio.to_thread(evaluation_cost, request, model, self._limits)
+            pixels, cost = await asyncio.to_thread(check_cost, request, model, self._limits)
             place.units = request.evaluations * cost * model.seconds
-            job = await self._submit(model, request)
+            async with self._large if pixels > LARGE_PIXELS else nullcontext(), self._decoders:
+                job = await self._submit(model, request)
             try:
                 return await self._follow(job, request, place, tell)
             finally:
@@ -81,13 +87,12 @@ class LocalBackend:
             options = request.settings.options()
             return model.editor.submit(request.guide, request.mask, base=request.base, **options)
 
-        async with self._decoders:
-            submitting = asyncio.ensure_future(asyncio.to_thread(submit))
-            try:
-                return await asyncio.shield(submitting)
-            except asyncio.CancelledError:  # the thread goes on, and what it submits must not
-                submitting.add_done_callback(cancel_submitted)
-                raise
+        submitting = asyncio.ensure_future(asyncio.to_thread(submit))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:  # the thread goes on, and what it submits must not
+            submitting.add_done_callback(cancel_submitted)
+            raise
 
     async def _follow(self, job: Job, request: EditRequest, place: Place, tell: Tell) -> Finished:
         now = job.progress  # it may have made steps already
@@ -117,8 +122,8 @@ def check_amount(request: EditRequest, limits: Limits) -> None:
         )
 
 
-def evaluation_cost(request: EditRequest, model: Model, limits: Limits) -> float:
-    """Cost of one evaluation at most, the native size's being 1, from the headers of the pictures.
+def check_cost(request: EditRequest, model: Model, limits: Limits) -> tuple[int, float]:
+    """Pixels of all pictures, and the cost of one evaluation at most, the native size's being 1, from their headers.
 
     Raises Problem 413 for a picture of too many pixels, 422 for too much work, ImageError and PlanError.
     """
@@ -131,7 +136,7 @@ def evaluation_cost(request: EditRequest, model: Model, limits: Limits) -> float
             f"at this size the edit costs up to {request.evaluations * cost:.0f} network evaluations of the native "
             f"size: this server makes at most {limits.evaluations} for an edit",
         )
-    return cost
+    return sum(width * height for width, height in sizes.values()), cost
 
 
 def edited_area(request: EditRequest, model: Model, guide: tuple[int, int]) -> int:

@@ -3,12 +3,11 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 from .backend import Backend
 from .limits import Limits
-from .problems import Problem, overloaded, problem_of
+from .problems import Problem, check_wait, overloaded, problem_of
 from .telemetry import Telemetry
 from .wire import EditRequest, Finished, Step
 
@@ -23,15 +22,15 @@ class Running:
     preview: its newest step with a preview.
     """
 
-    def __init__(self, request: EditRequest, work: Coroutine[Any, Any, Finished]) -> None:
+    def __init__(self, backend: Backend, request: EditRequest) -> None:
         self.id = secrets.token_urlsafe(16)
         self.created = time.time()
-        self.images = request.settings.images
         self.newest: Step | None = None
         self.preview: Step | None = None
         self._news = asyncio.Event()
         self._why: Problem | None = None
-        self.task = asyncio.get_running_loop().create_task(work)
+        self._problem: Problem | None = None
+        self.task = asyncio.get_running_loop().create_task(backend.edit(request, self.tell))
         self.task.add_done_callback(lambda _: self._news.set())
 
     @property
@@ -42,12 +41,12 @@ class Running:
     @property
     def problem(self) -> Problem | None:
         """Why it failed or was cancelled; None while it runs, and for a result."""
-        if not self.task.done():
-            return None
-        if self.task.cancelled():
-            return self._why or Problem(409, "the edit was cancelled", "cancelled")
-        error = self.task.exception()
-        return None if error is None else problem_of(error)
+        if self._problem is None and self.task.done():
+            if self.task.cancelled():
+                self._problem = self._why or Problem(409, "the edit was cancelled", "cancelled")
+            elif (error := self.task.exception()) is not None:
+                self._problem = problem_of(error)  # once: it may write to the log
+        return self._problem
 
     def tell(self, step: Step) -> None:
         """Take news from the backend."""
@@ -108,11 +107,21 @@ class Desk:
         self.backend = backend
         self.limits = limits
         self.telemetry = telemetry
-        self.decoders = asyncio.Semaphore(limits.decoders)  # for those who decode pictures before the edit
+        self.decoders = asyncio.Semaphore(1)  # for doors that decode pictures before the edit
         self.draining = False
         self._running: set[Running] = set()
         self._sessions: dict[str, Running] = {}
         telemetry.watch(lambda: len(self._running), lambda: backend.wait)
+
+    def check_open(self) -> None:
+        """Raise Problem 503 if a new edit would be refused. To be called before its body is read."""
+        try:
+            if self.draining:
+                raise overloaded("the server is ending", 5)
+            check_wait(self.backend.wait, self.limits.wait_seconds)
+        except Problem as problem:
+            self.telemetry.ended(problem, 0.0)
+            raise
 
     def open(self, request: EditRequest) -> Running:
         """Begin an edit; an older one of its session is cancelled. Raises Problem 503 while the server ends."""
@@ -120,7 +129,7 @@ class Desk:
             raise overloaded("the server is ending", 5)
         if request.session is not None and (older := self._sessions.get(request.session)) is not None:
             older.cancel(Problem(409, "a newer edit of the session took the place of this one", "superseded"))
-        running = Running(request, self._make(request, lambda step: running.tell(step)))
+        running = Running(self.backend, request)
         self._running.add(running)
         if request.session is not None:
             self._sessions[request.session] = running
@@ -135,9 +144,6 @@ class Desk:
         """End all edits; their clients are told."""
         for running in list(self._running):
             running.cancel(overloaded("the server is ending, and the edit was not done in time", 5))
-
-    async def _make(self, request: EditRequest, tell: Any) -> Finished:
-        return await self.backend.edit(request, tell)
 
     def _ended(self, running: Running, request: EditRequest) -> None:
         self._running.discard(running)

@@ -89,6 +89,7 @@ def shelf_of(request: Request) -> Shelf:
 async def post_job(request: Request) -> Response:
     """Begin an edit and answer at once; errors in its arguments are found here."""
     desk = desk_of(request)
+    desk.check_open()
     form = await read_form(request, desk.limits)
     running = desk.open(read_request(form.files, form.fields))
     await attended(request, running, running.started())

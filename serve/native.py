@@ -22,6 +22,7 @@ def desk_of(request: Request) -> Desk:
 async def post_edit(request: Request) -> Response:
     """Make an edit; the answer is a PNG, JSON or a stream of events."""
     desk = desk_of(request)
+    desk.check_open()
     form = await read_form(request, desk.limits)
     wanted = read_request(form.files, form.fields)
     kind = answer_kind(request.headers.get("accept", ""), wanted.settings.images)

@@ -1,5 +1,6 @@
 """Looks at pictures before the edit. Their sizes are checked before anything is decoded."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import ImageChops
@@ -31,7 +32,7 @@ def inverted(data: bytes, what: str, limits: Limits) -> bytes:
     return encode_png(ImageChops.invert(open_picture(data, what, 1).image), {})
 
 
-def accepted_size(model: dict[str, Any], width: int, height: int) -> str | None:
+def accepted_size(model: Mapping[str, Any], width: int, height: int) -> str | None:
     """The option `size` of those sides; None if the model does not take them. model: as /v1/models has it."""
     about = model["sdedit"]
     native = about["native"]

@@ -47,6 +47,12 @@ def overloaded(message: str, seconds: float) -> Problem:
     return Problem(503, message, "overloaded", {"retry-after": str(max(1, math.ceil(seconds)))})
 
 
+def check_wait(wait: float, limit: float) -> None:
+    """Raise Problem 503 if a new edit would wait for longer than the limit (both in seconds)."""
+    if wait > limit:
+        raise overloaded(f"an edit would wait about {wait:.0f} s, above {limit:g} s", wait - limit)
+
+
 def problem_of(error: BaseException) -> Problem:
     """The answer for any error. One that nobody foresaw goes to the log, and its text to nobody else."""
     if isinstance(error, Problem):

@@ -27,7 +27,8 @@ def deadline_protocol(limits: Limits, closed_slow: Callable[[], None]) -> type[a
                 self._receiving = self.loop.call_later(limits.receive_seconds, self._close_slow)
             super().data_received(data)
             if self.cycle is not None and not self.cycle.more_body:
-                self._receiving = stopped(self._receiving)
+                stop(self._receiving)
+                self._receiving = None
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -35,10 +36,12 @@ def deadline_protocol(limits: Limits, closed_slow: Callable[[], None]) -> type[a
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._sending = stopped(self._sending)
+            stop(self._sending)
+            self._sending = None
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._receiving, self._sending = stopped(self._receiving), stopped(self._sending)
+            stop(self._receiving)
+            stop(self._sending)
             super().connection_lost(exc)
 
         def _close_slow(self) -> None:
@@ -49,7 +52,7 @@ def deadline_protocol(limits: Limits, closed_slow: Callable[[], None]) -> type[a
     return DeadlineProtocol
 
 
-def stopped(timer: asyncio.TimerHandle | None) -> None:
+def stop(timer: asyncio.TimerHandle | None) -> None:
     """Cancel a timer, if there is one."""
     if timer is not None:
         timer.cancel()

@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from sdedit.errors import shown
+from sdedit.runtime.images.canvas import FitName
+from sdedit.runtime.plan import SamplerName
 from sdedit.runtime.settings import Settings
 
 from ..answers import attended
@@ -22,7 +24,7 @@ from ..pictures import accepted_size, inverted
 from ..problems import Problem
 from ..wire import EditRequest, Finished, text_of
 
-SAMPLERS = {
+SAMPLERS: Mapping[str, SamplerName] = {
     "DPM++ 2M": "dpmpp_2m",
     "DPM++ 2M SDE": "dpmpp_2m_sde",
     "Euler": "euler",
@@ -31,7 +33,7 @@ SAMPLERS = {
 }
 """A1111's names of our samplers; the first is the default."""
 
-FITS = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}
+FITS: Mapping[int, FitName] = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}
 
 PREVIEW_EVERY = 5
 
@@ -144,7 +146,7 @@ def read_size(wishes: Wishes, model: Mapping[str, Any]) -> str:
     """The option `size`; the native one if the model does not take what is asked for."""
     native = model["sdedit"]["native"]
     width, height = (wishes.count(name, native[name], 1) for name in ("width", "height"))
-    size = accepted_size(dict(model), width, height)
+    size = accepted_size(model, width, height)
     if size is None:
         used = f"{native['width']}x{native['height']}"
         wishes.warnings.append(f"{model['id']} does not make {width}x{height} pixels: {used} is used")
@@ -154,6 +156,7 @@ def read_size(wishes: Wishes, model: Mapping[str, Any]) -> str:
 async def img2img(request: Request) -> Response:
     """Make an edit. White pixels of the mask may change, black ones if inpainting_mask_invert is 1."""
     desk = desk_of(request)
+    desk.check_open()
     body = await read_json(request)
     wishes = Wishes(body)
     pictures = body.get("init_images")

@@ -53,6 +53,7 @@ NO_TOKENS = {
 async def post_edit(request: Request) -> Response:
     """Make an edit. The mask's transparent pixels may change; without a mask, the image's own."""
     desk = desk_of(request)
+    desk.check_open()
     form = await read_form(request, desk.limits)
     data = next((form.files[name] for name in IMAGE_FIELDS if name in form.files), None)
     if data is None:
