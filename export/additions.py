@@ -1,4 +1,4 @@
-"""Parts added to a bundle that exists, or that is being written: GPU kernels, TensorRT engines, a network in int8."""
+"""Parts added to a bundle that exists, or that is being written: kernels, engines, a network in int8, a palette."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

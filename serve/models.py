@@ -1,13 +1,14 @@
 """Models that are loaded, and what clients are told of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from sdedit.errors import shown
 from sdedit.runtime import Bundle, Editor
+from sdedit.runtime.bundle.palette import read_palette
 from sdedit.runtime.settings import OPTIONS, Settings
 
 from .problems import Problem
@@ -92,7 +93,7 @@ def describe(name: str, bundle: Bundle) -> dict[str, Any]:
             "guidance": bundle.null_label is not None,
             "levels": len(bundle.schedule),
             "text": False,
-            "palette": None,
+            "palette": [asdict(material) for material in read_palette(bundle)] or None,
             "defaults": {name: getattr(Settings, name) for name in OPTIONS},
         },
     }

@@ -1,5 +1,6 @@
 """The parts that `sdedit extend` and `sdedit export` add to a bundle."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,12 @@ ADDITIONS: tuple[Decorator, ...] = (
     option(GROUP, "--engine-precision", help="Precision of those engines: float32, float16.  [default: one of each]"),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
+    option(
+        GROUP,
+        "--palette",
+        type=click.Path(path_type=Path),
+        help='Colours to paint with: a JSON file like [{"name": "Ocean", "colour": "#0e285c"}].',
+    ),
     option(GROUP, "--min-psnr", type=float, help="Least PSNR of int8's edits against float32, in dB.  [default: 30]"),
 )
 """The options of both commands."""
@@ -30,6 +37,7 @@ def parse_additions(
     engine_batch: int | None,
     int8: bool,
     min_psnr: float | None,
+    palette: Path | None,
 ) -> "list[Addition]":
     """The parts, in the order in which they are added; every mistake is found before anything is computed."""
     if tensorrt is None and (engine_precision is not None or engine_batch is not None):
@@ -37,6 +45,10 @@ def parse_additions(
     if min_psnr is not None and not int8:
         raise click.UsageError("--min-psnr goes with --int8")
     additions = []
+    if palette is not None:
+        from sdedit.export.palette import palette_addition
+
+        additions.append(palette_addition(palette))
     if int8:
         additions.append(int8_addition(min_psnr))
     if cubins is not None:

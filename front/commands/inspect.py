@@ -1,5 +1,6 @@
 """sdedit inspect: what a bundle or an image is."""
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def inspect_command(source: Path | None, as_json: bool) -> None:
     """Show what the bundle SOURCE is, verified (default: the shipped one), or what recipe the image SOURCE carries."""
     from sdedit.runtime.bundle import SHIPPED, read_bundle
+    from sdedit.runtime.bundle.palette import read_palette
     from sdedit.runtime.recipe import read_recipe
 
     if source is not None and source.is_file():
@@ -25,6 +27,7 @@ def inspect_command(source: Path | None, as_json: bool) -> None:
         click.echo(to_json(recipe, sort_keys=True) if as_json else "\n".join(lines(recipe)))
         return
     bundle = read_bundle(SHIPPED if source is None else source, verify_all=True)
+    palette = read_palette(bundle)
     if as_json:
         click.echo(to_json({**bundle.manifest.to_json(), "sha256": bundle.sha256}, sort_keys=True))
         return
@@ -33,6 +36,7 @@ def inspect_command(source: Path | None, as_json: bool) -> None:
             [
                 *lines({"path": bundle.path, "sha256": bundle.sha256, **bundle.manifest.to_json()}),
                 *accepted(),
+                *(printable(f"palette: {name} {colour}") for name, colour in map(astuple, palette)),
                 *card(bundle),
             ]
         )
