@@ -220,12 +220,15 @@ def end_of_table(header: bytes, offset_at: int, size_at: int) -> int:
 
 
 class StandInEngine:
-    """A CudaEngine whose network is a Python function (x [1, C, H, W], time) -> out, run in turn on the fake stream."""
+    """A CudaEngine whose network is a Python function, run in turn on the fake stream.
+
+    function: (x [1, C, H, W], time, and the other inputs [1, ...] in the order of their names) -> out.
+    """
 
     name, precision, version = "stand-in", "float32", "0"
     threads = None
 
-    def __init__(self, driver: FakeDriver, function: Callable[[np.ndarray, float], np.ndarray], batch: int = 1) -> None:
+    def __init__(self, driver: FakeDriver, function: Callable[..., np.ndarray], batch: int = 1) -> None:
         self.driver = driver
         self.function = function
         self.batch = batch
@@ -233,20 +236,28 @@ class StandInEngine:
         self.evaluations = 0
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
-        x, time = inputs["x"], inputs["time"]
+        conditions = sorted(inputs.keys() - {"x", "time"})
 
         def evaluate() -> None:
             self.evaluations += 1
-            told = values(self.driver, time)
-            images = values(self.driver, x)
-            results = [self.function(images[i : i + 1], float(told[i])) for i in range(len(told))]
+            images, told, *others = (values(self.driver, inputs[name]) for name in ("x", "time", *conditions))
+            results = [
+                self.function(images[i : i + 1], float(told[i]), *(other[i : i + 1] for other in others))
+                for i in range(len(told))
+            ]
             self.driver.memory.write(out.address, np.concatenate(results).astype(np.float32), "engine")
 
         return lambda stream: self.driver.enqueue(stream, evaluate)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Accept every shape."""
+
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Release nothing: the engine holds nothing."""
 
     def close(self) -> None:
         """Release nothing: the engine holds nothing."""
 
 
 def values(driver: FakeDriver, array: DeviceArray) -> np.ndarray:
-    return driver.memory.read(array.address, array.shape, np.float32, "engine")
+    return driver.memory.read(array.address, array.shape, array.dtype, "engine")

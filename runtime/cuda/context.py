@@ -80,7 +80,7 @@ class Gpu:
         import cuda.core
 
         self._core = cuda.core
-        self._index = index
+        self.index = index
         self._builder: Any = None
         self._owned: list[Any] = []
         self.lost: str | None = None
@@ -99,7 +99,7 @@ class Gpu:
         if self.lost is not None:
             raise EngineError(f"{self.name} is lost, {self.lost}: open another editor")
         try:
-            self._core.Device(self._index).set_current()
+            self._core.Device(self.index).set_current()
             yield
         except EngineError:
             raise
@@ -112,7 +112,7 @@ class Gpu:
     def allocate(self, nbytes: int) -> Any:
         """Zeroed memory on the device; raises OutOfMemory."""
         try:
-            buffer = self._core.Device(self._index).allocate(nbytes, stream=self._stream)
+            buffer = self._core.Device(self.index).allocate(nbytes, stream=self._stream)
         except Exception as error:  # cuda.core's CUDAError is not public
             if OUT_OF_MEMORY in str(error):
                 raise OutOfMemory(self.name, nbytes, self.free_memory()) from None
@@ -201,20 +201,28 @@ class Gpu:
     def replay(self, graph: Any) -> None:
         graph.launch(self._stream)
 
-    def close(self, *graphs: Any) -> None:
-        """Wait, then free graphs, all memory and the stream; a device that is lost keeps nothing anyway."""
+    def free(self, *resources: Any) -> None:
+        """Wait, then free graphs and memory of this GPU; a device that is lost keeps nothing anyway."""
         if self.lost == CLOSED:
-            return
+            return  # `close` has freed them
         with suppress(Exception):
-            self._core.Device(self._index).set_current()
+            self._core.Device(self.index).set_current()
             self._stream.sync()
-        for resource in (*graphs, *self._owned):
+        for resource in resources:
             with suppress(Exception):
                 resource.close()
-        self._owned = []
+        freed = set(map(id, resources))
+        self._owned = [resource for resource in self._owned if id(resource) not in freed]
+
+    def close(self) -> None:
+        """Wait, then free all memory and the stream."""
+        if self.lost == CLOSED:
+            return
+        self.free(*self._owned)
         with suppress(Exception):
             self._stream.sync()
-        self._stream.close()
+        with suppress(Exception):  # a context that is lost here has nothing to free
+            self._stream.close()
         self.lost = CLOSED
 
 

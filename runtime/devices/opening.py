@@ -41,8 +41,6 @@ def _open_cuda(bundle: Bundle, engine: str, precision: str, slots: int, eager: b
     from ..cuda import Gpu
     from .cuda import CudaDevice
 
-    if bundle.classes:
-        raise EngineError("device cuda does not run networks with classes: use device cpu")
     gpu = Gpu()
     try:
         read_kernels(bundle)  # cheaper than an engine
