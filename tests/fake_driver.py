@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def build(folder: Path) -> ctypes.CDLL:
 
 
 class FakeDriver:
-    """One GPU. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
+    """GPUs, one unless told otherwise. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
 
     Kernels are executed from their PTX. A cubin is known by its hash, from the manifest of the export that assembled it
     from that PTX.
@@ -83,11 +84,16 @@ class FakeDriver:
         self.loaded: list[str] = []
         self.launches: list[str] = []
         self.lose_after: int | None = None
+        self._turn = threading.RLock()  # two editors have two threads; memory and emulator take one at a time
         self._files = binaries(kernels)
         self._kernels: list[ptx.Kernel] = []
         self._hosts: list[Any] = []
         self._callbacks = Executor(*(kind(self._guarded(name)) for name, kind in CALLBACKS.items()))
         library.fake_start(ctypes.byref(self._callbacks), version, capability, U64(self.limit))
+
+    def set_gpus(self, number: int) -> None:
+        """From now on there are so many. cuda.core has counted them for each thread that used it before."""
+        self.library.fake_set_gpus(number)
 
     def stop(self) -> None:
         """Free what tests forgot: the next fake driver does not know it."""
@@ -114,7 +120,8 @@ class FakeDriver:
 
         def call(*arguments: Any) -> int:
             try:
-                return int(getattr(self, f"_{name}")(*arguments))
+                with self._turn:
+                    return int(getattr(self, f"_{name}")(*arguments))
             except Exception as error:
                 self.fault = self.fault or error
                 return 0 if name == "allocate" else -1 if name == "load" else ILLEGAL_ADDRESS
@@ -182,7 +189,8 @@ class FakeDriver:
 
         def run(_: object) -> None:
             try:
-                function()
+                with self._turn:
+                    function()
             except Exception as error:
                 self.fault = self.fault or error
                 self.library.fake_fail(ILLEGAL_ADDRESS)

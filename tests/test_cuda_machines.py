@@ -2,13 +2,11 @@
 
 import ctypes
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_line import Run
-from cuda_devices import NOTHING, WAIT, make_device, make_task, on_cpu, same
+from cuda_devices import NOTHING, in_a_new_thread, make_device, make_task, on_cpu, same
 from fake_driver import FakeDriver
 from stubs import StubEngine, run
 from tiny import write_bundle
@@ -28,24 +26,6 @@ from sdedit.runtime.loop import Loop
 @pytest.fixture(scope="session")
 def bundle(bundle_with_kernels: Bundle) -> Bundle:
     return bundle_with_kernels
-
-
-def in_a_new_thread(function: Callable[[], None]) -> None:
-    """cuda.core remembers each thread's devices, and what they can do."""
-    failed: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            function()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join(WAIT)
-    assert not thread.is_alive()
-    if failed:
-        raise failed[0]
 
 
 def test_without_a_driver_one_line_says_so_and_the_cpu_stays_usable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ class Gpu:
 
     def __init__(self, index: int = 0) -> None:
         """Raises EngineError if there is no usable driver, or no GPU of that number."""
-        self.driver = probe()
+        self.driver = probe(index)
         import cuda.core
 
         self._core = cuda.core

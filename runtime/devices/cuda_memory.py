@@ -22,7 +22,7 @@ PLACE = 256
 """Alignment in bytes of the parts of the staging memory."""
 
 STAGINGS = 4
-"""Most slots whose new values may be on their way at once. Each takes page-locked memory, which the host is short of."""
+"""Most slots whose new values may be on their way at once: each takes page-locked memory, of which a host has little."""
 
 COMPUTED = ("x", "h", "o", "o_uncond")
 """Arrays that only the GPU writes."""
