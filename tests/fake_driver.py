@@ -68,7 +68,7 @@ def build(folder: Path) -> ctypes.CDLL:
 
 
 class FakeDriver:
-    """GPUs, one unless told otherwise. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
+    """One GPU, or several alike. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
 
     Kernels are executed from their PTX. A cubin is known by its hash, from the manifest of the export that assembled it
     from that PTX.

@@ -52,7 +52,7 @@ SCRATCH = 4096
 
 
 class StandInTensorRt:
-    """Stand-in for the module. compiled: number of compilations, which a cache avoids. most: largest height and width."""
+    """Stand-in for the module. compiled: number of compilations, which a cache avoids. most: largest sides it takes."""
 
     __name__ = "tensorrt_rtx"
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")

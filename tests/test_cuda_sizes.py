@@ -1,4 +1,4 @@
-"""States of several shapes on the CUDA device: the CPU's bits, buffers and graphs of each shape, and what is refused."""
+"""States of several shapes on the CUDA device: the CPU's bits, buffers and graphs of each, and what is refused."""
 
 import dataclasses
 from typing import Any

@@ -18,7 +18,7 @@ ADDITIONS: tuple[Decorator, ...] = (
     option(
         GROUP,
         "--engine-precision",
-        help="Precision of those engines: float32, float16, int8 (needs --int8's).  [default: one of each]",
+        help="Precision of those engines: some of float32,float16,int8.  [default: float32,float16]",
     ),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),

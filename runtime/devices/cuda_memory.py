@@ -22,7 +22,7 @@ PLACE = 256
 """Alignment in bytes of the parts of the staging memory."""
 
 STAGINGS = 4
-"""Most slots whose new values may be on their way at once: each takes page-locked memory, of which a host has little."""
+"""Most slots whose new values may be on their way at once: each takes page-locked memory, a scarce kind."""
 
 COMPUTED = ("x", "h", "o", "o_uncond")
 """Arrays that only the GPU writes."""
