@@ -481,6 +481,7 @@ static CUresult d_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction func
     const Kernel *kernel = (const Kernel *)function;
     const Described *described = &kernel->described;
     if (config->blockDimX * config->blockDimY * config->blockDimZ != described->threads) return CUDA_ERROR_INVALID_VALUE;
+    if (config->gridDimY > 65535 || config->gridDimZ > 65535) return CUDA_ERROR_INVALID_VALUE;
     Operation operation = {.kind = LAUNCH, .kernel = kernel};
     operation.grid[0] = config->gridDimX;
     operation.grid[1] = config->gridDimY;
