@@ -49,7 +49,7 @@ SANITIZERS = ("memcheck", "racecheck", "initcheck")
 
 @dataclass(frozen=True)
 class Request:
-    """What the parts are asked for."""
+    """Arguments of all parts. index: number of the GPU."""
 
     bundle: Bundle
     index: int

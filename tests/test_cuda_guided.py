@@ -105,7 +105,7 @@ def test_an_editor_takes_label_and_guidance_to_the_gpu(fake: FakeDriver, guided:
 def test_inputs_of_any_name_reach_the_network(
     fake: FakeDriver, guided: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a text's embedding would be: float32 [2, 3], with one of its own for the unconditional pass."""
+    """An input as a text's embedding would be: float32 [2, 3], with one of its own for the unconditional pass."""
     declared = {**guided.inputs, "context": TensorSpec(np.dtype(np.float32), (2, 3))}
     del declared["label"]
     monkeypatch.setattr(Bundle, "inputs", property(lambda self: declared))

@@ -138,7 +138,7 @@ def test_two_editors_share_one_gpu(fake: FakeDriver, bundle: Bundle) -> None:
 
 
 def test_an_error_of_the_context_reaches_both_editors_of_a_gpu(fake: FakeDriver, bundle: Bundle) -> None:
-    """As in CUDA: a fault ends the context, which a process has once for a GPU."""
+    """A fault ends the context, as in CUDA; a process has one for a GPU."""
     one, two = make_device(fake, bundle), make_device(fake, bundle)
     run(Loop(two), [make_task(bundle, 0)])
     fake.lose_after = len(fake.launches)

@@ -150,6 +150,7 @@ UNTIMED = {
     "self._wakes.get()": "the worker waits for work, in a thread of its own",
     "rounds.get()": "a lane waits for work, in a thread of its own",
     "ended.wait()": "asyncio's event loop waits",
+    "gpu.wait()": "the driver waits",
     "self._gpu.wait()": "the driver waits",
 }
 """Calls without a limit of time that are no wait of a thread that Ctrl-C must reach."""

@@ -373,8 +373,9 @@ def test_doctor_measures_the_engine_on_the_gpu(
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, which device cuda has"),
-        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, int8, which"),
+        ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, torch, which"),
+        ({"precision": "float8"}, "precision 'float8' is not one of auto, float32, float16, int8, bfloat16, which"),
+        ({"engine": "torch"}, "the installed torch .* finds no GPU: install one with CUDA"),
         ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, which"),
         ({"threads": 2}, "threads 2 goes with device cpu"),
         ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*PATH\[cuda-ort\]"),

@@ -65,7 +65,7 @@ Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 
 def profile_of(bundle: Bundle, batches: tuple[int, int]) -> Profile:
-    """What the bundle's engines take: the least and the most images at once, at the sizes of `sides_of`."""
+    """Shapes that the bundle's engines take: the least and the most images at once, at the sizes of `sides_of`."""
     channels, height, width = bundle.state_shape
     least, most = batches
     low, high = sides_of(bundle)
