@@ -77,7 +77,7 @@ static int present; // number of GPUs, all alike; memory is one address space
 static int version, major, minor;
 static int status[MAX_GPUS]; // the error that each GPU's context keeps
 static unsigned driver; // another number from each start, and from each stop
-static uint64_t memory_bytes, memory_free;
+static uint64_t memory_bytes, memory_free, memory_kept; // kept: by the pool, of what was freed
 static _Atomic int counts[COUNTED]; // two editors have two threads
 static int host_buffers_left;
 static _Atomic long launched, graphs_launched, waits;
@@ -97,6 +97,7 @@ void fake_start(const Executor *given, int driver_version, int capability, uint6
     minor = capability % 10;
     memory_bytes = bytes;
     memory_free = bytes;
+    memory_kept = 0;
     memset(status, 0, sizeof status);
     launched = graphs_launched = waits = 0;
     host_buffers_left = -1; // any number
@@ -112,6 +113,7 @@ void fake_stop(void) {
 
 void fake_set_gpus(int number) { present = number; }
 void fake_set_free(uint64_t bytes) { memory_free = bytes; }
+void fake_set_kept(uint64_t bytes) { memory_kept = bytes; }
 int fake_count(int what) { return counts[what]; }
 long fake_launched(void) { return launched; }
 long fake_graphs_launched(void) { return graphs_launched; }
@@ -420,7 +422,7 @@ static CUresult d_cuMemPoolSetAttribute(CUmemoryPool p, CUmemPool_attribute attr
 }
 
 static CUresult d_cuMemPoolGetAttribute(CUmemoryPool p, CUmemPool_attribute attribute, void *value) {
-    *(uint64_t *)value = 0;
+    *(uint64_t *)value = attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT ? memory_kept : 0;
     return CUDA_SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 """States of several shapes on the CUDA device: the CPU's bits, buffers and graphs of each, and what is refused."""
 
+import ctypes
 import dataclasses
 from typing import Any
 
@@ -101,10 +102,21 @@ def test_what_it_cannot_edit_is_refused_before_it_is_submitted(
 ) -> None:
     guide = np.zeros((16, 16, 3), np.uint8)
     with Editor(free, make_device(fake, free)) as editor:
-        fake.library.fake_set_free(1000)
+        fake.library.fake_set_free(ctypes.c_uint64(1000))
         with pytest.raises(EngineError, match=message):
             editor.submit(guide, steps=2, **options)
         assert len(editor.edit(guide, steps=2).images) == 1
+
+
+def test_memory_that_the_pool_keeps_is_free(fake: FakeDriver, free: Bundle) -> None:
+    """A driver's pool does not give back what was freed, so the device's free memory alone says too little."""
+    device = make_device(fake, free)
+    fake.library.fake_set_free(ctypes.c_uint64(1000))
+    with pytest.raises(EngineError, match="out of memory"):
+        device.check_shape((3, 8, 16), None)
+    fake.library.fake_set_kept(ctypes.c_uint64(1_000_000))
+    device.check_shape((3, 8, 16), None)
+    device.close()
 
 
 def test_sides_that_the_kernels_do_not_take_are_refused(fake: FakeDriver, free: Bundle) -> None:
@@ -122,7 +134,7 @@ def test_a_network_of_one_size_has_that_alone(fake: FakeDriver, bundle_with_kern
     device.close()
 
 
-def test_memory_that_runs_out_when_a_shape_is_made_fails_its_job_alone(fake: FakeDriver, free: Bundle) -> None:
+def test_memory_that_runs_out_when_a_shape_is_made_leaves_the_editor_usable(fake: FakeDriver, free: Bundle) -> None:
     """Another process may take the memory between the check and the allocation."""
     guide = np.zeros((8, 8, 3), np.uint8)
     with Editor(free, make_device(fake, free)) as editor:

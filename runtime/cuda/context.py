@@ -135,10 +135,13 @@ class Gpu:
         return buffer, np.from_dlpack(buffer).view(np.uint8)
 
     def free_memory(self) -> int:
+        """Bytes that allocations can still get: those of the device, and those that its pool keeps for them."""
         from cuda.bindings import driver
 
         _, free, _ = driver.cuMemGetInfo()
-        return int(free)
+        pool = getattr(self._core.Device(self.index).memory_resource, "attributes", None)
+        kept = 0 if pool is None else int(pool.reserved_mem_current) - int(pool.used_mem_current)
+        return int(free) + kept
 
     def copy(self, to: Any, to_offset: int, source: Any, source_offset: int, nbytes: int) -> None:
         """Enqueue a copy of bytes between two buffers, on the device or on the host."""
