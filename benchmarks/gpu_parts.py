@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from sdedit.console import run_command, to_json
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, raise_interrupt
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, read_bundle
@@ -252,15 +252,23 @@ def bandwidth(gpu: Gpu, device: CudaDevice, rounds: int) -> Found:
 
 def timed(gpu: Gpu, function: Callable[[], object], rounds: int) -> float:
     """Milliseconds a call, from the first enqueued to the last done, after three calls that do not count."""
+
+    def wait() -> None:
+        with gpu.calls("in a measurement"):
+            gpu.wait()
+
+    return timed_by(wait, function, rounds)
+
+
+def timed_by(wait: Callable[[], object], function: Callable[[], object], rounds: int) -> float:
+    """Milliseconds as in `timed`, by another way to wait."""
     for _ in range(3):
         function()
-    with gpu.calls("in a measurement"):
-        gpu.wait()
+    wait()
     begun = time.perf_counter()
     for _ in range(rounds):
         function()
-    with gpu.calls("in a measurement"):
-        gpu.wait()
+    wait()
     return round(1e3 * (time.perf_counter() - begun) / rounds, 4)
 
 
@@ -310,8 +318,31 @@ def engine_facts(request: Request, name: str, precision: str) -> Found:
     return facts
 
 
+def peers(request: Request) -> Found:
+    """Milliseconds a step of the same network in a plain torch loop, eager and as a CUDA graph."""
+    try:
+        import torch
+
+        from .gpu_peers import TorchLoop
+    except ImportError as error:
+        raise_interrupt(error)
+        return {"torch loop": f"the package {error.name} is not installed"}
+    if not torch.cuda.is_available() or request.bundle.classes:
+        return {"torch loop": "not run: torch finds no GPU, or the network takes labels"}
+    torch.cuda.set_device(request.index)
+    bundle, rounds = request.bundle, 5 if request.quick else 30
+    plan = make_plan(bundle.schedule, bundle.prediction, t0=0.5, steps=2, sampler="ancestral")
+    guide, mask = np.zeros(bundle.state_shape, np.float32), np.ones(bundle.state_shape[1:], np.float32)
+    found: Found = {}
+    with torch.inference_mode():
+        loop = TorchLoop(bundle, plan, guide, mask, f"cuda:{request.index}")
+        for name, step in (("eager", lambda: loop.step(0)), ("CUDA graph", loop.capture(0))):
+            found[f"torch loop, {name}, ms a step"] = timed_by(torch.cuda.synchronize, step, rounds)
+    return found
+
+
 PARTS: Mapping[str, Callable[[Request], Found]] = {
-    part.__name__: part for part in (machine, tests, doctor, kernels, speed, engines)
+    part.__name__: part for part in (machine, tests, doctor, kernels, speed, engines, peers)
 }
 
 

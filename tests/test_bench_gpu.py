@@ -1,18 +1,26 @@
 """The proof on a GPU: its processes, limits and files with parts that are stand-ins, its parts on the fake driver."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_driver import FakeDriver
 
 from sdedit.benchmarks import gpu, gpu_parts
 from sdedit.benchmarks.gpu_parts import Request
+from sdedit.benchmarks.gpu_peers import TorchLoop
 from sdedit.errors import EngineError
-from sdedit.runtime.bundle import Bundle
+from sdedit.kernels import twin
+from sdedit.runtime.bundle import SHIPPED, Bundle, network_inputs, read_bundle
 from sdedit.runtime.checks import gpu as gpu_checks
 from sdedit.runtime.cuda import driver
+from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.engines import load_engine
+from sdedit.runtime.loop import Task
+from sdedit.runtime.plan import make_plan
 
 SCRIPTS = {
     "good": 'import sys; open(sys.argv[1], \'w\').write(\'{"edits": 3, "speed": {"ms": 1.5}}\')',
@@ -138,3 +146,26 @@ def test_speed_is_measured_in_every_way(fake: FakeDriver, request_: Request, mon
     }
     assert fake.fault is None
     assert fake.counts()["allocations"] == 0
+
+
+def test_the_torch_loop_is_the_same_edit(one_thread: None) -> None:
+    """On torch's CPU, without noise: the peer does the work that it is compared in."""
+    import torch
+
+    bundle = read_bundle(SHIPPED)
+    plan = make_plan(bundle.schedule, bundle.prediction, t0=0.5, steps=3, sampler="ddim", keep="fresh")
+    rows = plan.rows.copy()
+    rows["k_z"] = 0
+    plan = dataclasses.replace(plan, rows=rows, alpha0=1.0, sigma0=0.0)
+    rng = np.random.default_rng(0)
+    guide = rng.uniform(-1, 1, (3, 16, 16)).astype(np.float32)
+    mask = rng.integers(0, 3, (16, 16)).astype(np.float32) / 2
+    peer = TorchLoop(bundle, plan, guide, mask, "cpu")
+    with torch.inference_mode():
+        for at in range(3):
+            peer.step(at)
+    engine = load_engine(bundle, "onnxruntime", "float32", 1)
+    device = CpuDevice(engine, network_inputs((3, 16, 16)), 1, twin())
+    (expected,) = gpu_parts.results_of(device, [Task(plan, guide, mask, 0, 0)])
+    assert np.abs(peer.x.numpy()[0] - expected).max() <= 1e-4
+    assert np.abs(expected - guide).max() > 0.1
