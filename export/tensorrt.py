@@ -8,21 +8,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdedit.errors import BundleError, EngineError, install_hint, raise_interrupt
-from sdedit.runtime.bundle import NETWORK, Bundle, Network, file_sha256
-from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, Engines, StoredEngine
+from sdedit.runtime.bundle import Bundle, Network, file_sha256
+from sdedit.runtime.bundle.engines import FOLDER, MANIFEST, Engines, StoredEngine, network_of
+from sdedit.runtime.bundle.parts import extend_command
 from sdedit.runtime.bundle.records import to_json
 from sdedit.runtime.checks.parity import TOLERANCES, measure_error, parity_inputs, relative_error
 from sdedit.runtime.engines import installed_engines, load_engine
 from sdedit.runtime.engines.importing import import_onnxruntime
-from sdedit.runtime.engines.tensorrt_build import RTX, RTX_ARCHITECTURES, build_engine, import_named, read_header
+from sdedit.runtime.engines.tensorrt_build import (
+    RTX,
+    RTX_ARCHITECTURES,
+    build_engine,
+    import_named,
+    profile_of,
+    read_header,
+)
 from sdedit.runtime.machine import available_processors
 
 from .additions import Addition
 
 PRECISIONS = ("float32", "float16")
+"""Precisions of the engines that are built unless others are asked for."""
+
+ACCEPTED = (*PRECISIONS, "int8")
+"""int8: from the bundle's variant, whose edits were measured when it was made."""
 
 NOT_IN_FLOAT32 = ("sm75",)
-"""Architectures without engines in float32: TensorRT-RTX says "FP32 GEMM is not supported" on Turing."""
+"""Architectures without engines in float32, or in int8 with float32 beside it: TensorRT-RTX says "FP32 GEMM is not
+supported" on Turing."""
 
 HALF_NETWORK = f"{FOLDER}/float16.onnx"
 """File of the half network in the bundle; targets build engines from it."""
@@ -50,8 +63,6 @@ def engines_addition(architectures: Sequence[str], precisions: Sequence[str] = P
     served = {precision: serving(precision, architectures) for precision in precisions}
 
     def write(bundle: Bundle) -> str:
-        if bundle.classes:
-            raise BundleError(f"{bundle.name} has a network with classes, which device cuda does not run")
         entries = [write_engine(bundle, precision, names, batch) for precision, names in served.items()]
         text = json.dumps(to_json(Engines(tuple(entries))), sort_keys=True, indent=2, allow_nan=False) + "\n"
         (bundle.path / FOLDER / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
@@ -71,7 +82,7 @@ def describe(bundle: Bundle, entry: StoredEngine) -> str:
 
 def serving(precision: str, architectures: Sequence[str]) -> tuple[str, ...]:
     """The architectures that TensorRT-RTX serves in this precision; raises EngineError if there are none."""
-    left_out = NOT_IN_FLOAT32 if precision == "float32" else ()
+    left_out = () if precision == "float16" else NOT_IN_FLOAT32  # the int8 network computes in float32 besides
     names = tuple(name for name in architectures if name not in left_out)
     if not names:
         raise EngineError(f"engine precision {precision!r} is not one for {', '.join(architectures)}: choose float16")
@@ -81,8 +92,8 @@ def serving(precision: str, architectures: Sequence[str]) -> tuple[str, ...]:
 def check_request(precisions: Sequence[str], batch: int) -> None:
     """Check the request before anything is built; raises EngineError."""
     for precision in precisions:
-        if precision not in PRECISIONS:
-            raise EngineError(f"engine precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        if precision not in ACCEPTED:
+            raise EngineError(f"engine precision {precision!r} is not one of {', '.join(ACCEPTED)}")
     if batch < 1:
         raise EngineError(f"engine batch {batch} is not at least 1")
     if importlib.util.find_spec(RTX) is None:
@@ -97,16 +108,16 @@ def write_engine(bundle: Bundle, precision: str, architectures: Sequence[str], b
         write_half_network(bundle)
     error = network_error(bundle, precision)
     trt = import_named(RTX)
-    name = NETWORK if precision == "float32" else HALF_NETWORK
+    name = network_name(bundle, precision)
     network = (
-        bundle.read_network()
-        if precision == "float32"
-        else Network(bundle.path / name, (bundle.path / name).read_bytes())
+        Network(bundle.path / name, (bundle.path / name).read_bytes())
+        if precision == "float16"
+        else bundle.read_network(name)
     )
-    data = build_engine(trt, network, bundle.state_shape, (1, batch), architectures)
+    data = build_engine(trt, network, profile_of(bundle, (1, batch)), architectures)
     if read_header(data) != (trt.__version__, tuple(architectures)):
         raise EngineError(f"{RTX} {trt.__version__} built for {read_header(data)}, not for {', '.join(architectures)}")
-    network_sha256 = bundle.manifest.files[name].sha256 if precision == "float32" else file_sha256(network.path)
+    network_sha256 = file_sha256(network.path) if precision == "float16" else bundle.manifest.files[name].sha256
     file = f"{precision}.{engine_key(network_sha256, bundle, architectures, batch, trt.__version__)}.engine"
     (bundle.path / FOLDER / file).write_bytes(data)
     return StoredEngine(
@@ -122,9 +133,20 @@ def write_engine(bundle: Bundle, precision: str, architectures: Sequence[str], b
     )
 
 
+def network_name(bundle: Bundle, precision: str) -> str:
+    """The name of the ONNX that an engine of that precision is built from; raises EngineError if there is none."""
+    if precision == "float16":
+        return HALF_NETWORK
+    name = network_of(bundle, (), precision)
+    if name is None:
+        raise EngineError(f"{bundle.name} has no network in {precision}: {extend_command(bundle, f'--{precision}')}")
+    return name
+
+
 def engine_key(network: str, bundle: Bundle, architectures: Sequence[str], batch: int, version: str) -> str:
     """Hash of everything that shapes an engine; the network determines the precision."""
-    said = json.dumps([network, list(bundle.state_shape), batch, list(architectures), RTX, version], allow_nan=False)
+    profile = sorted(profile_of(bundle, (1, batch)).items())
+    said = json.dumps([network, profile, list(architectures), RTX, version], allow_nan=False)
     return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
@@ -145,12 +167,14 @@ def write_half_network(bundle: Bundle) -> None:
 
 
 def network_error(bundle: Bundle, precision: str) -> float:
-    """Error of an ONNX file against the bundle's reference, on onnxruntime.
+    """Error of an ONNX file against the bundle's reference, on onnxruntime; of int8 on openvino, which runs it.
 
     Raises EngineError above the precision's tolerance.
     """
     if precision == "float16":
         error = half_error(bundle)
+    elif precision == "int8":
+        error = measure_error(bundle, load_engine(bundle, "openvino", "int8", available_processors()))
     else:
         error = measure_error(bundle, load_engine(bundle, "onnxruntime", "float32", available_processors()))
     if not error <= TOLERANCES[precision]:

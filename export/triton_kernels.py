@@ -57,6 +57,8 @@ VARIANTS = {
     "begin": Variant("begin_kernel", {}),
     "step": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": False}),
     "step_begin_noise": Variant("step_kernel", {"GUIDED": False, "BEGIN_NOISE": True}),
+    "step_guided": Variant("step_kernel", {"GUIDED": True, "BEGIN_NOISE": False}),
+    "step_guided_begin_noise": Variant("step_kernel", {"GUIDED": True, "BEGIN_NOISE": True}),
 }
 
 

@@ -177,9 +177,9 @@ class Loop:
             self.drop(task)
 
     def close(self) -> None:
-        """Close the devices, which must not be used any more."""
-        for device in self._devices.values():
-            device.close()
+        """Close the devices, which must not be used any more: the native one last, since others share its engine."""
+        for kind in sorted(self._devices, key=lambda kind: kind == self._native):
+            self._devices[kind].close()
 
     def _device_for(self, kind: Kind) -> Device:
         """The device of that kind, made if there is none; of those without tasks only the last few are kept."""

@@ -12,7 +12,7 @@
 
 #undef cuGetProcAddress
 
-enum { MAX_PARAMETERS = 32, MAX_PARAMETER_BYTES = 512 };
+enum { MAX_PARAMETERS = 32, MAX_PARAMETER_BYTES = 512, MAX_GPUS = 4 };
 enum kind { COPY, FILL, FREE, LAUNCH, HOST };
 enum counted { STREAMS, EVENTS, GRAPHS, EXECUTABLES, HOST_BUFFERS, COUNTED };
 
@@ -58,12 +58,14 @@ typedef struct {
     List queue;
     size_t done;
     List *capture;
+    int gpu;
 } Stream;
 
 typedef struct {
     Stream *stream;
     size_t after;
     unsigned driver;
+    int gpu;
 } Event;
 
 typedef struct {
@@ -71,15 +73,18 @@ typedef struct {
 } BufferHeader;
 
 static Executor executor;
-static int present, version, major, minor, status;
+static int present; // number of GPUs, all alike; memory is one address space
+static int version, major, minor;
+static int status[MAX_GPUS]; // the error that each GPU's context keeps
 static unsigned driver; // another number from each start, and from each stop
-static uint64_t memory_bytes, memory_free;
-static int counts[COUNTED];
+static uint64_t memory_bytes, memory_free, memory_kept; // kept: by the pool, of what was freed
+static _Atomic int counts[COUNTED]; // two editors have two threads
 static int host_buffers_left;
-static long launched, graphs_launched, waits;
+static _Atomic long launched, graphs_launched, waits;
 static Stream default_stream;
-static int context, pool;
+static int contexts[MAX_GPUS], pool;
 static _Thread_local CUcontext current;
+static _Thread_local int running; // the GPU whose work this thread runs
 
 // The tests' side.
 
@@ -92,10 +97,11 @@ void fake_start(const Executor *given, int driver_version, int capability, uint6
     minor = capability % 10;
     memory_bytes = bytes;
     memory_free = bytes;
-    status = 0;
+    memory_kept = 0;
+    memset(status, 0, sizeof status);
     launched = graphs_launched = waits = 0;
     host_buffers_left = -1; // any number
-    memset(counts, 0, sizeof counts);
+    for (int i = 0; i < COUNTED; i++) counts[i] = 0;
     memset(&default_stream, 0, sizeof default_stream);
     default_stream.queue.driver = driver;
 }
@@ -105,15 +111,19 @@ void fake_stop(void) {
     driver++;
 }
 
+void fake_set_gpus(int number) { present = number; }
 void fake_set_free(uint64_t bytes) { memory_free = bytes; }
+void fake_set_kept(uint64_t bytes) { memory_kept = bytes; }
 int fake_count(int what) { return counts[what]; }
 long fake_launched(void) { return launched; }
 long fake_graphs_launched(void) { return graphs_launched; }
 long fake_waits(void) { return waits; }
-void fake_fail(int with) { status = with; }
+void fake_fail(int with) { status[running] = with; } // called by work that runs
 void fake_limit_host_buffers(int most) { host_buffers_left = most; }
 
 // Streams.
+
+static int current_gpu(void) { return current ? (int)((int *)current - contexts) : 0; }
 
 static Stream *stream_of(CUstream stream) { return (uintptr_t)stream <= 2 ? &default_stream : (Stream *)stream; }
 
@@ -127,8 +137,9 @@ static void append(List *list, const Operation *operation) {
 
 static CUresult enqueue(CUstream to, const Operation *operation) {
     if (!current) return CUDA_ERROR_INVALID_CONTEXT;
-    if (status) return status;
     Stream *stream = stream_of(to);
+    if (stream->gpu != current_gpu()) return CUDA_ERROR_INVALID_HANDLE;
+    if (status[stream->gpu]) return status[stream->gpu];
     append(stream->capture ? stream->capture : &stream->queue, operation);
     return CUDA_SUCCESS;
 }
@@ -157,10 +168,11 @@ static CUresult run_until(Stream *stream, size_t end) {
     waits++;
     while (stream->done < end) {
         Operation operation = stream->queue.operations[stream->done++];
-        int result = status && operation.kind != FREE ? 0 : execute(&operation);
-        if (!status) status = result;
+        running = stream->gpu;
+        int result = status[running] && operation.kind != FREE ? 0 : execute(&operation);
+        if (!status[stream->gpu]) status[stream->gpu] = result;
     }
-    return status;
+    return status[stream->gpu];
 }
 
 int fake_enqueue_host(CUstream stream, void (*function)(void *), void *argument) {
@@ -171,6 +183,7 @@ int fake_enqueue_host(CUstream stream, void (*function)(void *), void *argument)
 static CUresult d_cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority) {
     Stream *stream = calloc(1, sizeof *stream);
     stream->queue.driver = driver;
+    stream->gpu = current_gpu();
     *out = (CUstream)stream;
     counts[STREAMS]++;
     return CUDA_SUCCESS;
@@ -190,18 +203,18 @@ static CUresult d_cuStreamSynchronize(CUstream stream) {
 }
 
 static CUresult d_cuStreamGetCtx(CUstream stream, CUcontext *out) {
-    *out = (CUcontext)&context;
+    *out = (CUcontext)&contexts[stream_of(stream)->gpu];
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuStreamGetCtx_v2(CUstream stream, CUcontext *out, CUgreenCtx *green) {
-    *out = (CUcontext)&context;
+    *out = (CUcontext)&contexts[stream_of(stream)->gpu];
     if (green) *green = NULL;
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuStreamGetDevice(CUstream stream, CUdevice *device) {
-    *device = 0;
+    *device = stream_of(stream)->gpu;
     return CUDA_SUCCESS;
 }
 
@@ -238,6 +251,7 @@ static CUresult d_cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStat
 static CUresult d_cuEventCreate(CUevent *out, unsigned flags) {
     Event *event = calloc(1, sizeof *event);
     event->driver = driver;
+    event->gpu = current_gpu();
     *out = (CUevent)event;
     counts[EVENTS]++;
     return CUDA_SUCCESS;
@@ -251,16 +265,17 @@ static CUresult d_cuEventDestroy(CUevent event) {
 
 static CUresult d_cuEventRecord(CUevent event, CUstream stream) {
     if (!current) return CUDA_ERROR_INVALID_CONTEXT;
+    if (stream_of(stream)->gpu != ((Event *)event)->gpu) return CUDA_ERROR_INVALID_HANDLE;
     if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     ((Event *)event)->stream = stream_of(stream);
     ((Event *)event)->after = stream_of(stream)->queue.count;
-    return status;
+    return status[stream_of(stream)->gpu];
 }
 
 static CUresult d_cuEventSynchronize(CUevent event) {
     Event *e = (Event *)event;
     if (e->stream) run_until(e->stream, e->after);
-    return status;
+    return status[e->gpu];
 }
 
 // Graphs: a list of operations, copied when captured, when instantiated and when launched.
@@ -275,13 +290,13 @@ static CUresult d_cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode
     if (stream_of(stream)->capture) return CUDA_ERROR_ILLEGAL_STATE;
     stream_of(stream)->capture = new_list();
     counts[GRAPHS]++;
-    return status;
+    return status[current_gpu()];
 }
 
 static CUresult d_cuStreamEndCapture(CUstream stream, CUgraph *graph) {
     *graph = (CUgraph)stream_of(stream)->capture;
     stream_of(stream)->capture = NULL;
-    return status;
+    return status[current_gpu()];
 }
 
 static CUresult d_cuGraphInstantiateWithParams(CUgraphExec *out, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
@@ -290,7 +305,7 @@ static CUresult d_cuGraphInstantiateWithParams(CUgraphExec *out, CUgraph graph, 
     *out = (CUgraphExec)copy;
     counts[EXECUTABLES]++;
     if (params) params->result_out = CUDA_GRAPH_INSTANTIATE_SUCCESS;
-    return status;
+    return status[current_gpu()];
 }
 
 static CUresult d_cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned long long flags) {
@@ -298,7 +313,7 @@ static CUresult d_cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, u
 }
 
 static CUresult d_cuGraphLaunch(CUgraphExec graph, CUstream stream) {
-    CUresult result = current ? status : CUDA_ERROR_INVALID_CONTEXT;
+    CUresult result = current ? status[current_gpu()] : CUDA_ERROR_INVALID_CONTEXT;
     for (size_t i = 0; i < ((List *)graph)->count && !result; i++) {
         result = enqueue(stream, &((List *)graph)->operations[i]);
     }
@@ -306,7 +321,7 @@ static CUresult d_cuGraphLaunch(CUgraphExec graph, CUstream stream) {
     return result;
 }
 
-static CUresult d_cuGraphUpload(CUgraphExec graph, CUstream stream) { return status; }
+static CUresult d_cuGraphUpload(CUgraphExec graph, CUstream stream) { return status[current_gpu()]; }
 
 static void free_list(List *list, enum counted what) {
     discount(what, list->driver);
@@ -339,7 +354,7 @@ static CUresult d_cuGraphReleaseUserObject(CUgraph g, CUuserObject o, unsigned n
 static CUresult d_cuMemAllocFromPoolAsync(CUdeviceptr *out, size_t bytes, CUmemoryPool from, CUstream stream) {
     if (!current) return CUDA_ERROR_INVALID_CONTEXT;
     if (stream_of(stream)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    if (status) return status;
+    if (status[current_gpu()]) return status[current_gpu()];
     *out = executor.allocate(bytes);
     return *out ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
@@ -394,7 +409,7 @@ static CUresult d_cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t by
 static CUresult d_cuMemGetInfo(size_t *available, size_t *all) {
     *available = memory_free;
     *all = memory_bytes;
-    return status;
+    return status[current_gpu()];
 }
 
 static CUresult d_cuDeviceGetMemPool(CUmemoryPool *out, CUdevice device) {
@@ -407,7 +422,7 @@ static CUresult d_cuMemPoolSetAttribute(CUmemoryPool p, CUmemPool_attribute attr
 }
 
 static CUresult d_cuMemPoolGetAttribute(CUmemoryPool p, CUmemPool_attribute attribute, void *value) {
-    *(uint64_t *)value = 0;
+    *(uint64_t *)value = attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT ? memory_kept : 0;
     return CUDA_SUCCESS;
 }
 
@@ -423,7 +438,7 @@ static CUresult d_cuPointerGetAttributes(unsigned count, CUpointer_attribute *na
 
 static CUresult d_cuLibraryLoadData(CUlibrary *out, const void *code, CUjit_option *jit, void **jit_values, unsigned jits,
                                     CUlibraryOption *options, void **values, unsigned count) {
-    if (status) return status;
+    if (status[current_gpu()]) return status[current_gpu()];
     Kernel *kernel = calloc(1, sizeof *kernel);
     kernel->id = executor.load(code, &kernel->described);
     if (kernel->id < 0) {
@@ -468,6 +483,7 @@ static CUresult d_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction func
     const Kernel *kernel = (const Kernel *)function;
     const Described *described = &kernel->described;
     if (config->blockDimX * config->blockDimY * config->blockDimZ != described->threads) return CUDA_ERROR_INVALID_VALUE;
+    if (config->gridDimY > 65535 || config->gridDimZ > 65535) return CUDA_ERROR_INVALID_VALUE;
     Operation operation = {.kind = LAUNCH, .kernel = kernel};
     operation.grid[0] = config->gridDimX;
     operation.grid[1] = config->gridDimY;
@@ -493,8 +509,8 @@ CUresult cuDeviceGetCount(int *out) {
 }
 
 static CUresult d_cuDeviceGet(CUdevice *out, int index) {
-    *out = 0;
-    return index ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+    *out = index;
+    return index < present ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 static CUresult d_cuDeviceGetName(char *out, int room, CUdevice device) {
@@ -503,7 +519,7 @@ static CUresult d_cuDeviceGetName(char *out, int room, CUdevice device) {
 }
 
 static CUresult d_cuDeviceGetUuid(CUuuid *out, CUdevice device) {
-    memset(out, 7, sizeof *out);
+    memset(out, 7 + device, sizeof *out);
     return CUDA_SUCCESS;
 }
 
@@ -516,7 +532,7 @@ static CUresult d_cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
 }
 
 static CUresult d_cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device) {
-    *out = (CUcontext)&context;
+    *out = (CUcontext)&contexts[device];
     return CUDA_SUCCESS;
 }
 
@@ -540,12 +556,12 @@ static CUresult d_cuCtxPopCurrent(CUcontext *out) {
 }
 
 static CUresult d_cuCtxGetDevice(CUdevice *device) {
-    *device = 0;
+    *device = current_gpu();
     return CUDA_SUCCESS;
 }
 
 static CUresult d_cuCtxGetId(CUcontext of, unsigned long long *id) {
-    *id = 1;
+    *id = 1 + (unsigned long long)((int *)of - contexts);
     return CUDA_SUCCESS;
 }
 
@@ -563,7 +579,7 @@ static const struct {
 } ERRORS[] = {
     NAMED(CUDA_ERROR_OUT_OF_MEMORY),   NAMED(CUDA_ERROR_DEVICE_UNAVAILABLE), NAMED(CUDA_ERROR_INVALID_CONTEXT),
     NAMED(CUDA_ERROR_INVALID_VALUE),   NAMED(CUDA_ERROR_NO_BINARY_FOR_GPU),  NAMED(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
-    NAMED(CUDA_ERROR_ILLEGAL_ADDRESS),
+    NAMED(CUDA_ERROR_ILLEGAL_ADDRESS), NAMED(CUDA_ERROR_INVALID_HANDLE),
 };
 
 static CUresult d_cuGetErrorName(CUresult error, const char **out) {

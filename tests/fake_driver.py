@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def build(folder: Path) -> ctypes.CDLL:
 
 
 class FakeDriver:
-    """One GPU. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
+    """One GPU, or several alike. fault: the first that its memory found. limit: bytes it has; live: of its allocations.
 
     Kernels are executed from their PTX. A cubin is known by its hash, from the manifest of the export that assembled it
     from that PTX.
@@ -83,11 +84,16 @@ class FakeDriver:
         self.loaded: list[str] = []
         self.launches: list[str] = []
         self.lose_after: int | None = None
+        self._turn = threading.RLock()  # two editors have two threads; memory and emulator take one at a time
         self._files = binaries(kernels)
         self._kernels: list[ptx.Kernel] = []
         self._hosts: list[Any] = []
         self._callbacks = Executor(*(kind(self._guarded(name)) for name, kind in CALLBACKS.items()))
         library.fake_start(ctypes.byref(self._callbacks), version, capability, U64(self.limit))
+
+    def set_gpus(self, number: int) -> None:
+        """From now on there are so many. cuda.core has counted them for each thread that used it before."""
+        self.library.fake_set_gpus(number)
 
     def stop(self) -> None:
         """Free what tests forgot: the next fake driver does not know it."""
@@ -114,7 +120,8 @@ class FakeDriver:
 
         def call(*arguments: Any) -> int:
             try:
-                return int(getattr(self, f"_{name}")(*arguments))
+                with self._turn:
+                    return int(getattr(self, f"_{name}")(*arguments))
             except Exception as error:
                 self.fault = self.fault or error
                 return 0 if name == "allocate" else -1 if name == "load" else ILLEGAL_ADDRESS
@@ -182,7 +189,8 @@ class FakeDriver:
 
         def run(_: object) -> None:
             try:
-                function()
+                with self._turn:
+                    function()
             except Exception as error:
                 self.fault = self.fault or error
                 self.library.fake_fail(ILLEGAL_ADDRESS)
@@ -220,12 +228,15 @@ def end_of_table(header: bytes, offset_at: int, size_at: int) -> int:
 
 
 class StandInEngine:
-    """A CudaEngine whose network is a Python function (x [1, C, H, W], time) -> out, run in turn on the fake stream."""
+    """A CudaEngine whose network is a Python function, run in turn on the fake stream.
+
+    function: (x [1, C, H, W], time, and the other inputs [1, ...] in the order of their names) -> out.
+    """
 
     name, precision, version = "stand-in", "float32", "0"
     threads = None
 
-    def __init__(self, driver: FakeDriver, function: Callable[[np.ndarray, float], np.ndarray], batch: int = 1) -> None:
+    def __init__(self, driver: FakeDriver, function: Callable[..., np.ndarray], batch: int = 1) -> None:
         self.driver = driver
         self.function = function
         self.batch = batch
@@ -233,20 +244,28 @@ class StandInEngine:
         self.evaluations = 0
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
-        x, time = inputs["x"], inputs["time"]
+        conditions = sorted(inputs.keys() - {"x", "time"})
 
         def evaluate() -> None:
             self.evaluations += 1
-            told = values(self.driver, time)
-            images = values(self.driver, x)
-            results = [self.function(images[i : i + 1], float(told[i])) for i in range(len(told))]
+            images, told, *others = (values(self.driver, inputs[name]) for name in ("x", "time", *conditions))
+            results = [
+                self.function(images[i : i + 1], float(told[i]), *(other[i : i + 1] for other in others))
+                for i in range(len(told))
+            ]
             self.driver.memory.write(out.address, np.concatenate(results).astype(np.float32), "engine")
 
         return lambda stream: self.driver.enqueue(stream, evaluate)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Accept every shape."""
+
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Release nothing: the engine holds nothing."""
 
     def close(self) -> None:
         """Release nothing: the engine holds nothing."""
 
 
 def values(driver: FakeDriver, array: DeviceArray) -> np.ndarray:
-    return driver.memory.read(array.address, array.shape, np.float32, "engine")
+    return driver.memory.read(array.address, array.shape, array.dtype, "engine")

@@ -20,6 +20,7 @@ REAL_NAMES = {
         "create_runtime_config",
         "get_tensor_dtype",
         "get_tensor_name",
+        "get_tensor_profile_shape",
         "get_tensor_shape",
         "num_io_tensors",
     ],
@@ -51,7 +52,7 @@ SCRATCH = 4096
 
 
 class StandInTensorRt:
-    """Stand-in for the module. compiled: number of compilations, which a cache avoids."""
+    """Stand-in for the module. compiled: number of compilations, which a cache avoids. most: largest sides it takes."""
 
     __name__ = "tensorrt_rtx"
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
@@ -66,6 +67,7 @@ class StandInTensorRt:
         self.__version__ = version
         self.driver = driver
         self.function = function
+        self.most = (8, 8)
         self.capturable = True
         self.refuses = False
         self.compiled = 0
@@ -86,7 +88,8 @@ class StandInEngine:
 
     def __init__(self, trt: StandInTensorRt) -> None:
         self.trt = trt
-        self.shapes = {"x": [-1, 3, 8, 8], "time": [-1], "out": [-1, 3, 8, 8]}
+        sides = [8, 8] if trt.most == (8, 8) else [-1, -1]
+        self.shapes = {"x": [-1, 3, *sides], "time": [-1], "out": [-1, 3, *sides]}
         self.num_io_tensors = 3
 
     def get_tensor_name(self, index: int) -> str:
@@ -94,6 +97,10 @@ class StandInEngine:
 
     def get_tensor_shape(self, name: str) -> list[int]:
         return self.shapes[name]
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        assert (name, index) == ("x", 0)
+        return [(1, 3, 8, 8), (2, 3, 8, 8), (2, 3, *self.trt.most)]
 
     def get_tensor_dtype(self, name: str) -> str:
         return "float"
@@ -163,6 +170,7 @@ class StandInContext:
         return self.trt.capturable
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        assert address % 256 == 0
         self.addresses[name] = address
         return True
 

@@ -11,8 +11,8 @@ from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.loop import Loop, Task
 
-Function = Callable[[np.ndarray, float], np.ndarray]
-"""x [1, C, H, W], time -> out of x's shape"""
+Function = Callable[..., np.ndarray]
+"""x [1, C, H, W], time, and the other inputs [1, ...] in the order of their names -> out of x's shape"""
 
 
 class StubEngine:
@@ -27,10 +27,11 @@ class StubEngine:
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
         x, time = inputs["x"], inputs["time"]
+        others = [inputs[name] for name in sorted(inputs.keys() - {"x", "time"})]
 
         def evaluate() -> None:
             self.calls.append(float(time[0]))
-            out[:] = self.function(x, float(time[0]))
+            out[:] = self.function(x, float(time[0]), *others)
 
         return evaluate
 

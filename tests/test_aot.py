@@ -21,9 +21,9 @@ from sdedit.runtime.bundle.kernels import ELEMENTS_PER_PROGRAM, MANIFEST, MAX_PI
 from sdedit.runtime.bundle.records import Problems, read_record
 
 NAMES = tuple(aot.VARIANTS)
-IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5}
+IMAGE_READS = {"begin": 3, "step": 5, "step_begin_noise": 5, "step_guided": 6, "step_guided_begin_noise": 6}
 """Loads of 128 bits a thread: x, h, guide, mask, o; begin reads guide, x, mask."""
-SQUARE_ROOTS = {"begin": 2, "step": 2, "step_begin_noise": 4}
+SQUARE_ROOTS = {"begin": 2, "step": 2, "step_begin_noise": 4, "step_guided": 2, "step_guided_begin_noise": 4}
 """Box-Muller pairs of a thread's four normals."""
 
 ROOTS_PTX = """

@@ -358,11 +358,12 @@ def test_previews_that_nobody_fetches_take_no_more_memory(fake: FakeDriver, bund
     loop = Loop(device)
     task = make_task(bundle, 0, steps=8)
     loop.admit(task)
-    before = fake.counts()["host buffers"]
+    counts = []
     for _ in range(6):
         loop.step()
         loop.prediction(task)
-    assert fake.counts()["host buffers"] == before
+        counts.append(fake.counts()["host buffers"])
+    assert set(counts) == {counts[0]}
     device.close()
 
 

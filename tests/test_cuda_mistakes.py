@@ -17,7 +17,7 @@ from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.bundle.kernels import Kernels, Parameter
 from sdedit.runtime.bundle.records import Problems, read_record
 from sdedit.runtime.cuda import context as gpu
-from sdedit.runtime.devices import cuda
+from sdedit.runtime.devices import cuda_kernels
 from sdedit.runtime.devices.cuda import CudaDevice
 from sdedit.runtime.engines import DeviceArray, Enqueue
 from sdedit.runtime.loop import Loop
@@ -54,6 +54,11 @@ def capture_again(device: CudaDevice) -> None:
             device._graphs.popitem()[1].close()
 
 
+def bind_again(device: CudaDevice) -> None:
+    device._evaluate = device._bind({name: name for name in device._inputs}, "o")
+    capture_again(device)
+
+
 def no_mistake(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     capture_again(device)
 
@@ -71,8 +76,7 @@ def bakes_the_time(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.Mon
         return enqueue
 
     monkeypatch.setattr(device.engine, "bind", bind)
-    device._evaluate = device._bind()
-    capture_again(device)
+    bind_again(device)
 
 
 def bakes_the_counter(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +85,11 @@ def bakes_the_counter(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.
     frozen = device._gpu.allocate(4)
     real = device._launch
 
-    def launch(name: str, grid: tuple[int, int, int]) -> None:
+    def launch(name: str, *rest: Any) -> None:
         with monkeypatch.context() as patch:
             if name.startswith("step"):
                 patch.setattr(device, "_arguments", lambda: {**arguments(), "p_counter": frozen})
-            real(name, grid)
+            real(name, *rest)
 
     monkeypatch.setattr(device, "_launch", launch)
     capture_again(device)
@@ -105,14 +109,14 @@ def reallocates_after_capture(device: CudaDevice, fake: FakeDriver, monkeypatch:
     (key,) = device._graphs
     monkeypatch.setattr(device, "_key", lambda busy: key)
     with device._gpu.calls("in a test"):
-        device._buffers["h"].close(device._gpu._stream)
-        device._buffers["h"] = device._gpu.allocate(4 * 3 * 8 * 8)
+        device._memory.buffers["h"].close(device._gpu._stream)
+        device._memory.buffers["h"] = device._gpu.allocate(4 * 3 * 8 * 8)
 
 
 def uses_after_free(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     with device._gpu.calls("in a test"):
         device._gpu._stream.sync()
-        fake.memory.free(int(device._buffers["mask"].handle))
+        fake.memory.free(int(device._memory.buffers["mask"].handle))
 
 
 def does_not_wait(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +131,7 @@ def overwrites_what_is_still_to_be_copied(
 
     def hurried(slot: int, parts: Any) -> None:
         write(slot, parts)
-        device._staging[slot][1][:] = 0
+        device._memory._staging[0][1][:] = 0
 
     monkeypatch.setattr(device, "write", hurried)
 
@@ -137,26 +141,26 @@ def off_by_four_bytes(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.
     real = device._arguments
 
     class Shifted:
-        handle = int(device._buffers["guide"].handle) + 4
+        handle = int(device._memory.buffers["guide"].handle) + 4
 
     monkeypatch.setattr(device, "_arguments", lambda: {**real(), "p_guide": Shifted})
-    device._kernels = {name: dataclasses.replace(k, divisible_by=1) for name, k in device._kernels.items()}
+    loose = {name: dataclasses.replace(k, divisible_by=1) for name, k in device._kernels.functions.items()}
+    device._kernels = dataclasses.replace(device._kernels, functions=loose)
     capture_again(device)
 
 
 def rows_one_short(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Allocate room for 7 rows although the plan has 8."""
     with device._gpu.calls("in a test"):
-        device._buffers["rows"] = device._gpu.allocate(7 * 64)
+        device._memory.buffers["rows"] = device._gpu.allocate(7 * 64)
 
 
 def engine_reads_past_the_end(device: CudaDevice, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = device._part
+    real = device._memory.part
     monkeypatch.setattr(
-        device, "_part", lambda name, first, slots: dataclasses.replace(real(name, first, slots), shape=(2, 3, 8, 8))
+        device._memory, "part", lambda name, *where: dataclasses.replace(real(name, *where), shape=(2, 3, 8, 8))
     )
-    device._evaluate = device._bind()
-    capture_again(device)
+    bind_again(device)
 
 
 @pytest.mark.parametrize(
@@ -225,14 +229,14 @@ def test_a_manifest_that_does_not_fit_the_cubin_is_refused(
     change: Callable[[list[dict[str, Any]]], None],
     message: str,
 ) -> None:
-    monkeypatch.setattr(cuda, "read_kernels", lambda _: change_parameters(bundle, change))
+    monkeypatch.setattr(cuda_kernels, "read_kernels", lambda _: change_parameters(bundle, change))
     with pytest.raises(EngineError, match=message):
         run(Loop(make_device(fake, bundle)), [make_task(bundle, 0)])
 
 
 def test_what_a_kernel_does_not_take_is_refused(fake: FakeDriver, bundle: Bundle) -> None:
     device = make_device(fake, bundle)
-    advance, arguments = device._kernels["advance"], device._arguments()
+    advance, arguments = device._kernels.functions["advance"], device._arguments()
     known = {name: arguments[name] for name in ("p_rows", "p_counter", "p_row_count", "p_time", "max_rows")}
     for wrong, message in (
         ({k: v for k, v in known.items() if k != "p_time"}, "takes p_rows, .*, not"),

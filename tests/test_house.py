@@ -155,6 +155,7 @@ UNTIMED = {
     "ended.wait()": "asyncio's event loop waits",
     "arrived.wait()": "asyncio's event loop waits",
     "self._news.wait()": "asyncio's event loop waits",
+    "gpu.wait()": "the driver waits",
     "self._gpu.wait()": "the driver waits",
 }
 """Calls without a limit of time that are no wait of a thread that Ctrl-C must reach."""

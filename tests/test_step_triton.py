@@ -149,19 +149,20 @@ def gpu(exported_kernels: Path) -> Gpu:
     return Gpu(exported_kernels)
 
 
-def step_variant(state: State) -> str:
+def step_variant(state: State, guided: bool) -> str:
     """Name of the smallest kernel that serves these rows."""
     needs_begin_noise = any(
         state["rows"][b, state["counter"][b]]["keep_noise"] for b in busy_slots(state["counter"], state["row_count"])
     )
-    return "step" + "_begin_noise" * needs_begin_noise
+    return "step" + "_guided" * guided + "_begin_noise" * needs_begin_noise
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(state=states_of(GPU_SHAPES) | planned_states(), largest=st.booleans())
-def test_exported_step_gives_the_bits_of_numpy(gpu: Gpu, state: State, largest: bool) -> None:
-    name = "step_begin_noise" if largest else step_variant(state)
-    assert_same(gpu.run(name, state), numpy_result("step", state, False))
+@given(state=states_of(GPU_SHAPES) | planned_states(), largest=st.booleans(), guided=st.booleans())
+def test_exported_step_gives_the_bits_of_numpy(gpu: Gpu, state: State, largest: bool, guided: bool) -> None:
+    name = step_variant(state, guided)
+    name = name if name.endswith("_begin_noise") or not largest else f"{name}_begin_noise"
+    assert_same(gpu.run(name, state), numpy_result("step", state, guided))
 
 
 @settings(max_examples=40, deadline=None)

@@ -126,7 +126,7 @@ def test_the_key_changes_with_all_that_shapes_an_engine(with_engines: Bundle) ->
         (("--tensorrt", "sm90"), "architecture 'sm90' is not one of sm75, .* full TensorRT builds on the target"),
         (
             ("--tensorrt", "sm89", "--engine-precision", "int4"),
-            "engine precision 'int4' is not one of float32, float16",
+            "engine precision 'int4' is not one of float32, float16, int8",
         ),
         (("--tensorrt", "sm75", "--engine-precision", "float32"), "'float32' is not one for sm75: choose float16"),
         (("--tensorrt", "sm89", "--engine-batch", "0"), "engine batch 0 is not at least 1"),
@@ -218,7 +218,7 @@ def test_an_engine_of_another_version_or_architecture_is_not_taken(
     version = read_engines(with_engines)[0].version
     built: list[tuple[str, str, tuple[str, ...]]] = []
 
-    def build(trt: Any, network: Network, shape: Any, batches: Any, architectures: tuple[str, ...] = ()) -> bytes:
+    def build(trt: Any, network: Network, profile: Any, architectures: tuple[str, ...] = ()) -> bytes:
         built.append((trt.__version__, network.path.name, architectures))
         return b"built here"
 
@@ -373,8 +373,9 @@ def test_doctor_measures_the_engine_on_the_gpu(
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, which device cuda has"),
-        ({"precision": "bfloat16"}, "precision 'bfloat16' is not one of auto, float32, float16, which device cuda has"),
+        ({"engine": "openvino"}, "engine 'openvino' is not one of auto, tensorrt, onnxruntime, torch, which"),
+        ({"precision": "float8"}, "precision 'float8' is not one of auto, float32, float16, int8, bfloat16, which"),
+        ({"engine": "torch"}, "the installed torch .* finds no GPU: install one with CUDA"),
         ({"engine": "onnxruntime", "precision": "float16"}, "precision 'float16' is not one of auto, float32, which"),
         ({"threads": 2}, "threads 2 goes with device cpu"),
         ({"engine": "onnxruntime"}, r"has no CUDA provider: pip uninstall onnxruntime, then .*PATH\[cuda-ort\]"),

@@ -16,7 +16,11 @@ GROUP = "Parts to add"
 ADDITIONS: tuple[Decorator, ...] = (
     option(GROUP, "--cubins", help="GPU kernels: all, ptx (no cubins), or some of sm80,sm86,sm89,sm90,sm100,sm120."),
     option(GROUP, "--tensorrt", help="TensorRT engines: all, or some of sm75,sm80,sm86,sm89,sm120,sm121."),
-    option(GROUP, "--engine-precision", help="Precision of those engines: float32, float16.  [default: one of each]"),
+    option(
+        GROUP,
+        "--engine-precision",
+        help="Precision of those engines: some of float32,float16,int8.  [default: float32,float16]",
+    ),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
     option(

@@ -8,6 +8,8 @@ from .manifest import NETWORK
 from .parts import read_part, require_listed
 from .reading import Bundle
 from .records import Problems, read_record
+from .variants import FOLDER as VARIANTS
+from .variants import read_variants
 
 FOLDER = "engines"
 MANIFEST = "engines.json"
@@ -54,8 +56,11 @@ def read_engines(bundle: Bundle) -> Sequence[StoredEngine]:
     return engines
 
 
-def network_of(engines: Sequence[StoredEngine], precision: str) -> str | None:
+def network_of(bundle: Bundle, engines: Sequence[StoredEngine], precision: str) -> str | None:
     """The name of the bundle's ONNX that computes in that precision; None if there is none."""
     if precision == "float32":
         return NETWORK
+    variant = read_variants(bundle).get(precision)
+    if variant is not None:
+        return f"{VARIANTS}/{variant.file}"
     return next((engine.network for engine in engines if engine.precision == precision), None)

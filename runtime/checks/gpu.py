@@ -100,8 +100,14 @@ class GpuCopy:
         self._gpu = gpu
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
-        x, nbytes = inputs["x"].address, 4 * int(np.prod(out.shape))
-        return lambda stream: self._gpu.copy_addresses(out.address, x, nbytes)
+        x = inputs["x"].address
+        return lambda stream: self._gpu.copy_addresses(out.address, x, out.nbytes)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Accept every shape."""
+
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Do nothing: it holds nothing."""
 
     def close(self) -> None:
         """Do nothing: it holds nothing."""
@@ -123,7 +129,7 @@ class OnHost:
         with self._gpu.calls("to allocate"):
             there = {name: self._gpu.allocate(array.nbytes) for name, array in arrays.items()}
             here = {name: self._gpu.allocate_pinned(array.nbytes) for name, array in arrays.items()}
-        parts = {name: DeviceArray(int(there[name].handle), array.shape) for name, array in arrays.items()}
+        parts = {name: DeviceArray(int(there[name].handle), array.shape, array.dtype) for name, array in arrays.items()}
         enqueue = self._engine.bind({name: parts[name] for name in inputs}, parts["out"])
 
         def evaluate() -> None:

@@ -76,11 +76,11 @@ class Gpu:
 
     def __init__(self, index: int = 0) -> None:
         """Raises EngineError if there is no usable driver, or no GPU of that number."""
-        self.driver = probe()
+        self.driver = probe(index)
         import cuda.core
 
         self._core = cuda.core
-        self._index = index
+        self.index = index
         self._builder: Any = None
         self._owned: list[Any] = []
         self.lost: str | None = None
@@ -99,7 +99,7 @@ class Gpu:
         if self.lost is not None:
             raise EngineError(f"{self.name} is lost, {self.lost}: open another editor")
         try:
-            self._core.Device(self._index).set_current()
+            self._core.Device(self.index).set_current()
             yield
         except EngineError:
             raise
@@ -112,7 +112,7 @@ class Gpu:
     def allocate(self, nbytes: int) -> Any:
         """Zeroed memory on the device; raises OutOfMemory."""
         try:
-            buffer = self._core.Device(self._index).allocate(nbytes, stream=self._stream)
+            buffer = self._core.Device(self.index).allocate(nbytes, stream=self._stream)
         except Exception as error:  # cuda.core's CUDAError is not public
             if OUT_OF_MEMORY in str(error):
                 raise OutOfMemory(self.name, nbytes, self.free_memory()) from None
@@ -135,10 +135,13 @@ class Gpu:
         return buffer, np.from_dlpack(buffer).view(np.uint8)
 
     def free_memory(self) -> int:
+        """Bytes that allocations can still get: those of the device, and those that its pool keeps for them."""
         from cuda.bindings import driver
 
         _, free, _ = driver.cuMemGetInfo()
-        return int(free)
+        pool = getattr(self._core.Device(self.index).memory_resource, "attributes", None)
+        kept = 0 if pool is None else int(pool.reserved_mem_current) - int(pool.used_mem_current)
+        return int(free) + kept
 
     def copy(self, to: Any, to_offset: int, source: Any, source_offset: int, nbytes: int) -> None:
         """Enqueue a copy of bytes between two buffers, on the device or on the host."""
@@ -201,20 +204,28 @@ class Gpu:
     def replay(self, graph: Any) -> None:
         graph.launch(self._stream)
 
-    def close(self, *graphs: Any) -> None:
-        """Wait, then free graphs, all memory and the stream; a device that is lost keeps nothing anyway."""
+    def free(self, *resources: Any) -> None:
+        """Wait, then free graphs and memory of this GPU; a device that is lost keeps nothing anyway."""
         if self.lost == CLOSED:
-            return
+            return  # `close` has freed them
         with suppress(Exception):
-            self._core.Device(self._index).set_current()
+            self._core.Device(self.index).set_current()
             self._stream.sync()
-        for resource in (*graphs, *self._owned):
+        for resource in resources:
             with suppress(Exception):
                 resource.close()
-        self._owned = []
+        freed = set(map(id, resources))
+        self._owned = [resource for resource in self._owned if id(resource) not in freed]
+
+    def close(self) -> None:
+        """Wait, then free all memory and the stream."""
+        if self.lost == CLOSED:
+            return
+        self.free(*self._owned)
         with suppress(Exception):
             self._stream.sync()
-        self._stream.close()
+        with suppress(Exception):  # a context that is lost here has nothing to free
+            self._stream.close()
         self.lost = CLOSED
 
 

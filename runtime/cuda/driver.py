@@ -12,10 +12,11 @@ PACKAGES = ("cuda-core", "cuda-bindings")
 """Packages that the device needs; it needs no CUDA toolkit and no torch."""
 
 
-def probe() -> int:
+def probe(index: int = 0) -> int:
     """The newest CUDA version that the driver runs, as 1000 major + 10 minor.
 
-    Raises EngineError if there is no driver, if it finds no GPU, or if it is too old for the installed packages.
+    Raises EngineError if there is no driver, if it is too old for the installed packages, or if it finds no GPU of that
+    number.
     """
     major = required_major()
     try:
@@ -27,6 +28,8 @@ def probe() -> int:
     status = status or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
         raise EngineError(f"the NVIDIA driver finds no GPU, CUDA error {status}: use device cpu")
+    if index >= count.value:
+        raise EngineError(f"there is no GPU {index}: the NVIDIA driver finds {count.value}, numbered from 0")
     if version.value < 1000 * major:
         found = f"{version.value // 1000}.{version.value % 1000 // 10}"
         raise EngineError(

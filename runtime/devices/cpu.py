@@ -8,32 +8,15 @@ import numpy as np
 
 from sdedit.errors import EngineError, SdeditError, reason
 from sdedit.kernels import Twin
-from sdedit.kernels.layout import busy_slots, state_arrays
+from sdedit.kernels.layout import busy_slots
 
 from ..bundle import TensorSpec
 from ..engines import Engine, Evaluate, TiledEngine
 from ..machine import available_memory
-from ..plan import MAX_ROWS
+from .arrays import device_arrays, inputs_at, null_name
 from .lanes import Lanes
 
 LOG = logging.getLogger("sdedit")
-
-
-def device_arrays(
-    inputs: Mapping[str, TensorSpec], slots: int, guided: bool
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every array of the device: the kernels' state, and the network's other inputs.
-
-    guided: with o_uncond, and an array of its own for each condition of the unconditional pass.
-    """
-    channels, height, width = inputs["x"].shape
-    arrays = dict(state_arrays(slots, MAX_ROWS, (channels, height, width)))
-    if not guided:
-        del arrays["o_uncond"]
-    for name, spec in inputs.items():
-        for array in (name, null_name(name)) if guided else (name,):
-            arrays.setdefault(array, ((slots, *spec.shape), spec.dtype))
-    return arrays
 
 
 def check_memory(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) -> None:
@@ -46,11 +29,6 @@ def check_memory(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) -> 
             f"{slots} slots of {height}x{width} need {slots * each / 1e9:,.1f} GB of memory, "
             f"{free / 1e9:,.1f} GB are available: {free // each} would fit"
         )
-
-
-def null_name(name: str) -> str:
-    """The array from which the unconditional pass reads an input: its own for a condition, else the same."""
-    return name if name in ("x", "time") else f"null_{name}"
 
 
 class CpuDevice:
@@ -173,18 +151,15 @@ class CpuDevice:
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
         del tile
-        check_memory(self._inputs_at(shape), self.slots, self._guided)
+        check_memory(inputs_at(self._inputs, shape), self.slots, self._guided)
 
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CpuDevice":
-        inputs = self._inputs_at(shape)
+        inputs = inputs_at(self._inputs, shape)
         shared = self.twin, self._guided, self._multiple_of
         return CpuDevice(self.engine, inputs, self.slots, *shared, tile=tile, lanes=self._lanes)
 
     def _tiled(self, engine: Engine) -> Engine:
         return engine if self._tile is None else TiledEngine(engine, self._tile, self._multiple_of)
-
-    def _inputs_at(self, shape: tuple[int, ...]) -> dict[str, TensorSpec]:
-        return {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
 
     def close(self) -> None:
         """End the lanes' threads, which start again if another device needs them; the rest is arrays."""

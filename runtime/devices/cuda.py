@@ -11,47 +11,45 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from sdedit.errors import EngineError, reason
-from sdedit.kernels.layout import busy_slots, state_arrays
+from sdedit.kernels.layout import busy_slots
 
-from ..bundle import Bundle, read_kernels
-from ..bundle.kernels import FOLDER, choose_binary
-from ..cuda import Gpu, GpuKernel, OutOfMemory
-from ..engines import CudaEngine, DeviceArray, Enqueue
+from ..bundle import Bundle
+from ..bundle.kernels import DIVISIBLE_BY, MAX_PIXELS
+from ..cuda import Gpu
+from ..engines import CudaEngine, Enqueue
 from ..plan import MAX_ROWS
-
-UNUSED = ("o_uncond",)
-"""Arrays of the layout that networks without guidance do not need."""
-
-KERNELS = ("begin", "step", "step_begin_noise", "advance")
-
-PLACE = 256
-"""Alignment in bytes of the parts of the staging memory."""
+from .arrays import device_arrays, inputs_at, null_name
+from .cuda_kernels import LoadedKernels, load_kernels
+from .cuda_memory import CudaArrays, all_bytes, too_large
 
 AHEAD = 2
 """Steps that may be enqueued and not done, so that the GPU need not wait for the host. A cancelled job ends that much
 later."""
 
 MAX_GRAPHS = 32
-"""Graphs kept at once. Each set of slots that is busy together needs up to two."""
+"""Graphs kept at once for a shape of states. Each set of slots that is busy together needs up to two, and with guidance
+one more for each set of slots that are guided."""
 
 LOG = logging.getLogger("sdedit")
 
 
 @dataclass(frozen=True)
 class GraphKey:
-    """Everything that shapes a graph: the groups of slots that the engine runs, and the step kernel.
+    """Everything that shapes a graph. Buffers never move, so that addresses do not matter.
 
-    Buffers never move, so that addresses do not matter.
+    groups: of slots that the engine runs. step: name of the step kernel. guided: busy slots whose row needs the
+    unconditional pass. unguided: the other busy slots, if there are guided ones: their o_uncond is a copy of o.
     """
 
     groups: tuple[int, ...]
     step: str
+    guided: tuple[int, ...] = ()
+    unguided: tuple[int, ...] = ()
 
 
 class CudaDevice:
@@ -60,7 +58,6 @@ class CudaDevice:
     eager: run the same calls without capturing them. captures: number of graphs made so far.
     """
 
-    name = "cuda"
     runs_ahead = True
 
     def __init__(
@@ -70,80 +67,70 @@ class CudaDevice:
         engine: CudaEngine,
         slots: int,
         eager: bool = False,
+        *,
+        shape: tuple[int, ...] | None = None,
+        kernels: LoadedKernels | None = None,
     ) -> None:
         """Raises EngineError if the bundle has no kernels for the GPU, or the slots do not fit into memory.
 
-        The GPU is then closed.
+        shape: of states; None: the native one. kernels: those of the device for the native shape, which owns GPU and
+        engine. Without them this device owns both: it closes the engine when it is closed, and the GPU also if this
+        fails.
         """
         check_slots(slots, engine)
+        self.name = "cuda" if gpu.index == 0 else f"cuda:{gpu.index}"
         self.engine = engine
         self.slots = slots
         self.eager = eager or not engine.capturable
         self.captures = 0
+        self.state_shape: tuple[int, ...] = bundle.state_shape if shape is None else shape
+        self._bundle = bundle
         self._gpu = gpu
-        self._shape = bundle.state_shape
-        self.state_shape: tuple[int, ...] = bundle.state_shape
-        self._arrays = {k: v for k, v in state_arrays(slots, MAX_ROWS, bundle.state_shape).items() if k not in UNUSED}
+        self._owner = kernels is None
+        self._guided = bundle.null_label is not None
+        self._inputs = inputs_at(bundle.inputs, self.state_shape)
+        self._others: weakref.WeakValueDictionary[tuple[int, ...], CudaDevice] = weakref.WeakValueDictionary()
         self._counter, self._row_count = np.zeros((2, slots), np.uint32)
         self._begin_noise = np.zeros(slots, bool)
+        self._guidance: list[np.ndarray] = [np.ones(0, np.float32)] * slots
         self._graphs: OrderedDict[GraphKey, Any] = OrderedDict()
         self._done: deque[Any] = deque()
-        self._staged: list[Any] = [None] * slots
+        self.closed = False
         try:
-            with gpu.calls("to load the kernels"):
-                self._kernels, self._elements = load_kernels(gpu, bundle)
-            self.kernels = f"triton {self._kernels['step'].file.split('.', 1)[1]}"
-            with gpu.calls("to allocate"):
-                self._buffers = self._allocate()
-                self._staging = [gpu.allocate_pinned(self._staging_bytes()) for _ in range(slots)]
-                self._landing = gpu.allocate_pinned(self._largest_bytes())
-                self._snapshots = [gpu.allocate_pinned(self._largest_bytes()) for _ in range(slots)]
-            self._evaluate = self._bind()
+            if kernels is None:
+                with gpu.calls("to load the kernels"):
+                    kernels = load_kernels(gpu, bundle, self._guided)
+            self._kernels, self.kernels = kernels, f"triton {kernels.kind}"
+            self._memory = CudaArrays(gpu, device_arrays(self._inputs, slots, self._guided))
+            try:
+                self._evaluate = self._bind({name: name for name in self._inputs}, "o")
+                null = {name: null_name(name) for name in self._inputs}
+                self._evaluate_uncond = self._bind(null, "o_uncond") if self._guided else {}
+            except BaseException:
+                self._memory.close()
+                raise
         except BaseException:
-            gpu.close()
+            if self._owner:
+                gpu.close()
             raise
 
     # Device.
 
     def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
-        parts = {name: self._checked(name, value) for name, value in values.items()}
-        with self._gpu.calls("in a copy to it"):
-            if self._staged[slot] is not None:
-                self._staged[slot].sync()
-            buffer, host = self._staging[slot]
-            at = 0
-            for name, part in parts.items():
-                host[at : at + part.nbytes] = part.reshape(-1).view(np.uint8)
-                self._gpu.copy(self._buffers[name], slot * self._slot_bytes(name), buffer, at, part.nbytes)
-                at += -(-part.nbytes // PLACE) * PLACE
-            self._staged[slot] = self._gpu.record(self._staged[slot])
-        self._note(slot, parts)
+        parts = self._memory.write(slot, values)
+        if "counter" in parts:
+            self._counter[slot] = parts["counter"]
+        if "row_count" in parts:
+            self._row_count[slot] = parts["row_count"]
+        if "rows" in parts:
+            self._begin_noise[slot] = parts["rows"]["keep_noise"].any()
+            self._guidance[slot] = parts["rows"]["guidance"].copy()
 
     def read(self, slot: int, name: str) -> np.ndarray:
-        shape, dtype = self._arrays[name]
-        nbytes = self._slot_bytes(name)
-        with self._gpu.calls("in mid-edit"):
-            buffer, host = self._landing
-            self._gpu.copy(buffer, 0, self._buffers[name], slot * nbytes, nbytes)
-            self._gpu.wait()
-            return host[:nbytes].view(dtype).reshape(shape[1:]).copy()
+        return self._memory.read(slot, name)
 
     def snapshot(self, slot: int, name: str) -> Callable[[], np.ndarray]:
-        shape, dtype = self._arrays[name]
-        nbytes = self._slot_bytes(name)
-        with self._gpu.calls("in mid-edit"):
-            memory = self._snapshots.pop() if self._snapshots else self._gpu.allocate_pinned(self._largest_bytes())
-            buffer, host = memory
-            self._gpu.copy(buffer, 0, self._buffers[name], slot * nbytes, nbytes)
-            copied = self._gpu.record()
-
-        def fetch() -> np.ndarray:
-            with self._gpu.calls("in mid-edit"):
-                copied.sync()
-            return host[:nbytes].view(dtype).reshape(shape[1:]).copy()
-
-        weakref.finalize(fetch, self._snapshots.append, memory)  # fetched or not, the next snapshot may use it
-        return fetch
+        return self._memory.snapshot(slot, name)
 
     def release(self, slot: int) -> None:
         with suppress(EngineError):  # a lost device runs nothing any more
@@ -164,30 +151,60 @@ class CudaDevice:
         self._counter[busy] += 1
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
-        if shape != self.state_shape or tile is not None:
-            _, height, width = self.state_shape
+        """May be called from any thread, beside the one that runs the device."""
+        if tile is not None:
+            raise EngineError("device cuda does not evaluate in tiles: choose a smaller size, or device cpu")
+        if shape == self.state_shape:
+            return
+        _, height, width = shape
+        if not self._bundle.image.free:
+            native = "x".join(map(str, self.state_shape[1:]))
+            raise EngineError(f"{self._bundle.name} takes the native size only, {native}, not {height}x{width}")
+        if height * width % DIVISIBLE_BY or height * width > MAX_PIXELS:
             raise EngineError(
-                f"device cuda edits at the native size only, {height}x{width}, not at {shape[1]}x{shape[2]} or in "
-                "tiles: choose size native, or device cpu"
+                f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
+                f"not {height}x{width}: choose another size, or device cpu"
             )
+        self.engine.check_shape(shape)
+        known = self._others.get(shape)
+        if known is not None and not known.closed:
+            return
+        specs = device_arrays(inputs_at(self._inputs, shape), self.slots, self._guided)
+        with self._gpu.calls("to tell its free memory"):
+            free = self._gpu.free_memory()
+        if self.slots * all_bytes(specs) > free:
+            raise EngineError(too_large(self._gpu, specs, free))
 
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CudaDevice":
         self.check_shape(shape, tile)
-        return self
+        shared = self._gpu, self._bundle, self.engine, self.slots, self.eager
+        device = CudaDevice(*shared, shape=shape, kernels=self._kernels)
+        self._others[shape] = device
+        return device
 
     def close(self) -> None:
-        """Free everything on the GPU; afterwards every call raises EngineError. An engine's failure is only logged."""
-        if not self._kernels:
+        """Free everything on the GPU; afterwards every call raises EngineError. An engine's failure is only logged.
+
+        A device for another shape than the native one frees its own buffers and graphs.
+        """
+        if self.closed:
             return
+        self.closed = True
         graphs = list(self._graphs.values())
-        self._evaluate, self._kernels = {}, {}
-        self._graphs, self._done, self._staged, self._snapshots = OrderedDict(), deque(), [], []
+        self._evaluate, self._evaluate_uncond = {}, {}
+        self._graphs, self._done = OrderedDict(), deque()
         try:
-            self.engine.close()
+            self._gpu.free(*graphs)
+            self._memory.close()
+            if self._owner:
+                self.engine.close()
+            else:
+                self.engine.forget(self.state_shape)
         except Exception as error:  # engines' errors share no base class
             LOG.warning("engine %s failed to close: %s", self.engine.name, reason(error))
         finally:
-            self._gpu.close(*graphs)
+            if self._owner:
+                self._gpu.close()
 
     # A step.
 
@@ -208,13 +225,27 @@ class CudaDevice:
     def _enqueue(self, key: GraphKey) -> None:
         for group in key.groups:
             self._evaluate[group](self._gpu.stream)
-        self._launch(key.step, self._grid())
+        for group in sorted({slot // self.engine.batch for slot in key.guided}):
+            self._evaluate_uncond[group](self._gpu.stream)
+        for slot in key.unguided:
+            self._copy_output(slot)
+        self._launch(key.step, self._grid(), {} if key.guided else {"p_o_uncond": self._memory.buffers["o"]})
         self._launch("advance", (self.slots, 1, 1))
+
+    def _copy_output(self, slot: int) -> None:
+        """o_uncond of a slot whose guidance is 1."""
+        nbytes = self._memory.slot_bytes("o")
+        at = slot * nbytes
+        self._gpu.copy(self._memory.buffers["o_uncond"], at, self._memory.buffers["o"], at, nbytes)
 
     def _key(self, busy: list[int]) -> GraphKey:
         groups = tuple(sorted({slot // self.engine.batch for slot in busy}))
-        step = "step_begin_noise" if self._begin_noise[busy].any() else "step"
-        return GraphKey(groups, step)
+        step = "step_guided" if self._guided else "step"
+        if self._begin_noise[busy].any():
+            step += "_begin_noise"
+        guided = [slot for slot in busy if self._guided and self._guidance[slot][self._counter[slot]] != 1]
+        unguided = [slot for slot in busy if slot not in guided] if guided else []
+        return GraphKey(groups, step, tuple(guided), tuple(unguided))
 
     def _drop_oldest_graph(self) -> None:
         """Make room for one more graph: drop the least recently used one. Nothing may be running."""
@@ -230,93 +261,31 @@ class CudaDevice:
         event.sync()
         return event
 
-    def _launch(self, name: str, grid: tuple[int, int, int]) -> None:
-        kernel = self._kernels[name]
-        known = self._arguments()
+    def _launch(self, name: str, grid: tuple[int, int, int], instead: Mapping[str, Any] | None = None) -> None:
+        kernel = self._kernels.functions[name]
+        known = {**self._arguments(), **(instead or {})}
         wanted = {p.name for p in kernel.parameters}
         self._gpu.launch(kernel, grid, {k: v for k, v in known.items() if k in wanted})
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments of all kernels by their parameters' names."""
-        pointers = {f"p_{name}": buffer for name, buffer in self._buffers.items()}
-        return {
-            **pointers,
-            "p_o_uncond": self._buffers["o"],  # not read by the kernels for one output
-            "pixels": self._shape[1] * self._shape[2],
-            "max_rows": MAX_ROWS,
-        }
+        pointers = {f"p_{name}": buffer for name, buffer in self._memory.buffers.items()}
+        return {**pointers, "pixels": self.state_shape[1] * self.state_shape[2], "max_rows": MAX_ROWS}
 
     def _grid(self) -> tuple[int, int, int]:
-        channels, height, width = self._shape
-        return channels, -(-height * width // self._elements), self.slots
+        channels, height, width = self.state_shape
+        return channels, -(-height * width // self._kernels.elements_per_program), self.slots
 
-    # Memory.
-
-    def _allocate(self) -> dict[str, Any]:
-        buffers: dict[str, Any] = {}
-        try:
-            for name in self._arrays:
-                buffers[name] = self._gpu.allocate(self.slots * self._slot_bytes(name))
-        except OutOfMemory as error:
-            held = sum(self.slots * self._slot_bytes(name) for name in buffers)
-            raise EngineError(self._too_large(error.free + held)) from None
-        return buffers
-
-    def _too_large(self, free: int) -> str:
-        each = sum(self._slot_bytes(name) for name in self._arrays)
-        image = "x".join(map(str, self._shape))
-        return (
-            f"{self._gpu.name} is out of memory: {self.slots} slots of {image} need {self.slots * each / 1e6:.1f} MB, "
-            f"{free / 1e6:.1f} MB are free: {free // each} would fit"
-        )
-
-    def _bind(self) -> dict[int, Enqueue]:
-        """Bind the engine to each group's part of the buffers."""
+    def _bind(self, arrays: Mapping[str, str], out: str) -> dict[int, Enqueue]:
+        """Bind the engine to each group's part of the buffers. arrays: from which array it reads each input."""
         batch = self.engine.batch
         return {
             group: self.engine.bind(
-                {name: self._part(name, group * batch, batch) for name in ("x", "time")},
-                self._part("o", group * batch, batch),
+                {name: self._memory.part(array, group * batch, batch) for name, array in arrays.items()},
+                self._memory.part(out, group * batch, batch),
             )
             for group in range(self.slots // batch)
         }
-
-    def _part(self, name: str, first: int, slots: int) -> DeviceArray:
-        address = int(self._buffers[name].handle) + first * self._slot_bytes(name)
-        return DeviceArray(address, (slots, *self._arrays[name][0][1:]))
-
-    def _slot_bytes(self, name: str) -> int:
-        shape, dtype = self._arrays[name]
-        return prod(shape[1:]) * dtype.itemsize
-
-    def _largest_bytes(self) -> int:
-        """Size of the largest array of one slot."""
-        return max(self._slot_bytes(name) for name in self._arrays)
-
-    def _staging_bytes(self) -> int:
-        """Size of all arrays of one slot, aligned."""
-        return sum(-(-self._slot_bytes(name) // PLACE) * PLACE for name in self._arrays)
-
-    def _checked(self, name: str, value: np.ndarray | np.generic) -> np.ndarray:
-        """The value as a contiguous array. Raises ValueError unless it has the array's type and a slot's shape.
-
-        Rows may be fewer.
-        """
-        shape, dtype = self._arrays[name]
-        part = np.ascontiguousarray(value).reshape(np.shape(value))
-        fits = part.shape == shape[1:] or (name == "rows" and part.ndim == 1 and part.size <= shape[1])
-        if part.dtype != dtype or not fits:
-            raise ValueError(f"{name} of a slot is {dtype} {list(shape[1:])}, got {part.dtype} {list(part.shape)}")
-        return part
-
-    def _note(self, slot: int, parts: Mapping[str, np.ndarray]) -> None:
-        """Note on the host whether a slot is busy, and whether its plan uses the begin noise."""
-        if "counter" in parts:
-            self._counter[slot] = parts["counter"]
-        if "row_count" in parts:
-            self._row_count[slot] = parts["row_count"]
-        if "rows" in parts:
-            self._begin_noise[slot] = parts["rows"]["keep_noise"].any()
 
 
 def check_slots(slots: int, engine: CudaEngine) -> None:
@@ -325,14 +294,3 @@ def check_slots(slots: int, engine: CudaEngine) -> None:
         raise EngineError(f"slots {slots} is not in 1..{most}")
     if slots % engine.batch:
         raise EngineError(f"slots {slots} is no multiple of the batch of {engine.name}, {engine.batch}")
-
-
-def load_kernels(gpu: Gpu, bundle: Bundle) -> tuple[dict[str, GpuKernel], int]:
-    """The bundle's kernels for that GPU, and the number of a channel's elements that one program of them computes."""
-    stored = read_kernels(bundle)
-    kernels = {}
-    for name in KERNELS:
-        file = choose_binary(stored, name, gpu.capability).file
-        data = bundle.read(f"{FOLDER}/{file}")
-        kernels[name] = gpu.load(name, stored.kernels[name], file, data, stored.divisible_by)
-    return kernels, stored.elements_per_program

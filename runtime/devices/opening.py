@@ -11,6 +11,7 @@ from .cpu import CpuDevice, check_memory
 from .lanes import make_lanes
 
 DEVICES = ("cpu", "cuda")
+"""Kinds of devices; cuda:1 is the second GPU."""
 
 
 def open_device(
@@ -20,11 +21,10 @@ def open_device(
 
     for unknown names, for more slots or threads than this machine has room for, and for a network that it cannot run.
     """
-    if device not in DEVICES:
-        raise EngineError(f"device {shown(device)} is not one of {', '.join(DEVICES)}")
-    check_request(device, engine, precision, threads)
-    if device == "cuda":
-        return _open_cuda(bundle, engine, precision, slots, eager)
+    kind, index = parse_device(device)
+    check_request(kind, engine, precision, threads)
+    if kind == "cuda":
+        return _open_cuda(bundle, index, engine, precision, slots, eager)
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
     guided = bundle.null_label is not None
@@ -37,13 +37,21 @@ def open_device(
         raise EngineError(f"there is not enough memory for {slots} slots: choose fewer") from None
 
 
-def _open_cuda(bundle: Bundle, engine: str, precision: str, slots: int, eager: bool) -> Device:
+def parse_device(device: str) -> tuple[str, int]:
+    """Kind and number of a device: cuda:1 is the second GPU. Raises EngineError for any other name."""
+    kind, colon, number = device.partition(":")
+    if kind not in DEVICES or (colon and kind == "cpu"):
+        raise EngineError(f"device {shown(device)} is not one of {', '.join(DEVICES)}, cuda:1, ...")
+    if colon and not (number.isascii() and number.isdigit() and len(number) < 4):
+        raise EngineError(f"device {shown(device)}: {shown(number)} is not the number of a GPU, such as 0")
+    return kind, int(number or 0)
+
+
+def _open_cuda(bundle: Bundle, index: int, engine: str, precision: str, slots: int, eager: bool) -> Device:
     from ..cuda import Gpu
     from .cuda import CudaDevice
 
-    if bundle.classes:
-        raise EngineError("device cuda does not run networks with classes: use device cpu")
-    gpu = Gpu()
+    gpu = Gpu(index)
     try:
         read_kernels(bundle)  # cheaper than an engine
         network = open_cuda_engine(bundle, gpu, engine, precision, slots)

@@ -9,7 +9,7 @@ from sdedit.errors import EngineError, PlanError, shown
 
 from ..bundle import SHIPPED, Bundle, read_bundle
 
-EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
 PrecisionName = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 DeviceName = Literal["cpu", "cuda"]
 

@@ -53,14 +53,14 @@ class Editor:
         precision: PrecisionName = "auto",
         threads: int | None = None,
         slots: int = 1,
-        device: DeviceName = "cpu",
+        device: DeviceName | str = "cpu",
         eager: bool = False,
         max_waiting: int | None = None,
     ) -> "Editor":
         """Load and verify a bundle (None: the shipped model) on this machine's CPU, or its first GPU.
 
         engine, precision: by name, or "auto" (docs/engines.md). threads: number of CPU threads of the engine; None: as
-        `sdedit tune` found best, or one a processor. slots: images in flight at once. device: cpu, or cuda
+        `sdedit tune` found best, or one a processor. slots: images in flight at once. device: cpu, cuda, or cuda:1 ...
         (docs/gpu.md). eager: on cuda, launch each step's calls instead of a captured graph. max_waiting: jobs that may
         be in flight beside one for each slot; `submit` refuses more; None: any number. Raises BundleError, EngineError.
         """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -39,10 +40,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """float32 values in a GPU's memory, C-contiguous. address: in bytes."""
+    """Values in a GPU's memory, C-contiguous. address: in bytes."""
 
     address: int
     shape: tuple[int, ...]
+    dtype: np.dtype = np.dtype(np.float32)  # noqa: RUF009 - a dtype never changes
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 Enqueue = Callable[[int], None]
@@ -64,6 +70,12 @@ class CudaEngine(Protocol):
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         """Tie the network to these arrays; the function returned may be called, and captured, any number of times."""
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise EngineError unless it takes states of that shape, C, H, W. Any thread may call it."""
+
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Free memory that it holds on the GPU for states of that shape, whose arrays are gone."""
 
     def close(self) -> None:
         """Free the memory that it holds on the GPU."""

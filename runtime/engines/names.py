@@ -8,7 +8,11 @@ from sdedit.errors import EngineError, install_hint, shown
 
 ENGINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16", "int8")},
-    "cuda": {"tensorrt": ("float32", "float16"), "onnxruntime": ("float32",)},
+    "cuda": {
+        "tensorrt": ("float32", "float16", "int8"),
+        "onnxruntime": ("float32",),
+        "torch": ("float32", "float16", "bfloat16"),
+    },
 }
 """Precisions by device and engine. "auto" takes a device's first engine that is installed and has the precision."""
 

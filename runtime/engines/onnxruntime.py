@@ -89,7 +89,8 @@ class OnnxRuntimeCudaEngine:
         options.log_severity_level = 4
         options.add_free_dimension_override_by_name("batch", self.batch)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        settings = {"device_id": "0", "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
+        self._index = gpu.index
+        settings = {"device_id": str(gpu.index), "user_compute_stream": str(gpu.stream), "use_tf32": "0"}
         network = bundle.read_network()
         give_weights(options, network)
         with gpu.calls("to load the engine"):
@@ -110,8 +111,8 @@ class OnnxRuntimeCudaEngine:
         """Implements engines.CudaEngine; the stream is the one that the session was made for."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
-            binding.bind_input(name, "cuda", 0, np.float32, array.shape, array.address)
-        binding.bind_output(OUT, "cuda", 0, np.float32, out.shape, out.address)
+            binding.bind_input(name, "cuda", self._index, array.dtype, array.shape, array.address)
+        binding.bind_output(OUT, "cuda", self._index, out.dtype, out.shape, out.address)
 
         def enqueue(stream: int) -> None:
             try:
@@ -120,6 +121,12 @@ class OnnxRuntimeCudaEngine:
                 raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
 
         return enqueue
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Accept every shape: one session runs them all."""
+
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Do nothing: the session's memory serves all shapes."""
 
     def close(self) -> None:
         """Drop the session, which frees its memory."""

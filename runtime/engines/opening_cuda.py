@@ -21,6 +21,10 @@ def open_cuda_engine(bundle: Bundle, gpu: "Gpu", engine: str, precision: str, sl
         from .tensorrt import TensorRtEngine
 
         return TensorRtEngine(bundle, gpu, precision, slots)
+    if named == "torch":
+        from .torch import TorchEngine
+
+        return TorchEngine(bundle, gpu, precision, slots)
     from .onnxruntime import OnnxRuntimeCudaEngine
 
     return OnnxRuntimeCudaEngine(bundle, gpu)

@@ -13,112 +13,101 @@ import numpy as np
 
 from sdedit.errors import EngineError
 
-from ..bundle import Bundle
+from ..bundle import Bundle, network_inputs
 from ..bundle.engines import FOLDER, StoredEngine, network_of, read_engines
 from ..bundle.parts import extend_command
 from ..cache import read_cached, write_cached
-from .base import OUT, DeviceArray, Enqueue, check_signature
-from .tensorrt_build import RTX, build_engine, import_tensorrt, read_header
+from .base import DeviceArray, Enqueue, check_signature
+from .tensorrt_build import RTX, build_engine, import_tensorrt, profile_of, read_header
+from .tensorrt_context import Context
 
 if TYPE_CHECKING:
     from ..cuda import Gpu
 
 
 class TensorRtEngine:
-    """Implements engines.CudaEngine. One context, on our memory, runs one batch after another."""
+    """Implements engines.CudaEngine. A context for each shape of states, on our memory, runs one batch after another.
+
+    Graphs and contexts of the native shape stay; those of another shape are freed with its arrays.
+    """
 
     name = "tensorrt"
     threads: int | None = None
 
     def __init__(self, bundle: Bundle, gpu: "Gpu", precision: str, slots: int) -> None:
         """Raises EngineError if there is no TensorRT for the GPU, or it refuses the engine or the network."""
-        self._gpu = gpu
+        self._gpu, self._bundle = gpu, bundle
         self._engine: Any = None
-        self._context: Any = None
-        self._memory: Any = None
+        self._contexts: dict[tuple[int, ...], Context] = {}
         self.precision = precision
         architecture = f"sm{gpu.capability[0]}{gpu.capability[1]}"
-        trt = import_tensorrt(architecture)
-        self.version = f"{trt.__name__} {trt.__version__}"
-        data, (least, most) = find_engine(trt, bundle, architecture, precision, slots)
+        self._trt = import_tensorrt(architecture)
+        self.version = f"{self._trt.__name__} {self._trt.__version__}"
+        data, (least, most) = find_engine(self._trt, bundle, architecture, precision, slots)
         self.batch = largest_batch(slots, least, most)
         try:
             with gpu.calls("to load the engine"):
-                self._engine = self._deserialize(trt, data)
-                check_signature(bundle, signature(trt, self._engine))
-                self._open_context(trt, bundle)
+                self._engine = self._deserialize(data)
+                check_signature(bundle, signature(self._trt, self._engine))
+                least_x, _, most_x = self._engine.get_tensor_profile_shape("x", 0)
+            self._least, self._most = tuple(least_x)[2:], tuple(most_x)[2:]
+            self.capturable = self._context_for(bundle.state_shape).capturable
         except BaseException:
             self.close()
             raise
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         """Implements engines.CudaEngine."""
-        addresses = {name: array.address for name, array in {**inputs, OUT: out}.items()}
+        context = self._context_for(out.shape[1:])
+        with self._gpu.calls("to load the engine"):
+            return context.bind(inputs, out)
 
-        def enqueue(stream: int) -> None:
-            accepted = [self._context.set_tensor_address(name, address) for name, address in addresses.items()]
-            if not all(accepted) or not self._context.execute_async_v3(stream):
-                raise EngineError(f"{self.version} failed in mid-edit: {self._logger.last}")
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Implements engines.CudaEngine: the engine was built for sides in a range."""
+        sides = shape[1:]
+        if all(low <= side <= high for low, side, high in zip(self._least, sides, self._most, strict=True)):
+            return
+        least, asked, most = ("x".join(map(str, size)) for size in (self._least, sides, self._most))
+        raise EngineError(
+            f"the TensorRT engine takes sizes from {least} to {most}, not {asked}: "
+            "choose another size, engine onnxruntime, or device cpu"
+        )
 
-        return enqueue
+    def forget(self, shape: tuple[int, ...]) -> None:
+        """Implements engines.CudaEngine."""
+        context = self._contexts.pop(shape, None)
+        if context is not None:
+            context.close()
 
     def close(self) -> None:
         """Free its memory on the GPU."""
-        self._context = self._engine = None
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.close()
+        for shape in list(self._contexts):
+            self.forget(shape)
+        self._engine = None
 
-    def _deserialize(self, trt: Any, data: bytes) -> Any:
+    def _deserialize(self, data: bytes) -> Any:
         from .tensorrt_build import new_logger
 
-        self._logger = new_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
+        self._logger = new_logger(self._trt)
+        self._runtime = self._trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:  # it does not raise
             raise EngineError(f"{self.version} refuses the engine: {self._logger.last}")
         return engine
 
-    def _open_context(self, trt: Any, bundle: Bundle) -> None:
-        """Make the context for our batch, with its memory; RTX compiles its kernels here and caches them."""
-        config = self._engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        cache = None
-        if hasattr(trt, "CudaGraphStrategy"):
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # the graph is ours
-            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            cache = KernelCache(config, f"{bundle.sha256}-{self.version}-{self.precision}-{self._gpu.name}")
-        self._context = self._engine.create_execution_context(config)
-        if self._context is None:
-            raise EngineError(f"{self.version} cannot run the engine: {self._logger.last}")
-        self._context.set_optimization_profile_async(0, self._gpu.stream)
-        shapes = {name: (self.batch, *spec.shape) for name, spec in bundle.inputs.items()}
-        if not all(self._context.set_input_shape(name, shape) for name, shape in shapes.items()):
-            raise EngineError(f"{self.version}: the engine does not take {shapes}: {self._logger.last}")
-        nbytes = int(self._context.update_device_memory_size_for_shapes())
-        self._memory = self._gpu.allocate(nbytes) if nbytes else None
-        if self._memory is not None:
-            self._context.set_device_memory(int(self._memory.handle), nbytes)
-        self._gpu.wait()
-        asked = getattr(self._context, "is_stream_capturable", None)
-        self.capturable = True if asked is None else bool(asked(self._gpu.stream))
-        if cache is not None:
-            cache.save()
-
-
-class KernelCache:
-    """Kernels that TensorRT-RTX compiled for this GPU, kept between processes. TensorRT-RTX checks them itself."""
-
-    def __init__(self, config: Any, key: str) -> None:
-        self._file = f"tensorrt-{hashlib.sha256(key.encode()).hexdigest()[:32]}.cache"
-        self._cache = config.create_runtime_cache()
-        stored = read_cached(self._file)
-        if stored is not None:
-            self._cache.deserialize(stored)
-        config.set_runtime_cache(self._cache)
-
-    def save(self) -> None:
-        write_cached(self._file, bytes(self._cache.serialize()))
+    def _context_for(self, shape: tuple[int, ...]) -> Context:
+        """The context for states of that shape, made if there is none."""
+        if shape not in self._contexts:
+            channels, height, width = shape
+            specs = network_inputs((channels, height, width), self._bundle.classes)
+            shapes = {name: (self.batch, *spec.shape) for name, spec in specs.items()}
+            key = f"{self._bundle.sha256}-{self.version}-{self.precision}-{self._gpu.name}"
+            if shape != self._bundle.state_shape:
+                key += f"-{height}x{width}"
+            with self._gpu.calls("to load the engine"):
+                rest = self._gpu, shapes, self.version, self._logger, key
+                self._contexts[shape] = Context(self._trt, self._engine, *rest)
+        return self._contexts[shape]
 
 
 def find_engine(
@@ -131,11 +120,11 @@ def find_engine(
             data = bundle.read(f"{FOLDER}/{entry.file}")
             check_header(bundle, entry, data)
             return data, (entry.batches[0], entry.batches[1])
-    network = network_of(entries, precision)
+    network = network_of(bundle, entries, precision)
     if network is None:
+        option = "--int8" if precision == "int8" else f"--tensorrt {architecture}"
         raise EngineError(
-            f"bundle {bundle.path} has no network of precision {precision}: "
-            f"{extend_command(bundle, f'--tensorrt {architecture}')}"
+            f"bundle {bundle.path} has no network of precision {precision}: {extend_command(bundle, option)}"
         )
     return build_here(trt, bundle, network, architecture, precision), (1, 1)
 
@@ -160,10 +149,11 @@ def check_header(bundle: Bundle, entry: StoredEngine, data: bytes) -> None:
 
 def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precision: str) -> bytes:
     """The engine for this machine's GPU, built once and then remembered in the user's cache directory."""
+    profile = profile_of(bundle, (1, 1))
     key = {
         "network": bundle.manifest.files[network].sha256,
         "precision": precision,
-        "shape": bundle.state_shape,
+        "profile": profile,
         "architecture": architecture,
         "tensorrt": [trt.__name__, trt.__version__],
     }
@@ -178,7 +168,7 @@ def build_here(trt: Any, bundle: Bundle, network: str, architecture: str, precis
         stacklevel=2,
     )
     architectures = (architecture,) if trt.__name__ == RTX else ()
-    data = build_engine(trt, bundle.read_network(network), bundle.state_shape, (1, 1), architectures)
+    data = build_engine(trt, bundle.read_network(network), profile, architectures)
     write_cached(file, data)
     return data
 

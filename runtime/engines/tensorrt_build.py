@@ -5,13 +5,14 @@ TensorRT chooses no precision: networks are strongly typed, so each operation ha
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from sdedit.errors import EngineError, raise_interrupt
 
-from ..bundle import Network
+from ..bundle import Bundle, Network
 
 RTX = "tensorrt_rtx"
 FULL = "tensorrt"
@@ -57,10 +58,40 @@ def new_logger(trt: Any) -> Any:
     return LastError()
 
 
-def build_engine(
-    trt: Any, network: Network, shape: tuple[int, int, int], batches: tuple[int, int], architectures: Sequence[str] = ()
-) -> bytes:
-    """Build the engine of a network x [B, C, H, W], time [B] -> out for the least and the most images at once.
+Shape = tuple[int, ...]
+
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]
+"""The network's inputs by name, with the least, the usual and the largest shape that an engine takes."""
+
+
+def profile_of(bundle: Bundle, batches: tuple[int, int]) -> Profile:
+    """Shapes that the bundle's engines take: the least and the most images at once, at the sizes of `sides_of`."""
+    channels, height, width = bundle.state_shape
+    least, most = batches
+    low, high = sides_of(bundle)
+    profile: dict[str, tuple[Shape, Shape, Shape]] = {
+        name: ((least, *spec.shape), (most, *spec.shape), (most, *spec.shape)) for name, spec in bundle.inputs.items()
+    }
+    profile["x"] = ((least, channels, *low), (most, channels, height, width), (most, channels, *high))
+    return profile
+
+
+def sides_of(bundle: Bundle) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The smallest and the largest height and width of an engine: from a multiple to the square of max_pixels.
+
+    The native size is always among them. Networks of one size have that one alone.
+    """
+    image = bundle.image
+    native = image.height, image.width
+    if not image.free:
+        return native, native
+    side = math.isqrt(image.max_pixels) // image.multiple_of * image.multiple_of
+    low = min(image.multiple_of, image.height), min(image.multiple_of, image.width)
+    return low, (max(side, image.height), max(side, image.width))
+
+
+def build_engine(trt: Any, network: Network, profile: Profile, architectures: Sequence[str] = ()) -> bytes:
+    """Build the engine of a network for inputs of these shapes.
 
     architectures: for TensorRT-RTX; full TensorRT takes none and builds for this machine's GPU. Raises EngineError.
     """
@@ -78,11 +109,10 @@ def build_engine(
         config.num_compute_capabilities = len(architectures)
         for index, name in enumerate(architectures):
             config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index)
-    profile = builder.create_optimization_profile()
-    least, most = batches
-    profile.set_shape("x", (least, *shape), (most, *shape), (most, *shape))
-    profile.set_shape("time", (least,), (most,), (most,))
-    config.add_optimization_profile(profile)
+    shapes = builder.create_optimization_profile()
+    for name, (least, usual, most) in profile.items():
+        shapes.set_shape(name, least, usual, most)
+    config.add_optimization_profile(shapes)
     built = builder.build_serialized_network(parsed, config)
     if built is None:
         raise EngineError(f"{trt.__name__} {trt.__version__} cannot build {network.path}: {logger.last}")

@@ -1,0 +1,134 @@
+"""Prove the CUDA device on a real GPU: `python -m sdedit.benchmarks.gpu --bundle BUNDLE --out FOLDER [--quick]`.
+
+BUNDLE has kernels and, if wanted, engines: `sdedit extend BUNDLE --cubins all --tensorrt all`. Nothing is downloaded.
+Each part runs in a process of its own with a time limit, so a crash or a hang costs one part. FOLDER gets a JSON file
+for each part, gpu.json with all of them, and gpu.md for people. Parts that FOLDER has already are not run again, so the
+command can be repeated after an interruption; delete a part's file to run it again.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sdedit.console import run_command, to_json
+from sdedit.errors import EngineError
+from sdedit.runtime.bundle import read_bundle, read_kernels
+from sdedit.runtime.cuda.driver import probe
+
+SECONDS: Mapping[str, int] = {
+    "machine": 30,
+    "tests": 80,
+    "doctor": 60,
+    "kernels": 90,
+    "speed": 60,
+    "engines": 110,
+    "peers": 45,
+}
+"""Parts in the order in which they run, with their time limits in seconds: below 8 minutes together."""
+
+SHOWN = 2000
+"""Characters of a failed part's output that are kept."""
+
+Command = Callable[[str, Path], Sequence[str]]
+"""Name of a part, and the file that it writes -> the command that runs it."""
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle with GPU kernels.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("--quick", is_flag=True, help="Fewer plans, shapes and repetitions.")
+@click.option("--device", type=int, default=0, show_default=True, help="Number of the GPU.")
+def main(bundle: Path, out: Path, quick: bool, device: int) -> None:
+    """Prove the CUDA device on this machine's GPU, in less than 8 minutes."""
+    probe(device)
+    read_kernels(read_bundle(bundle))
+
+    def command(part: str, file: Path) -> list[str]:
+        options = ["--bundle", str(bundle), "--device", str(device), *(["--quick"] if quick else [])]
+        return [sys.executable, "-m", "sdedit.benchmarks.gpu_parts", part, str(file), *options]
+
+    out.mkdir(parents=True, exist_ok=True)
+    results = run_parts(SECONDS, out, command, click.echo)
+    write(out / "gpu.json", to_json(results) + "\n")
+    write(out / "gpu.md", page(results))
+    click.echo(f"{out / 'gpu.md'}")
+    failed = [name for name, result in results.items() if not result["ok"]]
+    if failed:
+        raise EngineError(f"of {len(results)} parts failed: {', '.join(failed)}; {out / 'gpu.md'} says why")
+
+
+def run_parts(
+    seconds: Mapping[str, int], out: Path, command: Command, say: Callable[[str], object]
+) -> dict[str, dict[str, Any]]:
+    """Run the parts that `out` does not have; returns all results by part: ok, seconds, and found or why."""
+    results = {}
+    for name, limit in seconds.items():
+        file = out / f"{name}.json"
+        results[name] = read_result(file) or run_part(name, limit, file, command)
+        say(f"{name}: {'ok' if results[name]['ok'] else results[name]['why']}")
+    return results
+
+
+def read_result(file: Path) -> dict[str, Any] | None:
+    """The result of a part that ended well in an earlier run; None if there is none."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("ok") is True else None
+
+
+def run_part(name: str, limit: int, file: Path, command: Command) -> dict[str, Any]:
+    """Run a part in a process of its own and write its result, whatever comes of the process."""
+    begun = time.perf_counter()
+    found = file.with_suffix(".found")
+    found.unlink(missing_ok=True)
+    why = ""
+    try:
+        done = subprocess.run(command(name, found), capture_output=True, text=True, check=False, timeout=limit)
+        if done.returncode:
+            why = f"exit code {done.returncode}: {' '.join((done.stderr or done.stdout).split())[-SHOWN:]}"
+    except subprocess.TimeoutExpired:
+        why = f"it took more than {limit} s"
+    result: dict[str, Any] = {"ok": not why, "seconds": round(time.perf_counter() - begun, 1)}
+    result |= {"why": why} if why else {"found": json.loads(found.read_text(encoding="utf-8"))}
+    found.unlink(missing_ok=True)
+    write(file, to_json(result) + "\n")
+    return result
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file that is complete or not there."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    unfinished.replace(file)
+
+
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The results for people: a table a part."""
+    lines = ["# The CUDA device on this machine", ""]
+    for name, result in results.items():
+        lines += [f"## {name}", "", f"{'ok' if result['ok'] else 'FAILED'}, {result['seconds']} s", ""]
+        if result["ok"]:
+            lines += ["| what | found |", "|---|---|"]
+            lines += [f"| {what} | {said(value)} |" for what, value in result["found"].items()]
+        else:
+            lines += [str(result["why"])]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def said(value: Any) -> str:
+    """A value in a cell of a table."""
+    text = ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
+    return text.replace("|", "/")
+
+
+if __name__ == "__main__":
+    run_command(main, "sdedit.benchmarks.gpu")

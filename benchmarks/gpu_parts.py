@@ -1,0 +1,363 @@
+"""The parts of `python -m sdedit.benchmarks.gpu`, each run in a process of its own. Times are the host's, with waits.
+
+A part returns what it found as names and values; it raises if something is wrong.
+"""
+
+import dataclasses
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from sdedit.console import run_command, to_json
+from sdedit.errors import EngineError, raise_interrupt
+from sdedit.kernels import twin
+from sdedit.runtime import Editor
+from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.bundle.kernels import PTX_CAPABILITY
+from sdedit.runtime.bundle.manifest import ImageSpec
+from sdedit.runtime.checks.gpu import GpuCopy, OnHost, examine_gpu
+from sdedit.runtime.checks.parity import TOLERANCES, measure_error
+from sdedit.runtime.cuda import Gpu
+from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.devices.cuda import CudaDevice
+from sdedit.runtime.engines import ENGINES, Evaluate, installed_engines, open_cuda_engine
+from sdedit.runtime.engines.remembered import installed_versions
+from sdedit.runtime.loop import Device, Loop, Task
+from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
+
+Found = dict[str, Any]
+
+PACKAGES = ("cuda-core", "cuda-bindings", "tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch", "triton", "numpy")
+
+SIDES = ((4, 4), (8, 8), (8, 12), (24, 24), (64, 64), (48, 80))
+"""Height and width of the states whose bits are compared."""
+
+SANITIZERS = ("memcheck", "racecheck", "initcheck")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of all parts. index: number of the GPU."""
+
+    bundle: Bundle
+    index: int
+    quick: bool
+
+
+@contextmanager
+def a_gpu(request: Request) -> Iterator[Gpu]:
+    gpu = Gpu(request.index)
+    try:
+        yield gpu
+    finally:
+        gpu.close()
+
+
+def machine(request: Request) -> Found:
+    """GPU, driver and versions."""
+    with a_gpu(request) as gpu:
+        major, minor = gpu.capability
+        with gpu.calls("to tell its free memory"):
+            free = gpu.free_memory()
+        return {
+            "GPU": gpu.name,
+            "architecture": f"sm{major}{minor}",
+            "driver's CUDA": f"{gpu.driver // 1000}.{gpu.driver % 1000 // 10}",
+            "free memory, GB": round(free / 1e9, 2),
+            "python": platform.python_version(),
+            "packages": installed_versions(PACKAGES),
+        }
+
+
+def tests(request: Request) -> Found:
+    """The project's tests on the GPU, if its clone is here."""
+    folder = Path(__file__).parents[1] / "tests"
+    if not (folder / "test_gpu.py").is_file():
+        return {"pytest -m gpu": "not run: this is no clone of the project"}
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", "gpu", str(folder / "test_gpu.py")]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
+    last = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
+    if done.returncode:
+        raise EngineError(f"pytest -m gpu: {last}")
+    return {"pytest -m gpu": last}
+
+
+def doctor(request: Request) -> Found:
+    """The findings of `sdedit doctor` about the GPU."""
+    findings = list(examine_gpu(request.bundle))
+    wrong = [f"{finding.what}: {finding.detail}" for finding in findings if finding.verdict == "wrong"]
+    if wrong:
+        raise EngineError("; ".join(wrong))
+    return {finding.what: f"{finding.verdict}: {finding.detail}" for finding in findings}
+
+
+def kernels(request: Request) -> Found:
+    """Bits of whole edits against numpy's, for drawn plans and shapes, from the cubin and from the PTX."""
+    found: Found = {}
+    rounds = 2 if request.quick else 40
+    for kind in ("cubin", "ptx"):
+        edits = 0
+        for index in range(rounds):
+            edits += compare_bits(request, index, kind == "ptx")
+        found[f"edits with numpy's bits, {kind}"] = edits
+    return found | sanitizers(request)
+
+
+def compare_bits(request: Request, index: int, ptx: bool) -> int:
+    """Run some drawn edits on GPU and CPU; raises EngineError where a bit differs. Returns their number."""
+    rng = np.random.default_rng(index)
+    height, width = SIDES[index % len(SIDES)]
+    bundle = of_size(request.bundle, height, width)
+    tasks = [drawn_task(rng, bundle, image) for image in range(4)]
+    with a_gpu(request) as gpu:
+        if ptx:
+            gpu.capability = PTX_CAPABILITY  # which no cubin fits
+        device = CudaDevice(gpu, bundle, GpuCopy(gpu), 2, eager=index % 2 == 1)
+        try:
+            found = results_of(device, tasks)
+        finally:
+            device.close()
+    expected = results_of(CpuDevice(Copying(), bundle.inputs, 2, twin("numpy"), bundle.null_label is not None), tasks)
+    for one, other in zip(found, expected, strict=True):
+        if one.tobytes() != other.tobytes():
+            differing = int((one != other).sum())
+            raise EngineError(f"{differing} of {one.size} values of {height}x{width} differ, round {index}, ptx {ptx}")
+    return len(tasks)
+
+
+def drawn_task(rng: np.random.Generator, bundle: Bundle, image: int) -> Task:
+    """A masked edit with a drawn plan."""
+    guidance = float(rng.choice([1.0, 2.5])) if bundle.null_label is not None else 1.0
+    plan = make_plan(
+        bundle.schedule,
+        bundle.prediction,
+        t0=float(rng.uniform(0.5, 1)),
+        steps=int(rng.integers(1, 6)),
+        sampler=str(rng.choice(list(SAMPLERS))),
+        keep=str(rng.choice(list(KEEPS))),
+        repeats=int(rng.integers(1, 3)),
+        guidance=guidance,
+    )
+    guide = rng.uniform(-1, 1, bundle.state_shape).astype(np.float32)
+    mask = rng.integers(0, 5, bundle.state_shape[1:]).astype(np.float32) / 4
+    return Task(plan, guide, mask, int(rng.integers(2**63)), image)
+
+
+def of_size(bundle: Bundle, height: int, width: int) -> Bundle:
+    """The bundle as if its images had that size: the kernels take any."""
+    image = ImageSpec.fixed(bundle.image.channels, height, width)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, image=image))
+
+
+def results_of(device: Device, tasks: list[Task]) -> list[np.ndarray]:
+    loop, waiting = Loop(device), list(tasks)
+    results: dict[Task, np.ndarray] = {}
+    while waiting or loop.busy:
+        while waiting and not loop.full:
+            loop.admit(waiting.pop(0))
+        results.update(loop.step())
+    return [results[task] for task in tasks]
+
+
+class Copying:
+    """An engine on the CPU with o = x, as GpuCopy on the GPU."""
+
+    name, precision, version = "copy", "float32", "1"
+    batch = threads = 1
+
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        def evaluate() -> None:
+            out[:] = inputs["x"]
+
+        return evaluate
+
+
+def sanitizers(request: Request) -> Found:
+    """compute-sanitizer's checks of one round, where it is installed."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"compute-sanitizer": "not installed"}
+    code = (
+        "from sdedit.benchmarks.gpu_parts import Request, compare_bits; from sdedit.runtime.bundle import read_bundle; "
+        f"compare_bits(Request(read_bundle({str(request.bundle.path)!r}), {request.index}, True), 0, False)"
+    )
+    found = {}
+    for check in SANITIZERS:
+        command = [program, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        last = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
+        if done.returncode:
+            raise EngineError(f"compute-sanitizer {check}: {last}")
+        found[f"compute-sanitizer {check}"] = last
+    return found
+
+
+def speed(request: Request) -> Found:
+    """The step kernel's bytes a second beside a copy's, graphs beside eager steps, and whole edits."""
+    rounds = 20 if request.quick else 200
+    size = (64, 64) if request.quick else (256, 256)
+    bundle = of_size(request.bundle, *size)
+    slots = 8
+    found: Found = {}
+    for eager in (True, False):
+        with a_gpu(request) as gpu:
+            device = CudaDevice(gpu, bundle, GpuCopy(gpu), slots, eager)
+            fill(device, bundle, slots)
+            found[f"ms a step of {slots} slots, {'eager' if eager else 'graph'}"] = timed(gpu, device.step, rounds)
+            if eager:
+                found |= bandwidth(gpu, device, rounds)
+            device.close()
+    if request.bundle.state_shape[1] <= max(size):
+        found |= whole_edit(request)
+    return found
+
+
+def fill(device: CudaDevice, bundle: Bundle, slots: int) -> None:
+    """Give every slot a plan that is as long as plans get, so that all are busy in every timed step."""
+    plan = make_plan(bundle.schedule, bundle.prediction, t0=1.0, steps=min(len(bundle.schedule), 1000), sampler="ddim")
+    loop = Loop(device)
+    for image in range(slots):
+        state = np.zeros(bundle.state_shape, np.float32)
+        loop.admit(Task(plan, state, np.ones(bundle.state_shape[1:], np.float32), 1, image))
+    device.begin()
+
+
+def bandwidth(gpu: Gpu, device: CudaDevice, rounds: int) -> Found:
+    """GB/s of the step kernel, which reads 4 arrays and the mask and writes 2, and of a copy of one array."""
+    memory, slots = device._memory, device.slots
+    name = "step_guided" if device._guided else "step"
+    o = {} if device._guided else {"p_o_uncond": memory.buffers["o"]}
+    image, mask = slots * memory.slot_bytes("x"), slots * memory.slot_bytes("mask")
+    with gpu.calls("in a measurement"):
+        step = timed(gpu, lambda: device._launch(name, device._grid(), o), rounds)
+        copy = timed(gpu, lambda: gpu.copy(memory.buffers["h"], 0, memory.buffers["o"], 0, image), rounds)
+    moved = (7 if device._guided else 6) * image + mask
+    return {
+        "step kernel, GB/s": round(moved / step / 1e6, 1),
+        "copy of one array, GB/s": round(2 * image / copy / 1e6, 1),
+    }
+
+
+def timed(gpu: Gpu, function: Callable[[], object], rounds: int) -> float:
+    """Milliseconds a call, from the first enqueued to the last done, after three calls that do not count."""
+
+    def wait() -> None:
+        with gpu.calls("in a measurement"):
+            gpu.wait()
+
+    return timed_by(wait, function, rounds)
+
+
+def timed_by(wait: Callable[[], object], function: Callable[[], object], rounds: int) -> float:
+    """Milliseconds as in `timed`, by another way to wait."""
+    for _ in range(3):
+        function()
+    wait()
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        function()
+    wait()
+    return round(1e3 * (time.perf_counter() - begun) / rounds, 4)
+
+
+def whole_edit(request: Request) -> Found:
+    """Seconds of an edit of 25 steps with the engine that "auto" takes."""
+    if not installed_engines("cuda"):
+        return {"whole edit": "no engine is installed"}
+    _, height, width = request.bundle.state_shape
+    guide = np.zeros((height, width, 3), np.uint8)
+    steps = min(25, len(request.bundle.schedule) // 2)
+    try:
+        with Editor.open(request.bundle, device=f"cuda:{request.index}") as editor:
+            times = [editor.edit(guide, steps=steps, seed=seed).timings for seed in range(4)]
+    except EngineError as error:
+        return {"whole edit": str(error)}
+    return {f"whole edit of {steps} steps, phases in s": dict(times[-1])}
+
+
+def engines(request: Request) -> Found:
+    """Each installed engine and precision: error against the bundle's reference, captured or not, ms a step."""
+    found: Found = {}
+    for name in installed_engines("cuda"):
+        for precision in ENGINES["cuda"][name]:
+            try:
+                found[f"{name}, {precision}"] = engine_facts(request, name, precision)
+            except EngineError as error:
+                found[f"{name}, {precision}"] = f"refused: {error}"
+    return found or {"engines": "none is installed"}
+
+
+def engine_facts(request: Request, name: str, precision: str) -> Found:
+    facts: Found = {}
+    with a_gpu(request) as gpu:
+        engine = open_cuda_engine(request.bundle, gpu, name, precision, 1)
+        error = measure_error(request.bundle, OnHost(gpu, engine))
+        facts |= {"version": engine.version, "captured": engine.capturable, "error": float(f"{error:.2e}")}
+        engine.close()
+    facts["accepted"] = bool(error <= TOLERANCES[precision])
+    for slots in (1, 2, 4, 8):
+        with a_gpu(request) as gpu:
+            engine = open_cuda_engine(request.bundle, gpu, name, precision, slots)
+            device = CudaDevice(gpu, request.bundle, engine, slots)
+            fill(device, request.bundle, slots)
+            times = [timed(gpu, device.step, 5 if request.quick else 20) for _ in range(3)]
+            facts[f"ms a step, {slots} slots"] = statistics.median(times)
+            device.close()
+    return facts
+
+
+def peers(request: Request) -> Found:
+    """Milliseconds a step of the same network in a plain torch loop, eager and as a CUDA graph."""
+    try:
+        import torch
+
+        from .gpu_peers import TorchLoop
+    except ImportError as error:
+        raise_interrupt(error)
+        return {"torch loop": f"the package {error.name} is not installed"}
+    if not torch.cuda.is_available() or request.bundle.classes:
+        return {"torch loop": "not run: torch finds no GPU, or the network takes labels"}
+    torch.cuda.set_device(request.index)
+    bundle, rounds = request.bundle, 5 if request.quick else 30
+    plan = make_plan(bundle.schedule, bundle.prediction, t0=0.5, steps=2, sampler="ancestral")
+    guide, mask = np.zeros(bundle.state_shape, np.float32), np.ones(bundle.state_shape[1:], np.float32)
+    found: Found = {}
+    with torch.inference_mode():
+        loop = TorchLoop(bundle, plan, guide, mask, f"cuda:{request.index}")
+        for name, step in (("eager", lambda: loop.step(0)), ("CUDA graph", loop.capture(0))):
+            found[f"torch loop, {name}, ms a step"] = timed_by(torch.cuda.synchronize, step, rounds)
+    return found
+
+
+PARTS: Mapping[str, Callable[[Request], Found]] = {
+    part.__name__: part for part in (machine, tests, doctor, kernels, speed, engines, peers)
+}
+
+
+@click.command()
+@click.argument("part")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--bundle", type=click.Path(path_type=Path), required=True)
+@click.option("--device", type=int, default=0)
+@click.option("--quick", is_flag=True)
+def main(part: str, file: Path, bundle: Path, device: int, quick: bool) -> None:
+    """Run one part and write what it found."""
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+    found = PARTS[part](Request(read_bundle(bundle), device, quick))
+    file.write_text(to_json(found) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(main, "sdedit.benchmarks.gpu_parts")

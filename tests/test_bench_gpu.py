@@ -1,0 +1,171 @@
+"""The proof on a GPU: its processes, limits and files with parts that are stand-ins, its parts on the fake driver."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_driver import FakeDriver
+
+from sdedit.benchmarks import gpu, gpu_parts
+from sdedit.benchmarks.gpu_parts import Request
+from sdedit.benchmarks.gpu_peers import TorchLoop
+from sdedit.errors import EngineError
+from sdedit.kernels import twin
+from sdedit.runtime.bundle import SHIPPED, Bundle, network_inputs, read_bundle
+from sdedit.runtime.checks import gpu as gpu_checks
+from sdedit.runtime.cuda import driver
+from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.engines import load_engine
+from sdedit.runtime.loop import Task
+from sdedit.runtime.plan import make_plan
+
+SCRIPTS = {
+    "good": 'import sys; open(sys.argv[1], \'w\').write(\'{"edits": 3, "speed": {"ms": 1.5}}\')',
+    "crashing": "import os; os.abort()",
+    "hanging": "import time; time.sleep(600)",
+    "wrong": "raise SystemExit('7 of 48 values | differ')",
+}
+
+
+def command(name: str, file: Path) -> list[str]:
+    return [sys.executable, "-c", SCRIPTS[name], str(file)]
+
+
+def test_a_part_that_crashes_or_hangs_costs_itself_alone(tmp_path: Path) -> None:
+    seconds = {"crashing": 20, "hanging": 1, "wrong": 20, "good": 20}
+    said: list[str] = []
+    results = gpu.run_parts(seconds, tmp_path, command, said.append)
+    assert {name: result["ok"] for name, result in results.items()} == {
+        "crashing": False,
+        "hanging": False,
+        "wrong": False,
+        "good": True,
+    }
+    assert results["crashing"]["why"].startswith("exit code -6")
+    assert results["hanging"]["why"] == "it took more than 1 s"
+    assert results["wrong"]["why"] == "exit code 1: 7 of 48 values | differ"
+    assert results["good"]["found"] == {"edits": 3, "speed": {"ms": 1.5}}
+    assert said[-1] == "good: ok"
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.json" for name in seconds)
+    page = gpu.page(results)
+    assert "## hanging\n\nFAILED" in page
+    assert "| speed | ms 1.5 |" in page
+
+
+def test_what_has_ended_well_is_not_run_again(tmp_path: Path) -> None:
+    first = gpu.run_parts({"good": 20, "wrong": 20}, tmp_path, command, str)
+    ran: list[str] = []
+
+    def again(name: str, file: Path) -> list[str]:
+        ran.append(name)
+        return command("good", file)
+
+    second = gpu.run_parts({"good": 20, "wrong": 20}, tmp_path, again, str)
+    assert ran == ["wrong"]
+    assert second["good"] == first["good"]
+    assert second["wrong"]["ok"]
+
+
+def test_a_damaged_result_is_run_again(tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_text('{"ok": tr')
+    assert gpu.run_parts({"good": 20}, tmp_path, command, str)["good"]["ok"]
+    assert json.loads((tmp_path / "good.json").read_text())["ok"] is True
+
+
+def test_without_a_gpu_it_says_so_and_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "LIBRARY", "libcuda-of-nowhere.so.1")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--bundle", "b", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        gpu.run_command(gpu.main, "sdedit.benchmarks.gpu")
+    assert ended.value.code == 2
+    assert "there is no NVIDIA driver here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_part_has_a_limit_and_all_together_stay_below_8_minutes() -> None:
+    assert list(gpu.SECONDS) == list(gpu_parts.PARTS)
+    assert sum(gpu.SECONDS.values()) < 480
+
+
+@pytest.fixture
+def request_(fake: FakeDriver, bundle_with_kernels: Bundle, monkeypatch: pytest.MonkeyPatch) -> Request:
+    """engines would meet the fake driver, so there are none."""
+    monkeypatch.setattr(gpu_checks, "ENGINES", {"cuda": ()})
+    monkeypatch.setattr(gpu_parts, "installed_engines", lambda device: [])
+    return Request(bundle_with_kernels, 0, True)
+
+
+def test_parts_on_the_fake_driver(fake: FakeDriver, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_parts.shutil, "which", lambda program: None)
+    assert gpu_parts.machine(request_)["architecture"] == "sm89"
+    assert gpu_parts.doctor(request_)["kernels on the GPU"].startswith("ok")
+    found = gpu_parts.kernels(request_)
+    assert found == {
+        "edits with numpy's bits, cubin": 8,
+        "edits with numpy's bits, ptx": 8,
+        "compute-sanitizer": "not installed",
+    }
+    assert {file.split(".", 1)[1] for file in fake.loaded} == {"sm89.cubin", "ptx"}
+    assert fake.fault is None
+    assert fake.counts()["allocations"] == 0
+
+
+def test_a_wrong_bit_fails_the_part(fake: FakeDriver, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = gpu_parts.Copying.bind
+
+    def almost(self: gpu_parts.Copying, inputs: object, out: object) -> object:
+        evaluate = real(self, inputs, out)  # type: ignore[arg-type]
+
+        def evaluate_wrongly() -> None:
+            evaluate()
+            out[0, 0, 0, 0] += 1  # type: ignore[index]
+
+        return evaluate_wrongly
+
+    monkeypatch.setattr(gpu_parts.Copying, "bind", almost)
+    with pytest.raises(EngineError, match=r"^\d+ of 48 values of 4x4 differ, round 0, ptx False$"):
+        gpu_parts.compare_bits(request_, 0, False)
+
+
+def test_speed_is_measured_in_every_way(fake: FakeDriver, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers mean nothing on the fake driver."""
+    monkeypatch.setattr(gpu_parts, "of_size", lambda bundle, height, width: bundle)
+    monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: (function(), 1.0)[1])
+    found = gpu_parts.speed(request_)
+    assert set(found) == {
+        "ms a step of 8 slots, eager",
+        "ms a step of 8 slots, graph",
+        "step kernel, GB/s",
+        "copy of one array, GB/s",
+        "whole edit",
+    }
+    assert fake.fault is None
+    assert fake.counts()["allocations"] == 0
+
+
+def test_the_torch_loop_is_the_same_edit(one_thread: None) -> None:
+    """On torch's CPU, without noise: the peer does the work that it is compared in."""
+    import torch
+
+    bundle = read_bundle(SHIPPED)
+    plan = make_plan(bundle.schedule, bundle.prediction, t0=0.5, steps=3, sampler="ddim", keep="fresh")
+    rows = plan.rows.copy()
+    rows["k_z"] = 0
+    plan = dataclasses.replace(plan, rows=rows, alpha0=1.0, sigma0=0.0)
+    rng = np.random.default_rng(0)
+    guide = rng.uniform(-1, 1, (3, 16, 16)).astype(np.float32)
+    mask = rng.integers(0, 3, (16, 16)).astype(np.float32) / 2
+    peer = TorchLoop(bundle, plan, guide, mask, "cpu")
+    with torch.inference_mode():
+        for at in range(3):
+            peer.step(at)
+    engine = load_engine(bundle, "onnxruntime", "float32", 1)
+    device = CpuDevice(engine, network_inputs((3, 16, 16)), 1, twin())
+    (expected,) = gpu_parts.results_of(device, [Task(plan, guide, mask, 0, 0)])
+    assert np.abs(peer.x.numpy()[0] - expected).max() <= 1e-4
+    assert np.abs(expected - guide).max() > 0.1

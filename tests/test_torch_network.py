@@ -1,0 +1,79 @@
+"""Networks that torch rebuilds from ONNX, on torch's CPU against onnxruntime; the engine itself needs a GPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from tiny import model
+
+from sdedit.errors import EngineError
+from sdedit.runtime.bundle import SHIPPED, Bundle, Network, network_inputs, read_bundle
+from sdedit.runtime.checks.parity import TOLERANCES, parity_inputs, relative_error
+from sdedit.runtime.engines import load_engine
+from sdedit.runtime.engines.torch_network import TorchNetwork
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def outputs(bundle: Bundle, network: TorchNetwork, shape: tuple[int, int, int]) -> np.ndarray:
+    """[L, C, H, W]: the network's outputs for the bundle's parity inputs."""
+    found = []
+    for index in range(len(bundle.reference_levels)):
+        inputs = parity_inputs(bundle, index, shape)
+        with torch.inference_mode():
+            found.append(network({name: torch.from_numpy(value) for name, value in inputs.items()}).numpy()[0])
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_shipped_network_has_the_references_outputs(precision: str) -> None:
+    bundle = read_bundle(SHIPPED)
+    found = outputs(bundle, TorchNetwork(bundle.read_network(), "cpu", precision), bundle.state_shape)
+    expected = bundle.reference()[1]
+    judged = slice(None) if precision == "float32" else slice(-1, None)  # an even grey rounds away at low levels
+    assert relative_error(found[judged], expected[judged]) <= TOLERANCES[precision]
+    assert found.dtype == np.float32
+
+
+def test_another_size_has_onnxruntimes_outputs() -> None:
+    bundle, shape = read_bundle(SHIPPED), (3, 32, 48)
+    found = outputs(bundle, TorchNetwork(bundle.read_network(), "cpu", "float32"), shape)
+    engine = load_engine(bundle, "onnxruntime", "float32", 1)
+    inputs = {name: np.empty((1, *s.shape), s.dtype) for name, s in network_inputs(shape, bundle.classes).items()}
+    out = np.empty((1, *shape), np.float32)
+    evaluate = engine.bind(inputs, out)
+    expected = []
+    for index in range(len(found)):
+        for name, value in parity_inputs(bundle, index, shape).items():
+            inputs[name][:] = value
+        evaluate()
+        expected.append(out[0].copy())
+    assert relative_error(found, np.stack(expected)) <= TOLERANCES["float32"]
+
+
+def test_a_batch_gives_each_image_its_output(tmp_path: Path) -> None:
+    bundle = read_bundle(SHIPPED)
+    network = TorchNetwork(bundle.read_network(), "cpu", "float32")
+    both = [parity_inputs(bundle, index, (3, 16, 16)) for index in (0, 1)]
+    joined = {name: torch.from_numpy(np.concatenate([inputs[name] for inputs in both])) for name in both[0]}
+    with torch.inference_mode():
+        together = network(joined).numpy()
+        alone = [network({name: torch.from_numpy(v) for name, v in inputs.items()}).numpy()[0] for inputs in both]
+    assert relative_error(together, np.stack(alone)) <= 1e-5
+
+
+def test_an_operator_that_it_does_not_have_is_one_line(tmp_path: Path) -> None:
+    network = Network(tmp_path / "n.onnx", model([helper.make_node("Mish", ["x"], ["out"])], []).SerializeToString())
+    with pytest.raises(EngineError, match=r"^engine torch has no Mish, which .*n\.onnx needs: choose another$"):
+        TorchNetwork(network, "cpu", "float32")
+
+
+def test_a_way_of_resizing_that_it_does_not_have_is_one_line(tmp_path: Path) -> None:
+    scales = numpy_helper.from_array(np.float32([1, 1, 1.5, 1.5]), "scales")
+    data = model([helper.make_node("Resize", ["x", "", "scales"], ["out"])], [scales]).SerializeToString()
+    network = TorchNetwork(Network(tmp_path / "n.onnx", data), "cpu", "float32")
+    inputs = {"x": torch.zeros(1, 3, 8, 8), "time": torch.zeros(1)}
+    with pytest.raises(EngineError, match=r"^engine torch does not evaluate Resize: a Resize of mode None by \["):
+        network(inputs)
