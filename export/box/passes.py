@@ -23,7 +23,10 @@ EPSILON = 1e-5
 
 
 def whole_pass(model: onnx.ModelProto, sites: Sites) -> onnx.ModelProto:
-    """x, time and the box (pos, size int64 [2] in pixels, share float32 [1]: its part of the area) -> out, all caches."""
+    """x, time and the box -> out and all caches.
+
+    The box is pos and size, int64 [2] in pixels, and share, float32 [1]: its part of the picture's area.
+    """
     w = Writer(copied(model))
     w.input("pos", TensorProto.INT64, [2])
     w.input("size", TensorProto.INT64, [2])
