@@ -49,6 +49,11 @@ def replay(
     path = to_path("path", path, ImageError)
     picture = load_result(path)
     recipe = parse_recipe(path, picture)
+    if recipe.get("session") is not None:
+        raise PlanError(
+            f"{path} was made in a session, whose edits are near, not equal, to those of the whole picture: "
+            "Editor.session with its photo and place makes it again, replay does not"
+        )
     given = {
         what: None if file is None else to_path(what, file, ImageError)
         for what, file in (("guide", guide), ("mask", mask), ("base", base))

@@ -23,6 +23,7 @@ ADDITIONS: tuple[Decorator, ...] = (
     ),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
+    option(GROUP, "--box", is_flag=True, help="Graphs that recompute only a box of the picture: Editor.session."),
     option(
         GROUP,
         "--palette",
@@ -40,6 +41,7 @@ def parse_additions(
     engine_precision: str | None,
     engine_batch: int | None,
     int8: bool,
+    box: bool,
     min_psnr: float | None,
     palette: Path | None,
 ) -> "list[Addition]":
@@ -61,6 +63,10 @@ def parse_additions(
         additions.append(kernels_addition(parse_targets(cubins)))
     if tensorrt is not None:
         additions.append(engines_addition(tensorrt, engine_precision, 1 if engine_batch is None else engine_batch))
+    if box:
+        from sdedit.export.box.addition import box_addition
+
+        additions.append(box_addition())
     return additions
 
 

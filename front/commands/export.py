@@ -71,6 +71,7 @@ def export_command(
     engine_batch: int | None,
     int8: bool,
     min_psnr: float | None,
+    box: bool,
     palette: Path | None,
     **answers: Any,
 ) -> None:
@@ -92,7 +93,7 @@ def export_command(
     from sdedit.runtime.bundle import refuse_installed
 
     refuse_installed(out)  # before the checkpoint is loaded
-    additions = parse_additions(cubins, tensorrt, engine_precision, engine_batch, int8, min_psnr, palette)
+    additions = parse_additions(cubins, tensorrt, engine_precision, engine_batch, int8, box, min_psnr, palette)
     try:
         from sdedit.export.bundle import export_bundle
     except ImportError as error:

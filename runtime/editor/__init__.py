@@ -3,5 +3,6 @@
 from .arguments import DeviceName, EngineName, PrecisionName
 from .editor import Editor
 from .job import Edit, EditedImage, Job, Preview
+from .session import Session
 
-__all__ = ["DeviceName", "Edit", "EditedImage", "Editor", "EngineName", "Job", "PrecisionName", "Preview"]
+__all__ = ["DeviceName", "Edit", "EditedImage", "Editor", "EngineName", "Job", "PrecisionName", "Preview", "Session"]

@@ -1,26 +1,28 @@
 """The one door for products: open a bundle once, edit as often as you like, from as many threads as you like."""
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 
-from sdedit import __version__
 from sdedit.errors import EngineError, out_of_memory
 
 from ..bundle import Bundle
 from ..codec import codec_for
 from ..devices import open_device
+from ..engines.box import BoxNetwork
 from ..images import Source
 from ..jobs import LOG, Ticket, Worker
 from ..loop import Device, Loop, Task
 from ..settings import EditOptions, Settings
 from .arguments import DeviceName, EngineName, PrecisionName, check_function, check_image_numbers, check_opening, load
-from .job import Edit, Job, OnStep
+from .job import Edit, Job, OnStep, fixed_recipe
 from .placing import place
+from .session import MEMORY, Session, open_session
 
 CLOSE_SECONDS = 5.0
 """`close` waits this long for the evaluation under way; an engine that takes longer is freed when it returns."""
@@ -41,6 +43,8 @@ class Editor:
         self.bundle = bundle
         self.device = device
         self._codec = codec_for(bundle)
+        self._boxes: BoxNetwork | None = None
+        self._loading = threading.Lock()
         self._worker = Worker(Loop(device), None if max_waiting is None else device.slots + max_waiting)
         self._finalizer = weakref.finalize(self, self._worker.close, EXIT_SECONDS)
 
@@ -137,6 +141,17 @@ class Editor:
         self._worker.submit(job._ticket)
         return job
 
+    def session(self, photo: Source, place: Source, *, memory: int = MEMORY, **options: Unpack[EditOptions]) -> Session:
+        """Open a session for many edits of one photo in one place, each of which recomputes a box around it alone.
+
+        photo: what all guides equal outside the place. place: a mask of the photo's size of all that may change.
+        memory: bytes that it may hold; where more are needed its edits are those of `edit`. options: see Settings; they
+        are those of all its edits. The bundle needs the part box/ (`sdedit extend --box`). It runs on the CPU, on
+        onnxruntime, in float32. Raises ImageError, PlanError, EngineError, BundleError.
+        """
+        self._worker.check_process()
+        return open_session(self, photo, place, memory, Settings(**options))
+
     def close(self) -> None:
         """Cancel all jobs in flight and let go of the device; afterwards nothing can be submitted.
 
@@ -192,9 +207,16 @@ class Editor:
             Task(plan, guide_state, mask_state, int(settings.seed), number, conditions, null_conditions, settings.tile)
             for number in numbers
         ]
-        recipe = {**self._fixed_recipe(), **sources, **settings.recipe()}
+        recipe = {**fixed_recipe(self.bundle, self.device), **sources, **settings.recipe()}
         LOG.debug("job of %d images: %s", len(tasks), settings)
         return Job(self, self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)
+
+    def box_network(self) -> BoxNetwork:
+        """The graphs of the part box/, loaded when a session first needs them; all sessions share them."""
+        with self._loading:
+            if self._boxes is None:
+                self._boxes = BoxNetwork(self.bundle, self.device.engine.threads)
+            return self._boxes
 
     def _conditions(self, settings: Settings) -> tuple[dict[str, np.generic], dict[str, np.generic]]:
         """Values of the network's inputs besides x and time, for the edit and for its unconditional pass."""
@@ -202,20 +224,3 @@ class Editor:
         null_label = self.bundle.null_label
         conditions: dict[str, np.generic] = {} if label is None else {"label": np.int64(label)}
         return conditions, {} if null_label is None else {"label": np.int64(null_label)}
-
-    def _fixed_recipe(self) -> dict[str, Any]:
-        """The part of the recipe that is the same for every edit of this editor."""
-        engine = self.device.engine
-        return {
-            "version": __version__,
-            "bundle": {"name": self.bundle.name, "sha256": self.bundle.sha256},
-            "device": self.device.name,
-            "kernels": self.device.kernels,
-            "engine": {
-                "name": engine.name,
-                "version": engine.version,
-                "precision": engine.precision,
-                "threads": engine.threads,
-                **({"batch": engine.batch} if engine.batch > 1 else {}),  # it may choose its kernels by it
-            },
-        }

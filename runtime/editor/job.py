@@ -13,13 +13,34 @@ from typing import Any
 
 from PIL import Image
 
+from sdedit import __version__
 from sdedit.errors import EngineError, ImageError, PlanError, out_of_memory, shown
 
+from ..bundle import Bundle
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_image
 from ..jobs import LOG, Demand, Listener, News, Progress, Ticket, Worker
+from ..loop import Device
 from ..option import to_integer, to_number, to_path
 from ..recipe import write_recipe
+
+
+def fixed_recipe(bundle: Bundle, device: Device) -> dict[str, Any]:
+    """The part of a recipe that is the same for every edit with this bundle on this device."""
+    engine = device.engine
+    return {
+        "version": __version__,
+        "bundle": {"name": bundle.name, "sha256": bundle.sha256},
+        "device": device.name,
+        "kernels": device.kernels,
+        "engine": {
+            "name": engine.name,
+            "version": engine.version,
+            "precision": engine.precision,
+            "threads": engine.threads,
+            **({"batch": engine.batch} if engine.batch > 1 else {}),  # it may choose its kernels by it
+        },
+    }
 
 
 @dataclass(frozen=True)

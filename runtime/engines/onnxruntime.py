@@ -30,21 +30,11 @@ class OnnxRuntimeEngine:
         onnxruntime = import_onnxruntime()
         self.version = str(onnxruntime.__version__)
         self.precision = precision
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
-        options.add_free_dimension_override_by_name("batch", self.batch)
         network = bundle.read_network()
-        give_weights(options, network)
+        self._session = open_session(network, threads)
         try:
-            self._session = onnxruntime.InferenceSession(
-                network.data, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
             found = signature(self._session)
-        except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
+        except Exception as error:  # names may be no UTF-8
             raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
@@ -64,6 +54,25 @@ class OnnxRuntimeEngine:
                 raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
 
         return evaluate
+
+
+def open_session(network: Network, threads: int) -> Any:
+    """A session on the CPU, for a batch of 1. Raises EngineError, with the file's name, if there can be none."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
+    options.add_free_dimension_override_by_name("batch", 1)
+    give_weights(options, network)
+    try:
+        return onnxruntime.InferenceSession(
+            network.data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise EngineError(f"onnxruntime refuses {network.path}: {reason(error)}") from None
 
 
 class OnnxRuntimeCudaEngine:

@@ -1,9 +1,9 @@
 """Pictures: decoding sources, masks, the part of a photo that is edited, saving, and stroke paintings."""
 
-from .canvas import Canvas, masked_canvas, multiples, own_scale_canvas, own_size_canvas, paste, whole_canvas
+from .canvas import Canvas, canvas_at, masked_canvas, multiples, own_scale_canvas, own_size_canvas, paste, whole_canvas
 from .decoding import SUFFIXES, Picture, load_result, open_picture, picture_size
 from .encoding import encode_png
-from .masks import alpha_mask, difference_mask, feathered, open_mask, reduce_mask
+from .masks import alpha_mask, difference_mask, edited_pixels, feathered, open_mask, reduce_mask
 from .saving import check_output, save_image
 from .sources import Source, file_sha256
 
@@ -13,8 +13,10 @@ __all__ = [
     "Picture",
     "Source",
     "alpha_mask",
+    "canvas_at",
     "check_output",
     "difference_mask",
+    "edited_pixels",
     "encode_png",
     "feathered",
     "file_sha256",

@@ -94,9 +94,7 @@ def own_scale_canvas(
     size = (box[2] - box[0], box[3] - box[1])
     padded = multiples(size, multiple_of)
     if prod(padded) <= max_pixels:
-        canvas = _cut(photo, mask, change, box, size)
-        small = np.pad(canvas.mask, ((0, padded[1] - size[1]), (0, padded[0] - size[0])), mode="symmetric")
-        return replace(canvas, part=_reflected(canvas.part, padded), mask=small)
+        return canvas_at(photo, mask, change, box, multiple_of)
     reduced = _reduced(size, multiple_of, max_pixels)
     share = 100 * math.sqrt(prod(reduced) / prod(size))
     warn(
@@ -105,6 +103,18 @@ def own_scale_canvas(
         f"and at most {max_pixels:.0f} are edited at once",
     )
     return _cut(photo, mask, change, box, reduced)
+
+
+def canvas_at(photo: Image.Image, mask: np.ndarray, change: np.ndarray, box: Box, multiple_of: int) -> Canvas:
+    """The box of the photo at its own scale, reflected to sides that are multiples.
+
+    mask: float32 [H, W] in [0, 1]. change: bool [H, W], the pixels that it edits.
+    """
+    size = (box[2] - box[0], box[3] - box[1])
+    padded = multiples(size, multiple_of)
+    canvas = _cut(photo, mask, change, box, size)
+    small = np.pad(canvas.mask, ((0, padded[1] - size[1]), (0, padded[0] - size[0])), mode="symmetric")
+    return replace(canvas, part=_reflected(canvas.part, padded), mask=small)
 
 
 def paste(canvas: Canvas, picture: Image.Image, exact: bool) -> Image.Image:
