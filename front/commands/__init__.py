@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "Make a first picture; needs no input.",
     "edit": "Turn a guide, or a folder of guides, into images.",
     "strokes": "Turn a photo into a stroke painting, a guide.",
+    "evaluate": "Measure how real and how faithful edits are.",
     "replay": "Make an image again from its recipe, and compare.",
     "inspect": "Show a bundle, or the recipe of an image.",
     "tune": "Measure the engines here and remember the fastest.",
