@@ -12,6 +12,7 @@ COMMANDS = {
     "edit": "Turn a guide, or a folder of guides, into images.",
     "serve": "Serve edits over HTTP, and a page to paint on.",
     "strokes": "Turn a photo into a stroke painting, a guide.",
+    "evaluate": "Measure how real and how faithful edits are.",
     "replay": "Make an image again from its recipe, and compare.",
     "inspect": "Show a bundle, or the recipe of an image.",
     "tune": "Measure the engines here and remember the fastest.",
