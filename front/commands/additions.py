@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..console import Number
 from ..errors import install_hint, raise_interrupt
 from .options import Decorator, option
 
@@ -18,7 +19,12 @@ ADDITIONS: tuple[Decorator, ...] = (
     option(GROUP, "--engine-precision", help="Precision of those engines: float32, float16.  [default: one of each]"),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
-    option(GROUP, "--min-psnr", type=float, help="Least PSNR of int8's edits against float32, in dB.  [default: 30]"),
+    option(
+        GROUP,
+        "--min-psnr",
+        type=Number(min=0),
+        help="Least PSNR of int8's edits against float32, in dB.  [default: 30]",
+    ),
 )
 """The options of both commands."""
 
