@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sdedit.console import run_command
+from sdedit.console import Number, run_command
 from sdedit.errors import SdeditError, printable
 from sdedit.runtime.machine import available_processors, load_average, why_busy
 
@@ -32,7 +32,7 @@ FULL_MINUTES = 17.0
     help="Finish in 90 seconds: the shipped model, masked edit, nothing that compiles first.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each contender.  [default: all processors]")
-@click.option("--seconds", type=click.FloatRange(min=0), help="Seconds of timing per scenario.")
+@click.option("--seconds", type=Number(min=0), help="Seconds of timing per scenario.")
 @click.option("--load", type=click.Path(path_type=Path), help="Measure nothing and show this run, a file of --json.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the run to this file.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write the page docs/benchmarks.md to this file.")

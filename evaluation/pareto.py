@@ -6,6 +6,12 @@ the results and the paintings. The yardstick is 500 ancestral steps with several
 both numbers exceed the yardstick's mean by no more than the spread of its seeds.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.evaluation.pareto")
+    raise SystemExit
+
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -235,5 +241,6 @@ def cell(point: Point, yardstick: Yardstick) -> str:
     return f"**{text}**" if yardstick.equals(point) else text
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command as this process."""
     run_command(command, "pareto")

@@ -4,6 +4,12 @@ Each checkpoint is exported to a temporary bundle, and its samples and edits are
 loss is computed in torch.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.evaluation.weights")
+    raise SystemExit
+
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from sdedit.console import run_command, to_json
+from sdedit.console import Number, run_command, to_json
 from sdedit.errors import CheckpointError
 from sdedit.runtime import Editor
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
@@ -48,7 +54,7 @@ class Views:
 @click.option("--hold-out", required=True, help="The same as in training.")
 @click.option("--scales", default="1", show_default=True, help="The same as in training.")
 @click.option("--turns", is_flag=True, help="The same as in training.")
-@click.option("--flat", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="The same as in training.")
+@click.option("--flat", type=Number(0, 1), default=1.0, show_default=True, help="The same as in training.")
 @click.option("--seed", default=0, show_default=True, help="The same as in training.")
 @click.option(
     "--count", type=click.IntRange(min=2), default=128, show_default=True, help="Number of samples, and of edits."
@@ -158,5 +164,6 @@ def rounded(distances: list[float]) -> list[float]:
     return [round(distance, 4) for distance in distances]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command as this process."""
     run_command(command, "weights")

@@ -1,13 +1,13 @@
-"""The entry point of `sdedit`. It imports nothing before it can answer a Ctrl-C."""
+"""The entry points of `sdedit` and `sdedit-bench`."""
 
-import sys
+from .entry import run_module
 
 
 def main() -> None:
-    """Run the command line of this process."""
-    try:
-        from .commands import sdedit
-        from .console import run_command
-    except KeyboardInterrupt:
-        sys.exit(130)
-    run_command(sdedit, "sdedit")
+    """Run `sdedit` as this process."""
+    run_module("sdedit.commands")
+
+
+def bench() -> None:
+    """Run `sdedit-bench` as this process."""
+    run_module("sdedit.benchmarks.bench")

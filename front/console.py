@@ -7,7 +7,10 @@ import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
+import traceback
 import warnings
 from typing import Any, NoReturn, TextIO
 
@@ -34,6 +37,16 @@ class Stdout(io.FileIO):
             raise StdoutError(f"stdout cannot be written: {reason(error)}") from None
 
 
+class Number(click.FloatRange):
+    """A finite number of the range. Every option that is a float has this type: click's own types accept NaN."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", parameter, context)
+        return number
+
+
 def run_command(command: click.Command, name: str) -> None:
     """Run the click command as this process. A mistake is one line on stderr, after `name`, and exit code 2."""
     prepare_streams()
@@ -41,18 +54,37 @@ def run_command(command: click.Command, name: str) -> None:
     try:
         command.main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        end_interrupted(error)
     except StdoutError as error:
         discard_stdout()
         fail(name, str(error))
     except Exception as error:
         if comes_from_interrupt(error):
-            sys.exit(INTERRUPTED)
+            end_interrupted(error)
         message = mistake(error)
         if message is None:
             raise
         fail(name, message)
+
+
+def end_interrupted(error: BaseException) -> NoReturn:
+    """End the process after a Ctrl-C. Further ones are ignored while what the command used is freed.
+
+    An editor waits then for the evaluation under way (15 s at most): onnxruntime aborts a process that ends during one.
+    The old handling of Ctrl-C comes back afterwards, for a host that goes on.
+    """
+    own = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if own else None
+    try:
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__context__
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+    sys.exit(INTERRUPTED)
 
 
 def mistake(error: Exception) -> str | None:

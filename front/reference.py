@@ -3,6 +3,12 @@
 A table stands between the lines `<!-- options: NAME -->` and `<!-- end -->`, NAME being a command.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.reference")
+    raise SystemExit
+
 import re
 from pathlib import Path
 
@@ -54,5 +60,6 @@ def meaning(option: click.Option) -> str:
     return text.replace("|", "\\|") + (f" Default: {default}." if default else "")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command as this process."""
     run_command(reference_command, "sdedit.reference")

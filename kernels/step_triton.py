@@ -1,9 +1,9 @@
 """begin, step and advance in Triton: the same contracts and bits as step_numpy.py, one pass over memory.
 
-Multiply, add, sqrt_rn and integers only, to be compiled with enable_fp_fusion=False. A program is one block of pixels
-of one channel of one slot; a thread holds the four elements that share a noise counter. Channels vary fastest, so that
-the mask, which they share, comes from memory once. The state is that of layout.py: rows and counters are read as 32-bit
-words, seeds as 64-bit ones.
+The kernels use multiply, add, sqrt_rn and integers only. They must be compiled with enable_fp_fusion=False. A program
+computes one block of pixels of one channel of one slot; a thread holds the four elements that share a noise counter.
+Channels vary fastest: they share the mask, which is then read from memory once. layout.py defines the state. Rows and
+counters are read as 32-bit words, seeds as 64-bit words.
 
 This module imports triton; only code that compiles or tests kernels imports it.
 """
@@ -16,7 +16,7 @@ import triton.language as tl
 from .layout import ADVANCE_ARRAYS, BEGIN_ARRAYS, STEP_ARRAYS
 
 WORDS = tl.constexpr(16)
-"""Number of a row's words. The names below are their places, in the order of layout.ROW."""
+"""Number of 32-bit words in a row. The names below are the places of its fields, in the order of layout.ROW."""
 
 A_X = tl.constexpr(1)
 A_O = tl.constexpr(2)
@@ -38,12 +38,12 @@ KIND_BEGIN = tl.constexpr(0)
 KIND_STEP = tl.constexpr(1)
 
 BLOCK = 512
-"""Elements that a program of begin or step computes: four a thread."""
+"""Number of elements that one program of begin or step computes: four for each thread."""
 
 NUM_WARPS = 4
 
 
-# Arithmetic: pure functions on values, line by line those of noise.py and step_numpy.py.
+# Arithmetic: pure functions on values. Each line is that of noise.py or step_numpy.py.
 
 
 @triton.jit
@@ -123,7 +123,7 @@ def box_muller(radius_word, angle_word):
 
 @triton.jit
 def normal(seed, image, repeat, step, kind, group):
-    """The normals of the elements 4 group .. 4 group + 3: float32 [G, 4] for uint32 group [G]."""
+    """Normals of the elements 4 group .. 4 group + 3: float32 [G, 4]. group: uint32 [G]."""
     zero = group * 0
     r0, r1, r2, r3 = philox(seed, group, zero + step, zero + (2 * repeat + kind), zero + image)
     z0, z1 = box_muller(r0, r1)
@@ -133,7 +133,7 @@ def normal(seed, image, repeat, step, kind, group):
 
 @triton.jit
 def update(x, h, g, m, o, z, z_keep, a_x, a_o, clip, c_x, c_0, c_h, c_z, k_g, k_z, threshold, h_threshold):
-    """x' and h'"""
+    """The new x' and h' of docs/design.md, contract 2."""
     x0 = a_x * x + a_o * o
     x0 = tl.where(x0 < -clip, -clip, x0)
     x0 = tl.where(x0 > clip, clip, x0)
@@ -143,12 +143,12 @@ def update(x, h, g, m, o, z, z_keep, a_x, a_o, clip, c_x, c_0, c_h, c_z, k_g, k_
     return tl.where(m >= threshold, edit, keep), x0
 
 
-# Addresses: which elements a program has, and what its slot's row says.
+# Addresses: the elements of a program, and its slot's row.
 
 
 @triton.jit
 def elements_of_program(pixels, BLOCK: tl.constexpr):
-    """group uint32 [G], and element int32 [G, 4] of the image, for this program; first: of its channel.
+    """This program's groups, uint32 [G], their elements of the image, int32 [G, 4], and its channel's first element.
 
     Groups are aligned to the whole image, so a channel whose size is no multiple of four shares its edge groups.
     """
@@ -160,13 +160,13 @@ def elements_of_program(pixels, BLOCK: tl.constexpr):
 
 @triton.jit
 def within(element, first, pixels, acts):
-    """Mask of the elements in the channel; empty if the slot does not act: its channel then ends where it begins."""
+    """Mask of the elements that lie in the channel. If the slot does not act, the mask is False everywhere."""
     return (element >= first) & (element < first + tl.where(acts, pixels, 0))
 
 
 @triton.jit
 def slot_and_row(p_rows, p_counter, p_row_count, max_rows):
-    """This program's slot, its next row's number and address, and whether there is one; row 0 stands in if not."""
+    """This program's slot, the number and address of its next row, and whether it has one. If not, they are row 0's."""
     slot = tl.program_id(2)
     at = tl.load(p_counter + slot)
     busy = at.to(tl.uint32, bitcast=True) < tl.load(p_row_count + slot).to(tl.uint32, bitcast=True)
@@ -200,7 +200,7 @@ def begin_kernel(
     max_rows,
     BLOCK: tl.constexpr,
 ):
-    """Grid: (C, blocks of a channel, B)."""
+    """Contract 2's begin. Grid: (C, blocks of a channel, B)."""
     slot, at, p_row, busy = slot_and_row(p_rows, p_counter, p_row_count, max_rows)
     acts = busy & (word_of(p_row, STEP) == 0)
     repeat = word_of(p_row, REPEAT)
@@ -243,7 +243,7 @@ def step_kernel(
     BEGIN_NOISE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid: (C, blocks of a channel, B). Without BEGIN_NOISE, rows whose keep_noise is 1 must not occur."""
+    """Contract 2's step. Grid: (C, blocks of a channel, B). Rows whose keep_noise is 1 need BEGIN_NOISE."""
     slot, _, p_row, busy = slot_and_row(p_rows, p_counter, p_row_count, max_rows)
 
     group, element, first = elements_of_program(pixels, BLOCK)
@@ -293,7 +293,7 @@ def step_kernel(
 
 @triton.jit
 def advance_kernel(p_rows, p_counter, p_row_count, p_time, max_rows):
-    """Grid: (B,)."""
+    """Move each busy slot to its next row, and write that row's time. Grid: (B,)."""
     slot = tl.program_id(0)
     at = tl.load(p_counter + slot)
     count = tl.load(p_row_count + slot).to(tl.uint32, bitcast=True)
@@ -305,11 +305,11 @@ def advance_kernel(p_rows, p_counter, p_row_count, p_time, max_rows):
     tl.store(p_time + slot, time, mask=more)
 
 
-# Launches: the twins' signatures, on torch tensors that view the arrays of layout.py.
+# Launches: signatures of the other twins, for torch tensors that view the arrays of layout.py.
 
 
 def grid_of(x: Any) -> tuple[int, int, int]:
-    """Programs that cover every channel; one more where channels do not start at a multiple of four."""
+    """Number of programs along each axis. If channels do not start at multiples of four, each needs up to one more."""
     slots, channels, height, width = x.shape
     pixels = height * width
     spill = 0 if pixels % 4 == 0 else 3

@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-from sdedit.errors import raise_interrupt
+from sdedit.errors import EngineError, raise_interrupt
 
 from .cgroups import free_memory, limit_processors
 
@@ -23,6 +23,16 @@ def available_memory() -> int | None:
     """Bytes that this process may still allocate; None if the operating system does not tell."""
     limits = [limit for limit in (_free_memory(), free_memory(), _free_addresses()) if limit is not None]
     return min(limits) if limits else None
+
+
+def check_memory(what: str, count: int, each: int) -> None:
+    """Raise EngineError if this process has no memory for `count` things of `each` bytes, which `what` names."""
+    free = available_memory()
+    if free is not None and count * each > free:
+        raise EngineError(
+            f"{count} {what} need {count * each / 1e9:,.1f} GB of memory, "
+            f"{free / 1e9:,.1f} GB are available: {free // each} would fit"
+        )
 
 
 def load_average() -> float | None:

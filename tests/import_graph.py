@@ -21,7 +21,7 @@ PACKAGES = {
 }
 """Room -> the package that it is installed as."""
 
-OPEN = ("sdedit.errors", "sdedit.console", "sdedit.__version__")
+OPEN = ("sdedit.errors", "sdedit.entry", "sdedit.console", "sdedit.__version__")
 """Names of front that every room may import."""
 
 Graph = dict[str, set[str]]

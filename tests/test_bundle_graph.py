@@ -107,9 +107,9 @@ def test_a_gather_within_its_table_is_accepted(indices: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (gather(np.array([0, 4])), "a Gather of the network reads at 0..4 of 4"),
-        (gather(np.array([-5])), "reads at -5..-5 of 4"),
-        (gather(np.array([3]), axis=1), "reads at 3..3 of 3"),
+        (gather(np.array([0, 4])), "a Gather of the network reads rows 0..4 of a table of 4"),
+        (gather(np.array([-5])), "reads rows -5..-5 of a table of 4"),
+        (gather(np.array([3]), axis=1), "reads rows 3..3 of a table of 3"),
         (gather(np.array([0]), axis=2), r"has the axis 2 in a table of [4, 3]"),
         (gather(np.array([0.5], np.float32)), "reads at indices that are neither constants nor the label"),
         (gather("x"), "reads at indices that are neither constants nor the label"),
@@ -123,14 +123,14 @@ def test_a_gather_that_might_leave_its_table_is_refused(network: onnx.ModelProto
 
 def test_a_table_of_labels_has_a_row_for_each() -> None:
     check_graph(gather("label").SerializeToString(), 4)
-    assert refusal(gather("label"), 5) == "the network has a table of 4 labels, and is given 5"
+    assert refusal(gather("label"), 5) == "the network has a table of 4 labels, but the bundle has 5"
 
 
 def test_indices_may_be_the_value_of_a_node_and_packed() -> None:
     """Without raw_data, as other writers of ONNX store them."""
     value = helper.make_tensor("", TensorProto.INT64, [2], [1, -5])
     nodes = [helper.make_node("Constant", [], ["i"], value=value), helper.make_node("Gather", ["table", "i"], ["out"])]
-    assert "reads at -5..1 of 4" in refusal(of_nodes(*nodes, table=np.zeros(4, np.float32)))
+    assert "reads rows -5..1 of a table of 4" in refusal(of_nodes(*nodes, table=np.zeros(4, np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_a_tensor_larger_than_any_image_is_refused(kind: str, inputs: list[str],
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (TensorProto(name="w", data_type=1, dims=[4], raw_data=bytes(15)), "'w' has not the 4 values"),
-        (TensorProto(name="w", data_type=1, dims=[2**40]), "'w' has not the 1099511627776 values"),
+        (TensorProto(name="w", data_type=1, dims=[4], raw_data=bytes(15)), "'w' does not have the 4 values"),
+        (TensorProto(name="w", data_type=1, dims=[2**40]), "'w' does not have the 1099511627776 values"),
         (TensorProto(name="w", data_type=1, dims=[-1]), "'w' has sizes [-1]"),
-        (TensorProto(name="w", data_type=7, dims=[3], int64_data=[1, 2]), "'w' has 2 values, its sizes ask for 3"),
+        (TensorProto(name="w", data_type=7, dims=[3], int64_data=[1, 2]), "'w' has 2 values, but its shape has 3"),
         (TensorProto(name="w", data_type=8, dims=[1], string_data=[b"a"]), "'w' has values of type 8"),
         (TensorProto(name="w", data_type=99, dims=[1]), "'w' has values of type 99"),
     ],

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import pytest
 from command_line import QUICK, Run, assert_mistake
-from import_graph import PACKAGES, ROOT, files, parse
+from import_graph import PACKAGES, ROOT, files, package_of, parse
 from PIL import Image
 
 from sdedit.console import comes_from_interrupt, mistake, run_command, to_json
@@ -296,6 +296,42 @@ def test_an_interrupt_while_export_imports_is_one(tmp_path: Path, guide: Path) -
     assert run_beside(tmp_path, "torch", INTERRUPTED["as a cause"], *arguments) == (130, "")
 
 
+@pytest.mark.parametrize(
+    ("entry", "package"),
+    [
+        ("sdedit", "click"),
+        ("sdedit.reference", "click"),
+        ("sdedit.benchmarks.cold", "numpy"),
+        ("sdedit.benchmarks.kernels", "torch"),
+        ("sdedit.benchmarks.network", "torch"),
+        ("sdedit.benchmarks.step", "numpy"),
+        ("sdedit.evaluation.pareto", "PIL"),
+        ("sdedit.evaluation.weights", "numpy"),
+        ("sdedit-bench", "numpy"),
+    ],
+)
+def test_an_interrupt_while_a_command_imports_is_one(tmp_path: Path, entry: str, package: str) -> None:
+    arguments = ["-c", "from sdedit.cli import bench; bench()"] if entry == "sdedit-bench" else ["-m", entry]
+    how = INTERRUPTED["as a cause" if package == "torch" else "as it is"]
+    assert run_beside(tmp_path, package, how, *arguments) == (130, "")
+
+
+def test_all_modules_that_run_can_answer_a_ctrl_c_while_they_import() -> None:
+    """After its docstring, such a module hands over to run_module, which imports it again under its own name."""
+    seen = 0
+    for room in PACKAGES:
+        for path in files(room):
+            tree = parse(path)
+            guards = [node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
+            if not guards or path.name == "__main__.py":
+                continue
+            seen += 1
+            module = ".".join([package_of(path, room), path.stem])
+            assert guards == [tree.body[1]], f"{path.name} imports before it can answer a Ctrl-C"
+            assert ast.unparse(guards[0].body[1]) == f"run_module('{module}')", path.name
+    assert seen >= 7
+
+
 def test_all_that_catch_an_import_error_let_interrupts_through() -> None:
     """The first statement of each such handler is raise_interrupt, or the error is asked for its cause."""
     wrong = []
@@ -337,3 +373,43 @@ def test_what_is_compiled_is_not_interrupted_in_mid_air() -> None:
     assert away_from_interrupts(lambda: "compiled") == "compiled"
     with pytest.raises(ZeroDivisionError):
         away_from_interrupts(lambda: 1 // 0)
+
+
+EXITING = """
+import signal, time, click
+from sdedit.console import run_command
+from stubs import stub_editor
+import numpy as np
+
+def network(x, _):
+    print("evaluates", flush=True)
+    time.sleep(2)
+    return x
+
+@click.command()
+def command():
+    with stub_editor(network) as editor:
+        editor.edit(np.zeros((64, 64, 3), np.uint8), steps=4)
+
+try:
+    run_command(command, "test")
+except SystemExit:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as a host has it
+    raise
+"""
+
+
+@unix
+def test_many_interrupts_end_a_command_quietly(tmp_path: Path) -> None:
+    """The third and later ones come while the end waits for the evaluation: onnxruntime aborts if nobody does."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", EXITING], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"evaluates\n"
+    for _ in range(5):
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.strip()) == (130, b"")  # click ends the line of a terminal's "^C"

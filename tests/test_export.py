@@ -49,6 +49,16 @@ def float32(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Bund
     return export_bundle(load_checkpoint(safetensors), out, name="tiny", licence="CC0", weights="float32", fixed=True)
 
 
+FIXED = ("--fixed", "--weights", "float32")
+"""Options of an export like that of `float32`."""
+
+
+@pytest.fixture
+def converted(float32: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of one size take the network that torch's exporter made for `float32`: that is most of their time."""
+    monkeypatch.setattr(export_module, "to_onnx", lambda *_, **__: ir.load(float32.network))
+
+
 def run_engine(bundle: Bundle, x: np.ndarray, time: float) -> np.ndarray:
     out = np.full_like(x, np.nan)
     open_engine(bundle).bind({"x": x, "time": np.float32([time])}, out)()
@@ -135,17 +145,20 @@ def test_any_batch_is_taken(safetensors: Path, float32: Bundle) -> None:
         assert relative(out[index : index + 1], run_torch(network, x[index : index + 1], time[index])) < 1e-4
 
 
+@pytest.mark.usefixtures("converted")
 def test_weights_too_large_for_one_file_go_beside_it(
-    safetensors: Path, half: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    safetensors: Path, float32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit is lowered here; docs/checkpoints.md says how the real limit was tried."""
     monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 1000)
-    bundle = export_bundle(load_checkpoint(safetensors), tmp_path / "net", name="n", licence="")
+    bundle = export_bundle(
+        load_checkpoint(safetensors), tmp_path / "net", name="n", licence="", weights="float32", fixed=True
+    )
     files = bundle.manifest.files
     assert files["network.onnx.data"].bytes > 5 * files["network.onnx"].bytes
     assert bundle.manifest.parity.engines.keys() == {"onnxruntime", "openvino"}
     x = some_x(bundle.state_shape)
-    assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(half, x, 3.0))
+    assert np.array_equal(run_engine(bundle, x, 3.0), run_engine(float32, x, 3.0))
 
 
 def test_the_bundle_holds_no_path_of_this_machine(half: Bundle) -> None:
@@ -177,10 +190,11 @@ def test_the_command_line_exports_and_gives_the_same_bytes(safetensors: Path, ha
     assert {"kernels/kernels.json", "kernels/step.ptx", "kernels/step.sm80.cubin"} <= files.keys()
 
 
+@pytest.mark.usefixtures("converted")
 def test_a_card_goes_along(safetensors: Path, tmp_path: Path, run: Run) -> None:
     card = tmp_path / "card.md"
     card.write_text("# Tiny\n")
-    assert run("export", safetensors, "--out", tmp_path / "net", "--card", card)[0] == 0
+    assert run("export", safetensors, "--out", tmp_path / "net", "--card", card, *FIXED)[0] == 0
     assert (tmp_path / "net" / "MODEL_CARD.md").read_text() == "# Tiny\n"
     _, stdout, _ = run("inspect", tmp_path / "net")
     assert f"card: {tmp_path / 'net' / 'MODEL_CARD.md'}" in stdout.splitlines()
@@ -226,11 +240,11 @@ def old(float32: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(float32.path, tmp_path / "old"))
 
 
+@pytest.mark.usefixtures("converted")
 def test_nothing_is_replaced_where_the_verification_fails(
     safetensors: Path, old: Path, float32: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_module, "TOLERANCE", 0.0)
-    monkeypatch.setattr(export_module, "to_onnx", lambda *_, **__: ir.load(float32.network))  # saves seconds
     for out in (old, old.with_name("new")):
         with pytest.raises(
             BundleError, match=r"the exported network on .* differs from the reference by .*, more than 0e"

@@ -73,7 +73,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("labels") / "labelled"
-    return export_bundle(checkpoint(CLASSES), out, name="labelled", licence="CC0", weights="float32")
+    return export_bundle(checkpoint(CLASSES), out, name="labelled", licence="CC0", weights="float32", fixed=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command_line import QUICK, Run, assert_mistake
 from hypothesis import given
 from hypothesis import strategies as st
 from import_graph import PACKAGES, files
+from stubs import stub_editor
 
 from sdedit.errors import EngineError
-from sdedit.runtime import Editor, cache, cgroups, machine, once
+from sdedit.runtime import EditOptions, Editor, cache, cgroups, machine, once
 from sdedit.runtime.bundle import SHIPPED, read_bundle
 from sdedit.runtime.devices import check_recipe
 from sdedit.runtime.engines import open_engine
@@ -161,9 +164,38 @@ def test_slots_are_refused_before_an_engine_is_loaded(monkeypatch: pytest.Monkey
         raise AssertionError("loaded")
 
     monkeypatch.setattr("sdedit.runtime.devices.opening.open_engine", load)
-    monkeypatch.setattr("sdedit.runtime.devices.cpu.available_memory", lambda: 10**6)
+    monkeypatch.setattr("sdedit.runtime.machine.available_memory", lambda: 10**6)
     with pytest.raises(EngineError, match=r"3 slots of 64x64 need .*: 2 would fit"):
         Editor.open(slots=3)
+
+
+@pytest.mark.parametrize("mask", [None, np.full((400, 500), 255, np.uint8)])
+def test_more_images_than_fit_into_memory_are_refused_before_one_is_made(
+    monkeypatch: pytest.MonkeyPatch, mask: np.ndarray | None
+) -> None:
+    """An image takes its state, 12 bytes a pixel, and its picture: 4 a pixel of the photo, if there is a mask."""
+    each = 16 * 64 * 64 if mask is None else 12 * 64 * 64 + 4 * mask.size
+    guide = np.zeros((400, 500, 3), np.uint8)
+    side = "64x64" if mask is None else "400x500"
+    with stub_editor(lambda x, _: x) as editor:
+        monkeypatch.setattr("sdedit.runtime.machine.available_memory", lambda: 10 * each)
+        options = EditOptions(steps=1, size="native")
+        with pytest.raises(EngineError, match=rf"^11 images of {side} need \d\.\d GB of memory, .*: 10 would fit$"):
+            editor.submit(guide, mask, images=11, **options)
+        assert len(editor.edit(guide, mask, images=10, **options).images) == 10
+        assert len(editor.edit(guide, mask, images=2**32, image_numbers=[2**31], **options).images) == 1  # as replay
+        monkeypatch.undo()
+        with pytest.raises(EngineError, match=r"^4294967296 images of .* GB are available: \d+ would fit$"):
+            editor.edit(guide, mask, images=2**32, **options)
+
+
+def test_a_command_refuses_more_images_than_fit_into_memory(
+    run: Run, guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdedit.runtime.machine.available_memory", lambda: 10**6)
+    result = run("edit", guide, "--out", tmp_path / "out.png", "--images", 1000, *QUICK)
+    assert_mistake(result, "1000 images of 64x64 need 0.1 GB of memory, 0.0 GB are available: 15 would fit")
+    assert list(tmp_path.iterdir()) == [guide]
 
 
 def test_a_recipe_gets_no_more_than_this_machine_has() -> None:

@@ -12,9 +12,8 @@ from PIL import Image
 from tiny import write_bundle, write_free_bundle
 
 from sdedit.errors import EngineError, ImageError, PlanError
-from sdedit.runtime import Editor
+from sdedit.runtime import Editor, machine
 from sdedit.runtime.bundle import ImageSpec
-from sdedit.runtime.devices import cpu
 from sdedit.runtime.editor.placing import wanted_size
 from sdedit.runtime.loop import KEPT_SHAPES, Loop, Task
 from sdedit.runtime.plan import Plan
@@ -160,7 +159,7 @@ def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
 def test_a_size_beyond_memory_is_refused_before_anything_is_made(
     editor: Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
     with pytest.raises(EngineError, match=r"3 slots of 240x400 need 0\.0 GB of memory"):
         pixels(editor, size=400, tile=8)
     monkeypatch.undo()

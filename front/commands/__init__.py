@@ -6,6 +6,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import __version__
+from ..console import run_command
 
 COMMANDS = {
     "demo": "Make a first picture; needs no input.",
@@ -53,3 +54,8 @@ def sdedit(context: click.Context) -> None:
     """Edit images with SDEdit: a guide gets noise up to t0, and a score network makes a clean image of it."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+def main() -> None:
+    """Run `sdedit` as this process."""
+    run_command(sdedit, "sdedit")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..console import Number
 from ..errors import install_hint, raise_interrupt
 from .options import Decorator, option
 
@@ -30,7 +31,12 @@ ADDITIONS: tuple[Decorator, ...] = (
         type=click.Path(path_type=Path),
         help='Colours to paint with: a JSON file like [{"name": "Ocean", "colour": "#0e285c"}].',
     ),
-    option(GROUP, "--min-psnr", type=float, help="Least PSNR of int8's edits against float32, in dB.  [default: 30]"),
+    option(
+        GROUP,
+        "--min-psnr",
+        type=Number(min=0),
+        help="Least PSNR of int8's edits against float32, in dB.  [default: 30]",
+    ),
 )
 """The options of both commands."""
 

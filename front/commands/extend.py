@@ -19,7 +19,8 @@ EXAMPLE = "Example: sdedit extend church --cubins all --int8"
 def extend_command(bundle: Path, out: Path | None, **parts: Any) -> None:
     """Add parts to BUNDLE: GPU kernels, TensorRT engines, the network in int8, graphs for boxes or a palette.
 
-    They replace older ones. The result is verified before anything is replaced. Files that do not change are linked, not copied.
+    They replace older ones. The result is verified before anything is replaced. Files that do not change are linked,
+    not copied.
     """
     additions = parse_additions(**parts)
     if not additions:

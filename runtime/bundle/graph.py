@@ -1,7 +1,8 @@
 """Check a network's graph before an engine sees it: engines crash on some graphs, and run others for ever.
 
-Accepted is one graph of the operators in OPERATORS, without subgraphs, functions, sparse tensors or training. A Gather
-reads a constant table, by constants that lie in it or by the label. Sizes that are constants are bounded.
+A file is accepted if it has one graph of the operators in OPERATORS, without subgraphs, functions, sparse tensors or
+training. A Gather must read a constant table, at the label or at constant indices inside the table. Constant sizes are
+bounded.
 """
 
 from collections.abc import Iterable
@@ -44,10 +45,10 @@ ATTRIBUTES = {
     "pads": 0,
     "strides": 1,
 }
-"""Attributes that are sizes -> the least accepted value; engines divide by some of them."""
+"""Attribute that is a size -> its smallest accepted value. Engines divide by some of them."""
 
 SIZES = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Resize": (2, 3), "Tile": (1,)}
-"""Operators that make tensors as large as these inputs of theirs say."""
+"""Operator -> numbers of its inputs that give the size of the tensor that it makes."""
 
 DTYPES: dict[int, np.dtype] = {
     1: np.dtype("<f4"),
@@ -62,7 +63,7 @@ DTYPES: dict[int, np.dtype] = {
     11: np.dtype("<f8"),
     12: np.dtype("<u4"),
     13: np.dtype("<u8"),
-    16: np.dtype("<u2"),  # bfloat16, of which only the size matters here
+    16: np.dtype("<u2"),  # bfloat16: only its size matters here
 }
 """ONNX's numbers of the accepted types of constants."""
 
@@ -72,7 +73,7 @@ FLOAT32 = 1
 
 @dataclass(frozen=True)
 class External:
-    """Where the weight `name` outside the ONNX file lies: bytes offset .. offset + length of the file `location`."""
+    """A weight outside the ONNX file: it is bytes offset .. offset + length of the file `location`."""
 
     name: str
     location: str
@@ -82,7 +83,10 @@ class External:
 
 @dataclass(frozen=True)
 class Constant:
-    """An initializer, or the value of a Constant node. values: of small integers and floats, else None."""
+    """An initializer, or the value of a Constant node.
+
+    values: its elements, if it is small and has integers or float32; else None.
+    """
 
     dims: tuple[int, ...]
     values: np.ndarray | None
@@ -90,20 +94,20 @@ class Constant:
 
 
 MAX_VALUES = 1 << 20
-"""Elements of a constant whose values are looked at; larger ones are weights."""
+"""A constant of at most this many elements has its values checked. Larger constants are weights."""
 
 
 def nbytes_of(reader: Reader, tensor: list[Field]) -> int:
-    """Bytes that the values of a TensorProto of an accepted type take."""
+    """Number of bytes of a TensorProto's values; its type must be an accepted one."""
     kind = next(part.value for part in tensor if part.number == 2)
     return prod(reader.integers(part for part in tensor if part.number == 1)) * DTYPES[kind or 0].itemsize
 
 
 def check_graph(data: bytes, labels: int = 0) -> list[External]:
-    """The places outside the ONNX file `data` where weights of its lie.
+    """Check the ONNX file `data`, and return its weights that lie outside it.
 
-    labels: how many labels the network is given, 0 .. labels - 1. Raises ValueError, on one line, for a network that
-    is none of those accepted here.
+    labels: number of labels of the network, which are 0 .. labels - 1. Raises ValueError, with one line, if the network
+    is not accepted.
     """
     if not data:
         raise ValueError("the ONNX file is empty")
@@ -111,7 +115,7 @@ def check_graph(data: bytes, labels: int = 0) -> list[External]:
 
 
 class _Check:
-    """One file. constants: by name, as far as it is read."""
+    """The check of one file. constants: those read so far, by name. names: all tensors computed so far."""
 
     def __init__(self, data: bytes, labels: int) -> None:
         self.reader = Reader(data)
@@ -139,7 +143,7 @@ class _Check:
         return external
 
     def _graph(self) -> Iterable[Field]:
-        """The fields of the model's graph; where the field is given twice protobuf joins them."""
+        """Fields of the model's graph. If a file has several graph fields, protobuf joins them, and so does this."""
         for field in self.reader.fields(0, len(self.reader.data)):
             if field.number == 25:
                 raise ValueError("the network has functions of its own: none are accepted")
@@ -173,14 +177,14 @@ class _Check:
             self._check_sizes(kind, inputs[index] if index < len(inputs) else "")
 
     def _only_text(self, parts: list[Field], number: int) -> str:
-        """The text of a field that may be given once; "" where it is not."""
+        """Text of a field that may occur once; "" if it does not occur."""
         found = [part for part in parts if part.number == number]
         if len(found) > 1:
             raise ValueError("the ONNX file gives a field twice")
         return self.reader.text(found[0]) if found else ""
 
     def _attributes(self, kind: str, parts: list[Field]) -> dict[str, list[Field]]:
-        """The fields of each attribute by its name; those that are sizes are checked."""
+        """Attribute's name -> its fields. Attributes that are sizes are checked."""
         found: dict[str, list[Field]] = {}
         for part in parts:
             if part.number != 5:
@@ -205,13 +209,15 @@ class _Check:
         return found
 
     def _value(self, fields: list[Field]) -> Constant:
-        """The tensor in an attribute, all in the file."""
+        """The tensor in an attribute. Raises ValueError if its values lie outside the file."""
         found = [field for field in fields if field.number == 5]
         if len(found) != 1:
             raise ValueError("a Constant of the network has no tensor, or several")
         _, constant = self._tensor(found[0])
         if constant.external is not None:
-            raise ValueError(f"a Constant of the network asks for {constant.external.location!r}: only weights may")
+            raise ValueError(
+                f"a Constant of the network lies in the file {constant.external.location!r}: only weights may"
+            )
         return constant
 
     def _tensor(self, field: Field) -> tuple[str, Constant]:
@@ -229,29 +235,29 @@ class _Check:
         return name, Constant(dims, self._values(name, kind, parts, prod(dims)))
 
     def _values(self, name: str, kind: int, parts: list[Field], count: int) -> np.ndarray | None:
-        """The values of a small constant of integers or float32; of all others only their number is checked."""
+        """Values of a small constant of integers or float32, else None. The number of values is always checked."""
         field, itemsize = (9, DTYPES[kind].itemsize) if any(part.number == 9 for part in parts) else (4, 4)
         if field == 9 or kind == FLOAT32:  # raw_data, or float_data, which is packed
             found = [part for part in parts if part.number == field and part.value is None]
             if (field == 9 and len(found) > 1) or sum(part.stop - part.begin for part in found) != count * itemsize:
-                raise ValueError(f"the constant {name!r} has not the {count} values that its sizes ask for")
+                raise ValueError(f"the constant {name!r} does not have the {count} values of its shape")
             if kind not in (*INTEGERS, FLOAT32) or count > MAX_VALUES:
                 return None
             return np.frombuffer(b"".join(map(self.reader.bytes_of, found)), DTYPES[kind])
         values = self.reader.integers(part for part in parts if part.number == (7 if kind == 7 else 5))
         if len(values) != count:
-            raise ValueError(f"the constant {name!r} has {len(values)} values, its sizes ask for {count}")
+            raise ValueError(f"the constant {name!r} has {len(values)} values, but its shape has {count}")
         return np.array(values, np.int64) if kind in INTEGERS else None
 
     def _only_number(self, parts: list[Field], number: int) -> int:
-        """The value of a numeric field that may be given once; 0 where it is not."""
+        """Value of a numeric field that may occur once; 0 if it does not occur."""
         found = [part for part in parts if part.number == number]
         if len(found) > 1 or any(part.value is None for part in found):
             raise ValueError("the ONNX file gives a field twice, or text for a number")
         return found[0].value or 0 if found else 0
 
     def _external(self, name: str, parts: list[Field], nbytes: int) -> External:
-        """Where the constant lies; what is said of its length must be what its sizes ask for."""
+        """The constant's place. Raises ValueError if its length is not that of its type and shape."""
         entries: dict[str, str] = {}
         for part in parts:
             if part.number == 13:
@@ -262,13 +268,15 @@ class _Check:
                 entries[key] = self._only_text(fields, 2)
         numbers = {key: entries.get(key, default) for key, default in (("offset", "0"), ("length", str(nbytes)))}
         if not all(text.isascii() and text.isdigit() and len(text) < 19 for text in numbers.values()):
-            raise ValueError(f"the constant {name!r} lies at {numbers}, which are no places in a file")
+            raise ValueError(f"the constant {name!r} has {numbers}: numbers of bytes are accepted")
         if int(numbers["length"]) != nbytes:
-            raise ValueError(f"the constant {name!r} has {numbers['length']} bytes outside, its sizes ask for {nbytes}")
+            raise ValueError(
+                f"the constant {name!r} has {numbers['length']} bytes in another file, but its shape takes {nbytes}"
+            )
         return External(name, entries.get("location", ""), int(numbers["offset"]), nbytes)
 
     def _check_gather(self, inputs: list[str], attributes: dict[str, list[Field]]) -> None:
-        """Raise ValueError unless every index is known to lie in the table."""
+        """Raise ValueError unless the graph itself shows that every index lies in the table."""
         if len(inputs) != 2 or inputs[0] not in self.constants:
             raise ValueError("a Gather of the network reads a table that is not constant")
         dims = self.constants[inputs[0]].dims
@@ -278,16 +286,18 @@ class _Check:
         rows = dims[axis]
         if inputs[1] == "label" and "label" not in self.names:
             if rows < self.labels:
-                raise ValueError(f"the network has a table of {rows} labels, and is given {self.labels}")
+                raise ValueError(f"the network has a table of {rows} labels, but the bundle has {self.labels}")
             return
         indices = self.constants[inputs[1]].values if inputs[1] in self.constants else None
         if indices is None or indices.dtype.kind != "i":
             raise ValueError("a Gather of the network reads at indices that are neither constants nor the label")
         if indices.size and not (indices.min() >= -rows and indices.max() < rows):
-            raise ValueError(f"a Gather of the network reads at {indices.min()}..{indices.max()} of {rows}")
+            raise ValueError(
+                f"a Gather of the network reads rows {indices.min()}..{indices.max()} of a table of {rows}"
+            )
 
     def _check_sizes(self, kind: str, name: str) -> None:
-        """Raise ValueError for a constant size beyond all that an image has."""
+        """Raise ValueError for a constant size with more elements than any image has."""
         values = self.constants[name].values if name in self.constants else None
         if values is None:
             return

@@ -6,29 +6,24 @@ from math import prod
 
 import numpy as np
 
-from sdedit.errors import EngineError, SdeditError, reason
+from sdedit.errors import SdeditError, reason
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import busy_slots
 
 from ..bundle import TensorSpec
 from ..engines import Engine, Evaluate, TiledEngine
-from ..machine import available_memory
+from ..machine import check_memory
 from .arrays import device_arrays, inputs_at, null_name
 from .lanes import Lanes
 
 LOG = logging.getLogger("sdedit")
 
 
-def check_memory(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) -> None:
+def check_slots(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) -> None:
     """Raise EngineError if the device's arrays exceed this process's memory."""
     each = sum(prod(shape) * dtype.itemsize for shape, dtype in device_arrays(inputs, 1, guided).values())
-    free = available_memory()
-    if free is not None and slots * each > free:
-        _, height, width = inputs["x"].shape
-        raise EngineError(
-            f"{slots} slots of {height}x{width} need {slots * each / 1e9:,.1f} GB of memory, "
-            f"{free / 1e9:,.1f} GB are available: {free // each} would fit"
-        )
+    _, height, width = inputs["x"].shape
+    check_memory(f"slots of {height}x{width}", slots, each)
 
 
 class CpuDevice:
@@ -151,7 +146,7 @@ class CpuDevice:
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
         del tile
-        check_memory(inputs_at(self._inputs, shape), self.slots, self._guided)
+        check_slots(inputs_at(self._inputs, shape), self.slots, self._guided)
 
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CpuDevice":
         inputs = inputs_at(self._inputs, shape)

@@ -7,7 +7,7 @@ from ..bundle import Bundle, read_kernels
 from ..engines import check_request, open_cuda_engine, open_engine
 from ..loop import Device
 from ..machine import available_processors
-from .cpu import CpuDevice, check_memory
+from .cpu import CpuDevice, check_slots
 from .lanes import make_lanes
 
 DEVICES = ("cpu", "cuda")
@@ -28,7 +28,7 @@ def open_device(
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
     guided = bundle.null_label is not None
-    check_memory(bundle.inputs, slots, guided)
+    check_slots(bundle.inputs, slots, guided)
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
     try:
         lanes = make_lanes(bundle, network, slots)

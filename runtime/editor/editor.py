@@ -15,9 +15,10 @@ from ..bundle import Bundle
 from ..codec import codec_for
 from ..devices import open_device
 from ..engines.box import BoxNetwork
-from ..images import Source
+from ..images import Canvas, Source
 from ..jobs import LOG, Ticket, Worker
 from ..loop import Device, Loop, Task
+from ..machine import check_memory
 from ..settings import EditOptions, Settings
 from .arguments import DeviceName, EngineName, PrecisionName, check_function, check_image_numbers, check_opening, load
 from .job import Edit, Job, OnStep, fixed_recipe
@@ -203,6 +204,7 @@ class Editor:
 
         canvas, sources = place(guide, mask, base, settings, self.bundle.image, threshold, check_room)
         guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
+        check_results(canvas, guide_state, len(numbers))
         tasks = [
             Task(plan, guide_state, mask_state, int(settings.seed), number, conditions, null_conditions, settings.tile)
             for number in numbers
@@ -224,3 +226,10 @@ class Editor:
         null_label = self.bundle.null_label
         conditions: dict[str, np.generic] = {} if label is None else {"label": np.int64(label)}
         return conditions, {} if null_label is None else {"label": np.int64(null_label)}
+
+
+def check_results(canvas: Canvas, state: np.ndarray, images: int) -> None:
+    """Raise EngineError if there is no memory for the results of that many images: their states and their pictures."""
+    photo = canvas.photo
+    pixel = 1 if photo.mode == "L" else 4  # PIL keeps RGB in four bytes
+    check_memory(f"images of {photo.height}x{photo.width}", images, state.nbytes + pixel * photo.width * photo.height)

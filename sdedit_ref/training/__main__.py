@@ -1,22 +1,6 @@
-"""`python -m sdedit_ref.training`. It imports nothing before it can answer a Ctrl-C."""
+"""`python -m sdedit_ref.training`."""
 
-import sys
-
-from sdedit.errors import comes_from_interrupt
-
-
-def main() -> None:
-    """Run the training that the command line asks for."""
-    try:
-        from sdedit.console import run_command
-
-        from .command import command
-    except (KeyboardInterrupt, ImportError) as error:
-        if comes_from_interrupt(error):
-            sys.exit(130)
-        raise
-    run_command(command, "train")
-
+from sdedit.entry import run_module
 
 if __name__ == "__main__":
-    main()
+    run_module("sdedit_ref.training.command")

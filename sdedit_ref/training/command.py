@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdedit.console import Number, run_command
 from sdedit.errors import CheckpointError, ImageError, SdeditError, install_hint, raise_interrupt
 
 from ..sde import SCHEDULES
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..networks.ddpm import DDPMConfig
 
 COUNT = click.IntRange(min=1)
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Number(min=0, min_open=True)
 SEEDS = click.IntRange(0, 2**32 - 1)
 option = functools.partial(click.option, show_default=True)
 
@@ -56,7 +57,7 @@ option = functools.partial(click.option, show_default=True)
 @option("--warm-up", type=COUNT, default=10_000, help="Images until that peak, at most a tenth of all.")
 @option(
     "--ema",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.9995,
     help="Decay per step of the averaged weights, which are the result.",
 )
@@ -82,14 +83,14 @@ option = functools.partial(click.option, show_default=True)
 @click.option("--turns", is_flag=True, help="Use quarter turns as well as mirror images.")
 @option(
     "--flat",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=1.0,
     help="Share of the even, nearly grey crops that is used.",
 )
 @click.option("--hold-out", help="Not trained on: LEFT,TOP,RIGHT,BOTTOM of one picture, or every N-th of a folder.")
 @option("--seed", type=SEEDS, default=0, help="Seed of weights, crops and noise.")
 @option("--workers", type=click.IntRange(0), default=0, help="Number of processes that cut crops.")
-@option("--save-minutes", type=click.FloatRange(0), default=5.0, help="Time between saves.")
+@option("--save-minutes", type=Number(0), default=5.0, help="Time between saves.")
 @option(
     "--report",
     type=COUNT,
@@ -171,3 +172,8 @@ def network_config(o: argparse.Namespace) -> "DDPMConfig":
     if o.width % 32 or o.size % config.multiple_of:
         raise CheckpointError(f"width {o.width} must be a multiple of 32, size {o.size} one of {config.multiple_of}")
     return config
+
+
+def main() -> None:
+    """Run the command as this process."""
+    run_command(command, "train")
