@@ -47,7 +47,7 @@ CLOSE_SECONDS = 5.0
 
 
 class Owner(Protocol):
-    """What a session needs of its editor."""
+    """The parts of an editor that a session needs."""
 
     bundle: Bundle
     device: Device
