@@ -198,9 +198,8 @@ def test_a_convolution_alone_has_exact_halos() -> None:
     place = {"time": time, "pos": np.array([2, 0]), "share": np.float32([12 / 42])}
     out, halo = whole.run(["out", "halo.0"], {"x": x, "size": np.array([3, 4]), **place})
     assert np.all(halo[:, :, 1, 1:3] == 0)
-    inside = box.run(
-        ["out"], {"x": x[:, :, 2:5, :4].copy(), "halo.0": halo, **{k: place[k] for k in ("time", "pos", "share")}}
-    )
+    fed = {"halo.0": halo, **place}
+    inside = box.run(["out"], {"x": x[:, :, 2:5, :4].copy(), **fed})
     assert np.allclose(inside[0], out[:, :, 2:5, :4], rtol=1e-6)
 
 

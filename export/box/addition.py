@@ -53,7 +53,7 @@ def read_flat_network(bundle: Bundle) -> onnx.ModelProto:
 
 
 def kept_values(network: onnx.ModelProto, sites: Sites) -> dict[str, Kept]:
-    """What the whole pass leaves, by name."""
+    """The values that the whole pass leaves, by name."""
     kept = {}
     for index, site in enumerate(sites.halos):
         stride = attribute(network.graph.node[site.node], "strides", (1, 1))[0]

@@ -39,7 +39,7 @@ class Kept:
             problems.require(fields.get(name, 1) >= 1, f"{where}.{name} is not at least 1")
 
     def bytes(self, box: tuple[int, int], picture: tuple[int, int]) -> int:
-        """Of float32, for sides in pixels."""
+        """The size of the value as float32, for sides in pixels."""
         if self.kind == "norm":
             return 12 * self.channels
         sides = box if self.kind == "box" else picture

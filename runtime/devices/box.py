@@ -61,7 +61,7 @@ class Recording:
         self._device.write(0, values)
 
     def at(self, row: int) -> Kept:
-        """What the whole pass of that row leaves; the rows before it are made first where they are missing."""
+        """The values that the whole pass of that row leaves; the rows before it are made first where they lack."""
         while len(self._kept) <= row:
             if self._rows["step"][len(self._kept)] == 0:
                 self._device.begin()

@@ -47,7 +47,7 @@ CLOSE_SECONDS = 5.0
 
 
 class Owner(Protocol):
-    """What a session needs of its editor."""
+    """The parts of an editor that a session needs."""
 
     bundle: Bundle
     device: Device
@@ -90,7 +90,9 @@ class Session:
         on_step: OnStep | None = None,
         image_numbers: Sequence[int] | None = None,
     ) -> Edit:
-        """As Editor.edit. guide: the photo, changed in the place alone. mask: inside the place; None: all of it.
+        """Edit as Editor.edit does.
+
+        guide: the photo, changed in the place alone. mask: inside the place; None: all of it.
 
         An edit depends on the session's arguments and on its own, not on the edits before it.
         """
@@ -109,7 +111,7 @@ class Session:
         on_step: OnStep | None = None,
         image_numbers: Sequence[int] | None = None,
     ) -> Job:
-        """As Editor.submit; arguments and errors of `edit`, and ImageError for what lies outside the place."""
+        """Submit as Editor.submit does. Raises ImageError for what lies outside the place."""
         begun = time.perf_counter()
         picture = open_picture(guide, "guide", self._editor.bundle.image.channels)
         values, source = self._mask(picture, mask)

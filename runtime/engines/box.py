@@ -16,7 +16,7 @@ from .importing import import_onnxruntime
 from .onnxruntime import open_session
 
 Kept = Mapping[str, np.ndarray]
-"""What one whole pass leaves for a box, by name."""
+"""The values that one whole pass leaves for a box, by name."""
 
 
 @dataclass(frozen=True)
