@@ -19,6 +19,50 @@ def some_images(seed: int, count: int = 3, height: int = 32, width: int = 40) ->
     return np.random.default_rng(seed).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
 
 
+def some_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Random float32 weights that keep the size of activations about even; scalars are counters."""
+    generator = np.random.default_rng(7)
+    found = {}
+    for name, shape in sorted(shapes.items()):
+        if len(shape) > 1:
+            found[name] = generator.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
+        else:
+            found[name] = generator.uniform(0.5, 1.5, shape).astype(np.float32) if shape else np.array(0)
+    return found
+
+
+def networks() -> dict[str, list[float]]:
+    """LPIPS by the package lpips and Inception by torch-fidelity, on random weights."""
+    import tempfile
+
+    import lpips
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    a, b = (torch.from_numpy(some_images(seed, 2, 64, 70)) for seed in (2, 3))
+    found = {}
+    for name, net in (("alexnet-lpips", "alex"), ("vgg-lpips", "vgg")):
+        theirs = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False).eval()
+        trunk = {key: "features." + key.split(".", 1)[1] for key in theirs.net.state_dict()}
+        heads = {key: key for key in theirs.state_dict() if key.startswith("lin") and not key.startswith("lins")}
+        state = theirs.state_dict()
+        names = {f"net.{key}": ours for key, ours in trunk.items()} | heads
+        drawn = some_weights({ours: tuple(state[key].shape) for key, ours in names.items()})
+        theirs.load_state_dict({key: torch.from_numpy(drawn[ours]) for key, ours in names.items()}, strict=False)
+        with torch.no_grad():
+            found[name] = theirs(a / 127.5 - 1, b / 127.5 - 1).flatten().tolist()
+
+    from sdedit.evaluation.features.inception import Inception
+
+    drawn = some_weights({key: tuple(value.shape) for key, value in Inception().state_dict().items()})
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.save({key: torch.from_numpy(value) for key, value in drawn.items()}, file.name)
+        theirs = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file.name).eval()
+    with torch.no_grad():
+        found["inception"] = theirs(a[:1])[0][0, ::32].tolist()
+    return found
+
+
 def sets() -> dict[str, float]:
     import torch
 
@@ -62,4 +106,6 @@ def pairs() -> dict[str, list[float]]:
 
 if __name__ == "__main__":
     path = Path(__file__).parent / "evaluation.json"
-    path.write_text(json.dumps({"sets": sets(), "pairs": pairs()}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"sets": sets(), "pairs": pairs(), "networks": networks()}, indent=1) + "\n", encoding="utf-8"
+    )

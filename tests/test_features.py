@@ -1,0 +1,70 @@
+"""Converted networks give the features of the original code, on random weights of the published names and shapes."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdedit.errors import CheckpointError, EngineError
+from sdedit.evaluation.features.converting import build, convert
+from sdedit.evaluation.features.running import Features
+
+GOLDEN = Path(__file__).parent / "golden"
+NETWORKS = json.loads((GOLDEN / "evaluation.json").read_text(encoding="utf-8"))["networks"]
+_SPEC = importlib.util.spec_from_file_location("golden_make_evaluation", GOLDEN / "make_evaluation.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+MAKE = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(MAKE)
+
+
+def files_of(name: str, folder: Path) -> list[Path]:
+    """Random weights in files like the published ones: LPIPS's trunk has a classifier too, which is not used."""
+    drawn = MAKE.some_weights({key: tuple(value.shape) for key, value in build(name)[0].state_dict().items()})
+    tensors = {key: torch.from_numpy(value) for key, value in drawn.items()}
+    heads = {key: value for key, value in tensors.items() if key.startswith("lin")}
+    parts = [{key: value for key, value in tensors.items() if key not in heads} | {"classifier.1.bias": torch.ones(3)}]
+    parts += [heads] if heads else []
+    paths = [folder / f"{number}.pth" for number in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        torch.save(part, path)
+    return paths
+
+
+def test_inception_features_are_those_of_the_original_code(tmp_path: Path, one_thread: None) -> None:
+    name, out = "inception", tmp_path / "features.onnx"
+    convert(name, files_of(name, tmp_path), out, verify=False)
+    features = Features(out, threads=1)
+    a = MAKE.some_images(2, 2, 64, 70) / np.float32(127.5) - 1
+    found = features.inception(a[:1])[0, ::32]
+    # float32 through up to 94 layers of another library: 1e-7 each and, at the worst, some hundred times as much
+    assert found == pytest.approx(NETWORKS[name], rel=1e-4, abs=1e-4 * max(NETWORKS[name]))
+
+
+@pytest.mark.parametrize("name", ["alexnet-lpips", "vgg-lpips"])
+def test_lpips_is_that_of_the_original_code(name: str, tmp_path: Path, one_thread: None) -> None:
+    network, _ = build(name)
+    weights = {k: v for path in files_of(name, tmp_path) for k, v in torch.load(path).items()}
+    network.load_state_dict({key: weights[key] for key in network.state_dict()})
+    a, b = (torch.from_numpy(MAKE.some_images(seed, 2, 64, 70)) / 127.5 - 1 for seed in (2, 3))
+    with torch.no_grad():
+        assert network(a, b).tolist() == pytest.approx(NETWORKS[name], rel=1e-5)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    trunk, heads = files_of("alexnet-lpips", tmp_path)
+    out = tmp_path / "features.onnx"
+    with pytest.raises(CheckpointError, match="the published file's begins with 7be5be79"):
+        convert("alexnet-lpips", [trunk, heads], out)
+    with pytest.raises(CheckpointError, match=r"no tensor lin0.model.1.weight"):
+        convert("alexnet-lpips", [trunk, trunk], out, verify=False)
+    with pytest.raises(CheckpointError, match="takes 2 files of weights, not 1"):
+        convert("alexnet-lpips", [trunk], out, verify=False)
+    with pytest.raises(CheckpointError, match="not one of inception"):
+        convert("clip", [trunk], out)
+    out.write_bytes(b"no network")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        Features(out)
