@@ -18,6 +18,7 @@ ADDITIONS: tuple[Decorator, ...] = (
     option(GROUP, "--engine-precision", help="Precision of those engines: float32, float16.  [default: one of each]"),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
+    option(GROUP, "--graph", is_flag=True, help="The whole edit as one ONNX graph, for hosts without Python."),
     option(GROUP, "--min-psnr", type=float, help="Least PSNR of int8's edits against float32, in dB.  [default: 30]"),
 )
 """The options of both commands."""
@@ -30,6 +31,7 @@ def parse_additions(
     engine_batch: int | None,
     int8: bool,
     min_psnr: float | None,
+    graph: bool,
 ) -> "list[Addition]":
     """The parts, in the order in which they are added; every mistake is found before anything is computed."""
     if tensorrt is None and (engine_precision is not None or engine_batch is not None):
@@ -39,6 +41,8 @@ def parse_additions(
     additions = []
     if int8:
         additions.append(int8_addition(min_psnr))
+    if graph:
+        additions.append(graph_addition())
     if cubins is not None:
         from sdedit.export.triton_kernels import kernels_addition, parse_targets
 
@@ -62,6 +66,15 @@ def int8_addition(min_psnr: float | None) -> "Addition":
         raise_interrupt(error)
         raise needs(error) from None
     return int8_addition(MIN_PSNR if min_psnr is None else min_psnr, say=lambda line: click.echo(line, err=True))
+
+
+def graph_addition() -> "Addition":
+    try:
+        from sdedit.export.graph.addition import graph_addition
+    except ImportError as error:
+        raise_interrupt(error)
+        raise needs(error) from None
+    return graph_addition()
 
 
 def needs(error: ImportError) -> click.ClickException:

@@ -71,6 +71,7 @@ def export_command(
     engine_batch: int | None,
     int8: bool,
     min_psnr: float | None,
+    graph: bool,
     **answers: Any,
 ) -> None:
     """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced.
@@ -87,7 +88,7 @@ def export_command(
     from sdedit.runtime.bundle import refuse_installed
 
     refuse_installed(out)  # before the checkpoint is loaded
-    additions = parse_additions(cubins, tensorrt, engine_precision, engine_batch, int8, min_psnr)
+    additions = parse_additions(cubins, tensorrt, engine_precision, engine_batch, int8, min_psnr, graph)
     try:
         from sdedit.export.bundle import export_bundle
     except ImportError as error:

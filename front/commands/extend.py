@@ -17,13 +17,13 @@ EXAMPLE = "Example: sdedit extend church --cubins all --int8"
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: BUNDLE itself]")
 @together(ADDITIONS)
 def extend_command(bundle: Path, out: Path | None, **parts: Any) -> None:
-    """Add GPU kernels, TensorRT engines or the network in int8 to BUNDLE, in place of older ones.
+    """Add GPU kernels, TensorRT engines, int8 or the whole edit as one graph to BUNDLE, in place of older ones.
 
     The result is verified before anything is replaced. Files that do not change are linked, not copied.
     """
     additions = parse_additions(**parts)
     if not additions:
-        raise click.UsageError("nothing to add: give --cubins, --tensorrt or --int8")
+        raise click.UsageError("nothing to add: give --cubins, --tensorrt, --int8 or --graph")
     from sdedit.runtime.bundle import refuse_installed
 
     out = bundle if out is None else out
