@@ -257,7 +257,7 @@ def test_kernels_go_into_a_copy_of_a_bundle(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "nothing to add: give --cubins, --tensorrt, --int8 or --box"),
+        ((), "nothing to add: give --cubins, --tensorrt, --int8, --graph, --box or --palette"),
         (("--cubins", "all", "--size", 64), "No such option"),
         (("--cubins", "sm70"), "cubin target 'sm70' is not one of sm80, sm86, sm89, sm90, sm100, sm120"),
     ],

@@ -1,5 +1,6 @@
 """The parts that `sdedit extend` and `sdedit export` add to a bundle."""
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ ADDITIONS: tuple[Decorator, ...] = (
     ),
     option(GROUP, "--engine-batch", type=int, help="Images at once that those engines can take.  [default: 1]"),
     option(GROUP, "--int8", is_flag=True, help="The network in int8, if its edits stay close to float32."),
+    option(GROUP, "--graph", is_flag=True, help="The whole edit as one ONNX graph, for hosts without Python."),
     option(GROUP, "--box", is_flag=True, help="Graphs that recompute only a box of the picture: Editor.session."),
     option(
         GROUP,
@@ -50,6 +52,7 @@ def parse_additions(
     box: bool,
     min_psnr: float | None,
     palette: Path | None,
+    graph: bool,
 ) -> "list[Addition]":
     """The parts, in the order in which they are added; every mistake is found before anything is computed."""
     if tensorrt is None and (engine_precision is not None or engine_batch is not None):
@@ -63,6 +66,8 @@ def parse_additions(
         additions.append(palette_addition(palette))
     if int8:
         additions.append(int8_addition(min_psnr))
+    if graph:
+        additions.append(graph_addition())
     if cubins is not None:
         from sdedit.export.triton_kernels import kernels_addition, parse_targets
 
@@ -74,6 +79,10 @@ def parse_additions(
 
         additions.append(box_addition())
     return additions
+
+
+PARTS = tuple(inspect.signature(parse_additions).parameters)
+"""Names of the options in ADDITIONS."""
 
 
 def engines_addition(tensorrt: str, precisions: str | None, batch: int) -> "Addition":
@@ -90,6 +99,15 @@ def int8_addition(min_psnr: float | None) -> "Addition":
         raise_interrupt(error)
         raise needs(error) from None
     return int8_addition(MIN_PSNR if min_psnr is None else min_psnr, say=lambda line: click.echo(line, err=True))
+
+
+def graph_addition() -> "Addition":
+    try:
+        from sdedit.export.graph.addition import graph_addition
+    except ImportError as error:
+        raise_interrupt(error)
+        raise needs(error) from None
+    return graph_addition()
 
 
 def needs(error: ImportError) -> click.ClickException:

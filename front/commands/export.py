@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import CheckpointError, printable, raise_interrupt
-from .additions import ADDITIONS, needs, parse_additions
+from .additions import ADDITIONS, PARTS, needs, parse_additions
 from .options import Decorator, GroupedCommand, option, together
 from .outputs import shown
 
@@ -65,15 +65,7 @@ def export_command(
     fixed: bool,
     max_pixels: int | None,
     card: Path | None,
-    cubins: str | None,
-    tensorrt: str | None,
-    engine_precision: str | None,
-    engine_batch: int | None,
-    int8: bool,
-    min_psnr: float | None,
-    box: bool,
-    palette: Path | None,
-    **answers: Any,
+    **options: Any,
 ) -> None:
     """Turn the checkpoint SOURCE into a bundle, verified against torch before anything is replaced.
 
@@ -82,24 +74,24 @@ def export_command(
 
     If SOURCE leaves something unsaid, one error lists every option to add. `sdedit extend` adds parts to a bundle.
     """
-    source = fetched(source)
+    parts = {part: options.pop(part) for part in PARTS}
     if is_bundle(source):
         raise CheckpointError(f"{source} is a bundle already: `sdedit extend {source}` adds parts to it")
     if dry_run:
-        show(source, answers)
+        show(fetched(source), options)
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
     from sdedit.runtime.bundle import refuse_installed
 
     refuse_installed(out)  # before the checkpoint is loaded
-    additions = parse_additions(cubins, tensorrt, engine_precision, engine_batch, int8, box, min_psnr, palette)
+    additions = parse_additions(**parts)
     try:
         from sdedit.export.bundle import export_bundle
     except ImportError as error:
         raise_interrupt(error)
         raise needs(error) from None
-    checkpoint = load(source, answers)
+    checkpoint = load(fetched(source), options)
     lines: list[str] = []
     bundle = export_bundle(
         checkpoint,

@@ -17,14 +17,14 @@ EXAMPLE = "Example: sdedit extend church --cubins all --int8"
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: BUNDLE itself]")
 @together(ADDITIONS)
 def extend_command(bundle: Path, out: Path | None, **parts: Any) -> None:
-    """Add parts to BUNDLE: GPU kernels, TensorRT engines, the network in int8, graphs for boxes or a palette.
+    """Add parts to BUNDLE: GPU kernels, TensorRT engines, int8, graphs of boxes or of the whole edit, a palette.
 
     They replace older ones. The result is verified before anything is replaced. Files that do not change are linked,
     not copied.
     """
     additions = parse_additions(**parts)
     if not additions:
-        raise click.UsageError("nothing to add: give --cubins, --tensorrt, --int8, --box or --palette")
+        raise click.UsageError("nothing to add: give --cubins, --tensorrt, --int8, --graph, --box or --palette")
     from sdedit.runtime.bundle import refuse_installed
 
     out = bundle if out is None else out

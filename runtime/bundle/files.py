@@ -10,6 +10,9 @@ from pathlib import Path
 from sdedit.errors import BundleError, git_lfs_hint, reason
 
 MANIFEST = "bundle.json"
+GRAPH_FOLDER = "graph"
+"""The part with whole edits as graphs, for hosts other than this runtime, which never loads them."""
+
 MAX_MANIFEST_BYTES = 1 << 20
 
 SMALL_BYTES = 1 << 20

@@ -21,7 +21,7 @@ from sdedit.errors import BundleError, reason
 from ..hub import download_bundle, is_hub_name
 from ..option import to_path
 from ..schedule import Schedule
-from .files import MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
+from .files import GRAPH_FOLDER, MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
 from .graph import External, check_graph
 from .manifest import (
     NETWORK,
@@ -147,10 +147,10 @@ def read_bundle(path: str | os.PathLike[str], *, verify_all: bool = False) -> Bu
     for name, entry in manifest.files.items():
         if entry.bytes <= SMALL_BYTES:
             small[name] = read_verified(path, name, entry)
-        elif verify_all and not name.endswith(".onnx"):  # read below
+        elif verify_all and not is_network(name):  # read below
             verify(path, name, entry)
     for name in manifest.files:
-        if name.endswith(".onnx") and (name in small or verify_all):
+        if is_network(name) and (name in small or verify_all):
             data = small[name] if name in small else read_verified(path, name, manifest.files[name])
             check_network(path, name, data, manifest)
     schedule = read_schedule(path, small.get(SCHEDULE), manifest)
@@ -215,6 +215,11 @@ def read_array(path: Path, name: str, data: bytes, dtype: np.dtype, shape: tuple
             f"bundle {path}: {name} is not a readable array: it has {len(values)} bytes for {dtype} {list(shape)}"
         )
     return np.frombuffer(values, dtype).reshape(shape, order=order)
+
+
+def is_network(name: str) -> bool:
+    """Whether a file of a bundle is an ONNX network that engines of the runtime may be given."""
+    return name.endswith(".onnx") and not name.startswith(f"{GRAPH_FOLDER}/")
 
 
 def read_array_header(file: io.BytesIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype]:
