@@ -1,10 +1,11 @@
 """Check a network's graph before an engine sees it: engines crash on some graphs, and run others for ever.
 
 Accepted is one graph of the operators in OPERATORS, without subgraphs, functions, sparse tensors or training. A Gather
-reads a constant table, by constants that lie in it or by the label. Sizes that are constants are bounded.
+reads a constant table, by constants that lie in it or by an input whose values are known to. Sizes that are constants
+are bounded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -99,23 +100,23 @@ def nbytes_of(reader: Reader, tensor: list[Field]) -> int:
     return prod(reader.integers(part for part in tensor if part.number == 1)) * DTYPES[kind or 0].itemsize
 
 
-def check_graph(data: bytes, labels: int = 0) -> list[External]:
+def check_graph(data: bytes, tables: Mapping[str, int] | None = None) -> list[External]:
     """The places outside the ONNX file `data` where weights of its lie.
 
-    labels: how many labels the network is given, 0 .. labels - 1. Raises ValueError, on one line, for a network that
-    is none of those accepted here.
+    tables: inputs that are indices into tables, such as the label, and how many values each may have, from 0 on. Raises
+    ValueError, on one line, for a network that is none of those accepted here.
     """
     if not data:
         raise ValueError("the ONNX file is empty")
-    return _Check(data, labels).run()
+    return _Check(data, tables or {}).run()
 
 
 class _Check:
     """One file. constants: by name, as far as it is read."""
 
-    def __init__(self, data: bytes, labels: int) -> None:
+    def __init__(self, data: bytes, tables: Mapping[str, int]) -> None:
         self.reader = Reader(data)
-        self.labels = labels
+        self.tables = tables
         self.constants: dict[str, Constant] = {}
         self.names: set[str] = set()
 
@@ -276,13 +277,15 @@ class _Check:
         if not -len(dims) <= axis < len(dims):
             raise ValueError(f"a Gather of the network has the axis {axis} in a table of {list(dims)}")
         rows = dims[axis]
-        if inputs[1] == "label" and "label" not in self.names:
-            if rows < self.labels:
-                raise ValueError(f"the network has a table of {rows} labels, and is given {self.labels}")
+        if inputs[1] in self.tables and inputs[1] not in self.names:
+            if rows < self.tables[inputs[1]]:
+                raise ValueError(
+                    f"the network has a table of {rows} {inputs[1]}s, and is given {self.tables[inputs[1]]}"
+                )
             return
         indices = self.constants[inputs[1]].values if inputs[1] in self.constants else None
         if indices is None or indices.dtype.kind != "i":
-            raise ValueError("a Gather of the network reads at indices that are neither constants nor the label")
+            raise ValueError("a Gather of the network reads at indices that are neither constants nor an input")
         if indices.size and not (indices.min() >= -rows and indices.max() < rows):
             raise ValueError(f"a Gather of the network reads at {indices.min()}..{indices.max()} of {rows}")
 

@@ -10,7 +10,7 @@ from sdedit.errors import EngineError, SdeditError, reason
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import busy_slots, state_arrays
 
-from ..bundle import TensorSpec
+from ..bundle import TensorSpec, resized
 from ..engines import Engine, Evaluate, TiledEngine
 from ..machine import available_memory
 from ..plan import MAX_ROWS
@@ -184,7 +184,7 @@ class CpuDevice:
         return engine if self._tile is None else TiledEngine(engine, self._tile, self._multiple_of)
 
     def _inputs_at(self, shape: tuple[int, ...]) -> dict[str, TensorSpec]:
-        return {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
+        return resized(self._inputs, shape)
 
     def close(self) -> None:
         """End the lanes' threads, which start again if another device needs them; the rest is arrays."""
