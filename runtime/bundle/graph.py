@@ -20,7 +20,7 @@ OPERATORS = frozenset(
     Abs Add And Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape
     Conv ConvTranspose Cos DepthToSpace DequantizeLinear Div Einsum Elu Equal Erf Exp Expand Flatten Floor Gather
     Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-    InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min
+    InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min
     Mish Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization Reciprocal ReduceL2 ReduceMax ReduceMean
     ReduceMin ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Sigmoid Sign Sin Slice Softmax
     Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh Tile Transpose Unsqueeze Where Xor
@@ -116,7 +116,7 @@ class _Check:
 
     def __init__(self, data: bytes, tables: Mapping[str, int]) -> None:
         self.reader = Reader(data)
-        self.tables = tables
+        self.tables = dict(tables)
         self.constants: dict[str, Constant] = {}
         self.names: set[str] = set()
 
@@ -153,6 +153,7 @@ class _Check:
         if name in self.names:
             raise ValueError(f"the network computes {name!r} twice")
         self.names.add(name)
+        self.tables.pop(name, None)  # then it is not the input of that name
 
     def _node(self, field: Field) -> None:
         parts = self.reader.message(field)
@@ -168,6 +169,10 @@ class _Check:
                 self._define(output)
         if kind == "Constant" and outputs and "value" in attributes:
             self.constants[outputs[0]] = self._value(attributes["value"])
+        elif kind == "Cast" and inputs and outputs and inputs[0] in self.constants:  # a table that is stored in half
+            self.constants[outputs[0]] = Constant(self.constants[inputs[0]].dims, None)
+        elif kind == "Reshape" and inputs and outputs and inputs[0] in self.tables:
+            self.tables[outputs[0]] = self.tables[inputs[0]]
         elif kind == "Gather":
             self._check_gather(inputs, attributes)
         for index in SIZES.get(kind, ()):
@@ -277,7 +282,7 @@ class _Check:
         if not -len(dims) <= axis < len(dims):
             raise ValueError(f"a Gather of the network has the axis {axis} in a table of {list(dims)}")
         rows = dims[axis]
-        if inputs[1] in self.tables and inputs[1] not in self.names:
+        if inputs[1] in self.tables:
             if rows < self.tables[inputs[1]]:
                 raise ValueError(
                     f"the network has a table of {rows} {inputs[1]}s, and is given {self.tables[inputs[1]]}"

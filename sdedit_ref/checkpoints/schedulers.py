@@ -15,7 +15,6 @@ SAMPLERS = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "EulerAncestralDiscreteScheduler": "ancestral",
     "EulerDiscreteScheduler": "euler",
-    "LCMScheduler": "lcm",
 }
 """Schedulers whose steps are rows of a plan, and the preset."""
 
@@ -33,9 +32,6 @@ OTHERS = (
 
 INSTEAD = "dpmpp_2m"
 
-LCM_LEVELS = 50
-"""Levels at which consistency models are trained (original_inference_steps)."""
-
 
 @dataclass(frozen=True)
 class Mapped:
@@ -50,13 +46,9 @@ class Mapped:
 
 def map_scheduler(path: Path, config: Mapping[str, Any]) -> Mapped:
     """Read a scheduler's config, completed by its defaults. Raises CheckpointError for another training process."""
-    name = config["_class_name"]
     sampler, notes = sampler_of(config)
     table = variance_preserving_with_last(betas_of(path, config))
-    if name == "LCMScheduler":
-        stride = len(table) // int(config.get("original_inference_steps") or LCM_LEVELS)
-        table = table[stride - 1 :: stride]
-    if config.get("timestep_spacing", "leading") == "leading" and name != "LCMScheduler":
+    if config.get("timestep_spacing", "leading") == "leading":
         notes.append("its levels are spaced from the cleanest (leading); ours from the noisiest, as trailing")
     if config.get("set_alpha_to_one") is False:
         notes.append("it ends at the first level (set_alpha_to_one false); we end clean")

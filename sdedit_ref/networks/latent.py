@@ -96,10 +96,10 @@ def normalisation(vae: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 class TextEncoders(nn.Module):
-    """tokens [B, L] int64 for each encoder -> context [B, L, D], and pooled [B, P] where the last one has a projection.
+    """tokens [B, L] int64 for each of one or two encoders -> context [B, L, D], and pooled [B, P].
 
-    skip: how many of the last layers are left out. normed: whether the last norm follows, as in SD 1 and 2; SDXL takes
-    the layer before the last without it.
+    pooled: where the last encoder has a projection. skip: how many of the last layers are left out. normed: whether the
+    last norm follows, as in SD 1 and 2; SDXL takes the layer before the last without it.
     """
 
     def __init__(self, encoders: list[nn.Module], skip: int, normed: bool, eos: int) -> None:
@@ -110,7 +110,8 @@ class TextEncoders(nn.Module):
         before = torch.triu(torch.ones(length, length), diagonal=1)
         self.register_buffer("before", before, persistent=False)
 
-    def forward(self, *tokens: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, tokens_0: Tensor, tokens_1: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        tokens = [tokens_0] if tokens_1 is None else [tokens_0, tokens_1]
         contexts, pooled = [], None
         for encoder, ids in zip(self.encoders, tokens, strict=True):
             body = getattr(encoder, "text_model", encoder)
