@@ -13,13 +13,34 @@ import torch
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
 from sdedit.kernels.layout import MAX_ELEMENTS
-from sdedit.runtime.bundle import MODEL_CARD, NETWORK, REFERENCE, SCHEDULE, Bundle, read_bundle, staged, write_manifest
-from sdedit.runtime.checks.parity import errors_against, parity_input, parity_label, relative_error
+from sdedit.runtime.bundle import (
+    MODEL_CARD,
+    NETWORK,
+    PIXELS,
+    PIXELS_PARITY,
+    REFERENCE,
+    SCHEDULE,
+    Bundle,
+    TensorSpec,
+    read_bundle,
+    resized,
+    staged,
+    write_manifest,
+)
+from sdedit.runtime.checks.parity import (
+    errors_against,
+    parity_conditions,
+    parity_input,
+    parity_label,
+    relative_error,
+)
 from sdedit.runtime.engines import installed_engines, load_engine
 from sdedit.runtime.machine import available_processors
 from sdedit_ref.checkpoints import Checkpoint
+from sdedit_ref.checkpoints.checkpoint import LatentParts
 
 from .additions import Addition, add_parts
+from .latent import component_errors, prompt_ids, text_fields, write_components
 from .onnx_graph import round_to_half, save_onnx, store_in_half, to_onnx
 
 TOLERANCE = 1e-4
@@ -70,23 +91,28 @@ def export_bundle(
         rounding = relative_error(outputs, exact_outputs)
         if not math.isfinite(rounding):
             raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
-        multiple_of = image["multiple_of"] if image["free"] else None
-        model = to_onnx(network, shape, labels=checkpoint.classes > 0, multiple_of=multiple_of)
+        multiple_of = checkpoint.multiple_of if image["free"] else None
+        model = to_onnx(network, shape, checkpoint.classes > 0, multiple_of, checkpoint.inputs)
         if weights == "half":
             store_in_half(model)
         save_onnx(model, folder / NETWORK)
         del model
         np.save(folder / SCHEDULE, checkpoint.schedule)
         np.save(folder / REFERENCE, outputs)
+        if checkpoint.latent is not None:
+            write_components(folder, checkpoint, weights == "half")
         if card_bytes is not None:
             (folder / MODEL_CARD).write_bytes(card_bytes)
         fields = {**manifest_fields(checkpoint, name, licence), "image": image}
         parity: dict[str, Any] = {"levels": levels, "weights": weights, "weights_rounding": rounding}
-        unmeasured = {"max_relative_error": 0.0, "engines": {}, "sizes": {}}
+        unmeasured = {"max_relative_error": 0.0, "engines": {}, "sizes": {}, **PIXELS_PARITY}
         known = write_manifest(folder, {**fields, "parity": {**parity, **unmeasured}})
-        others = other_shapes(shape, image["multiple_of"]) if image["free"] else []
+        others = other_shapes(shape, checkpoint.multiple_of) if image["free"] else []
         references = {shape: outputs, **{other: reference_outputs(checkpoint, levels, other) for other in others}}
-        parity |= verify(read_bundle(folder), references)
+        parity |= {**PIXELS_PARITY, **verify(read_bundle(folder), references)}
+        if checkpoint.latent is not None:
+            parity["components"] = component_errors(read_bundle(folder), checkpoint, TOLERANCE)
+            parity["prompts"] = prompt_ids(checkpoint.latent.text)
         write_manifest(folder, {**fields, "parity": parity}, known)
         if additions:
             add_parts(read_bundle(folder), folder, additions, say)
@@ -116,6 +142,10 @@ def parity_levels(levels: int) -> list[int]:
 def image_fields(checkpoint: Checkpoint, fixed: bool, max_pixels: int | None) -> dict[str, Any]:
     """The manifest's `image`. Raises BundleError for a max_pixels that it cannot have."""
     channels, height, width = checkpoint.shape
+    multiple_of = math.gcd(height, width) if fixed else checkpoint.multiple_of
+    if checkpoint.latent is not None:
+        factor = checkpoint.latent.factor
+        channels, height, width, multiple_of = 3, height * factor, width * factor, multiple_of * factor
     pixels = height * width
     if fixed and max_pixels not in (None, pixels):
         raise BundleError(f"max_pixels {max_pixels} is not {pixels}, the only size of a bundle with fixed sizes")
@@ -126,7 +156,7 @@ def image_fields(checkpoint: Checkpoint, fixed: bool, max_pixels: int | None) ->
         "channels": channels,
         "height": height,
         "width": width,
-        "multiple_of": math.gcd(height, width) if fixed else checkpoint.multiple_of,
+        "multiple_of": multiple_of,
         "free": not fixed,
         "max_pixels": max_pixels or (pixels if fixed else min(AREA * pixels, largest)),
     }
@@ -146,11 +176,18 @@ def reference_outputs(checkpoint: Checkpoint, levels: list[int], shape: tuple[in
     for index, k in enumerate(levels):
         x = torch.from_numpy(parity_input(schedule, k, index, shape))
         time = torch.tensor([schedule[k - 1, 2]], dtype=torch.float32)
-        label = torch.tensor([parity_label(index, checkpoint.classes)])
+        conditions = {"label": np.array([parity_label(index, checkpoint.classes)])} if checkpoint.classes else {}
+        conditions |= parity_conditions(input_specs(checkpoint, shape), index)
         with torch.inference_mode():
-            out = network(x, time, label) if checkpoint.classes else network(x, time)
+            out = network(x, time, **{name: torch.from_numpy(value) for name, value in conditions.items()})
         outputs.append(out.numpy())
     return np.concatenate(outputs)
+
+
+def input_specs(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> dict[str, TensorSpec]:
+    """The network's inputs besides time and label, for states of that shape."""
+    shapes = {"x": shape, **checkpoint.inputs}
+    return resized({name: TensorSpec(np.dtype(np.float32), size) for name, size in shapes.items()}, shape)
 
 
 def verify(bundle: Bundle, references: Mapping[tuple[int, int, int], np.ndarray]) -> dict[str, Any]:
@@ -202,6 +239,8 @@ def manifest_fields(checkpoint: Checkpoint, name: str, licence: str) -> dict[str
         "classes": checkpoint.classes,
         "null_label": checkpoint.null_label,
         "schedule": {"name": checkpoint.schedule_name, "levels": len(checkpoint.schedule)},
+        **PIXELS,
+        **({} if checkpoint.latent is None else latent_fields(checkpoint, checkpoint.latent)),
         "exported_with": {
             "sdedit": __version__,
             "python": platform.python_version(),
@@ -209,4 +248,15 @@ def manifest_fields(checkpoint: Checkpoint, name: str, licence: str) -> dict[str
             "onnx": onnx.__version__,
             "numpy": np.__version__,
         },
+    }
+
+
+def latent_fields(checkpoint: Checkpoint, parts: LatentParts) -> dict[str, Any]:
+    """The manifest's keys of a latent network; its data have no bound."""
+    return {
+        "latent": {"channels": checkpoint.shape[0], "factor": parts.factor},
+        "inputs": {name: {"dtype": "float32", "shape": list(shape)} for name, shape in checkpoint.inputs.items()},
+        "text": text_fields(parts.text),
+        "clip": None,
+        "suggested": dict(parts.suggested),
     }

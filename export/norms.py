@@ -1,6 +1,7 @@
 """Group norms that engines run without changing the layout of their input."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +37,15 @@ class NormByChannel(nn.Module):
         return x * scale.reshape(-1, channels, 1, 1) + shift.reshape(-1, channels, 1, 1)
 
 
-def with_large_norms_by_channel(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> nn.Module:
+def with_large_norms_by_channel(
+    network: nn.Module, shape: tuple[int, int, int], conditions: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """A copy of `network` whose torch.nn.GroupNorms with weights and at least LARGE elements are NormByChannel.
 
-    shape: C, H, W of the network's images. labels: whether it takes labels. The copy shares all tensors with the
-    network. If there is nothing to replace, the network itself is returned.
+    shape: C, H, W of the network's images. conditions: values of its other inputs by name, batch 1. The copy shares all
+    tensors with the network. If there is nothing to replace, the network itself is returned.
     """
-    large = large_norms(network, shape, labels)
+    large = large_norms(network, shape, conditions or {})
     if not large:
         return network
     tensors = [*network.parameters(), *network.buffers()]
@@ -55,7 +58,7 @@ def with_large_norms_by_channel(network: nn.Module, shape: tuple[int, int, int],
     return network
 
 
-def large_norms(network: nn.Module, shape: tuple[int, int, int], labels: bool = False) -> list[str]:
+def large_norms(network: nn.Module, shape: tuple[int, int, int], conditions: Mapping[str, Tensor]) -> list[str]:
     """Names of these norms, found by running the network once."""
     found: list[str] = []
 
@@ -71,7 +74,7 @@ def large_norms(network: nn.Module, shape: tuple[int, int, int], labels: bool = 
     ]
     try:
         with torch.inference_mode():
-            network(torch.zeros(1, *shape), torch.zeros(1), *([torch.zeros(1, dtype=torch.int64)] if labels else []))
+            network(torch.zeros(1, *shape), torch.zeros(1), **conditions)
     finally:
         for hook in hooks:
             hook.remove()

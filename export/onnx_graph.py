@@ -5,6 +5,7 @@ Until it is saved the graph uses torch's own tensors, so that a large network is
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,52 +29,100 @@ EXTERNAL_ABOVE = 1_500_000_000
 
 DATA_SUFFIX = ".data"
 
+KNOWN = "known"
+"""Name of the input that has the size of x: the mask and the latent of an inpainting network."""
+
 
 def to_onnx(
-    network: nn.Module, shape: tuple[int, int, int], labels: bool = False, multiple_of: int | None = None
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    labels: bool = False,
+    multiple_of: int | None = None,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
 ) -> ir.Model:
     """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, C of shape = (C, H, W) is fixed.
 
     labels: whether the network takes label int64 [B] too. multiple_of: H and W are free too, but for being multiples of
-    it; None: they are fixed. Raises RuntimeError if the network does not allow that.
+    it; None: they are fixed. inputs: shapes of further float32 inputs by name, without the batch. Raises RuntimeError
+    if the network does not allow that.
     """
-    network = with_large_norms_by_channel(network, shape, labels)
+    network = with_large_norms_by_channel(network, shape, example_conditions(1, labels, inputs or {}))
     batch = torch.export.Dim("batch")
     image: dict[int, Any] = {0: batch}
     if multiple_of is not None:
         rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
         image |= {2: multiple_of * rows, 3: multiple_of * columns}
-        shape = (
-            shape[0],
-            3 * multiple_of,
-            5 * multiple_of,
-        )  # sides that differ, so that nothing takes one for the other
-    example: tuple[torch.Tensor, ...] = (torch.zeros(2, *shape), torch.zeros(2))
-    if labels:
-        example = (*example, torch.zeros(2, dtype=torch.int64))
+        # sides that differ, so that nothing takes one for the other
+        inputs = {
+            name: (*size[:1], 3 * multiple_of, 5 * multiple_of) if name == KNOWN else size
+            for name, size in (inputs or {}).items()
+        }
+        shape = (shape[0], 3 * multiple_of, 5 * multiple_of)
+    example = {"x": torch.zeros(2, *shape), "time": torch.zeros(2), **example_conditions(2, labels, inputs or {})}
+    sizes = {name: image if name in ("x", KNOWN) else {0: batch} for name in example}
+    model = export_model(network, example, sizes, ["out"])
+    if multiple_of is not None:
+        name_sides(model)
+    return model
+
+
+def example_conditions(batch: int, labels: bool, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Values for a network's inputs besides x and time, by name."""
+    label = {"label": torch.zeros(batch, dtype=torch.int64)} if labels else {}
+    return {**label, **{name: torch.zeros(batch, *shape) for name, shape in inputs.items()}}
+
+
+def component_to_onnx(
+    network: nn.Module, example: Mapping[str, torch.Tensor], outputs: list[str], multiple_of: int | None = None
+) -> ir.Model:
+    """A network of inputs by name, in the order of `example`; the batch is free.
+
+    multiple_of: of the sides of its one picture, which are free; None: it has none.
+    """
+    batch = torch.export.Dim("batch")
+    size: dict[int, Any] = {0: batch}
+    if multiple_of is not None:
+        size |= {2: multiple_of * torch.export.Dim("rows"), 3: multiple_of * torch.export.Dim("columns")}
+    model = export_model(network, example, dict.fromkeys(example, size), outputs, by_name=False)
+    name_sides(model)
+    return model
+
+
+def export_model(
+    network: nn.Module,
+    example: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, dict[int, Any]],
+    outputs: list[str],
+    by_name: bool = True,
+) -> ir.Model:
+    """The graph that torch's exporter gives. sizes: free dimensions of each input. by_name: after x and time inputs are
+    given by their names."""
+    values = list(example.values())
+    count = 2 if by_name else len(values)
+    named = dict(list(example.items())[count:])
+    free: Any = dict(sizes) if by_name else tuple(sizes.values())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter
         program = torch.onnx.export(
             network,
-            example,
+            tuple(values[:count]),
+            kwargs=named,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["x", "time", "label"][: len(example)],
-            output_names=["out"],
-            dynamic_shapes=(image, *[{0: batch}] * (len(example) - 1)),
+            input_names=list(example),
+            output_names=outputs,
+            dynamic_shapes=free,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     strip_debugging(program.model)
-    if multiple_of is not None:
-        name_sides(program.model)
     return program.model
 
 
 def name_sides(model: ir.Model) -> None:
-    """Call the free sides of x and out height and width; the tracer's names are terms such as 8*rows."""
+    """Name the batch and the free sides of inputs and outputs; the tracer's names are terms such as 8*rows."""
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None and len(value.shape) == 4:
             value.shape = ir.Shape(["batch", value.shape[1], "height", "width"])

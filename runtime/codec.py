@@ -1,12 +1,22 @@
 """From a picture to the network's state and back. The rest of the runtime relies on no other link between the two."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from .bundle import Bundle
+from sdedit.errors import EngineError
+
+from .bundle import DECODER, ENCODER, Bundle
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+"""A loaded network: inputs by name -> outputs by name."""
+
+Load = Callable[[str], Run]
+"""Loads the network in a file of the bundle."""
 
 
 class Codec(Protocol):
@@ -52,9 +62,65 @@ class PixelCodec:
         return to_image(x0)
 
 
-def codec_for(bundle: Bundle) -> Codec:
-    """The codec that the bundle's network was trained with. All bundles are of pixels so far."""
-    return PixelCodec(bundle.image.channels)
+class LatentCodec:
+    """The codec of networks that work on an autoencoder's latents (Rombach et al. 2022).
+
+    A cell of the latent stands for `factor` x `factor` pixels. `encode` takes the mean of the encoder's distribution,
+    not a sample, so it has no noise of its own. The decoder is not exact: only `paste` keeps a photo's bytes.
+    """
+
+    picture_channels = 3
+
+    def __init__(self, bundle: Bundle, load: Load) -> None:
+        """load: called at the first use of the encoder and of the decoder."""
+        self._factor = bundle.factor
+        self._preview = bundle.preview()
+        self._load = load
+
+    @cached_property
+    def _encoder(self) -> Run:
+        return self._load(ENCODER)
+
+    @cached_property
+    def _decoder(self) -> Run:
+        return self._load(DECODER)
+
+    def encode(self, picture: Image.Image) -> np.ndarray:
+        return self.encode_values(to_state(picture))
+
+    def encode_values(self, values: np.ndarray) -> np.ndarray:
+        """The latent of a picture's values, float32 [3, H, W] in [-1, 1]."""
+        return finite("encoder", self._encoder({"image": values[None]})["latent"][0])
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """The maximum over each cell: no stroke is too thin to be edited, and greys stay greys."""
+        height, width = (side // self._factor for side in mask.shape)
+        cells = mask.reshape(height, self._factor, width, self._factor).max(axis=(1, 3))
+        return np.ascontiguousarray(cells, np.float32)
+
+    def decode(self, state: np.ndarray) -> Image.Image:
+        return to_image(finite("decoder", self._decoder({"latent": state[None]})["image"][0]))
+
+    def preview(self, x0: np.ndarray) -> Image.Image:
+        """The bundle's linear map of each cell to a colour, enlarged: it costs no network."""
+        colours = np.einsum("chw,cd->dhw", x0, self._preview[:-1]) + self._preview[-1][:, None, None]
+        small = to_image(np.nan_to_num(colours.astype(np.float32)))
+        size = (small.width * self._factor, small.height * self._factor)
+        return small.resize(size, Image.Resampling.BILINEAR)
+
+
+def finite(what: str, values: np.ndarray) -> np.ndarray:
+    """The values; raises EngineError if they are not all finite."""
+    if not np.isfinite(values).all():
+        raise EngineError(f"the {what} returned values that are not finite")
+    return values
+
+
+def codec_for(bundle: Bundle, load: Load) -> Codec:
+    """The codec that the bundle's network was trained with. load: see LatentCodec."""
+    if bundle.manifest.latent is None:
+        return PixelCodec(bundle.image.channels)
+    return LatentCodec(bundle, load)
 
 
 def to_state(image: Image.Image) -> np.ndarray:

@@ -26,8 +26,8 @@ class Option:
     unit: what the number counts or is a fraction of, or "". low, high: its smallest and largest value, or None. above:
     low itself is not accepted. infinite: so is infinity. drawn: bits of the number that the word RANDOM is replaced by,
     or 0 where that word is not accepted. choices: the accepted names of a text. pattern, forms: a
-    regular expression of further texts that are accepted, and how people write them. unset: what None, the default,
-    stands for. error: class of the error for a value that is not accepted.
+    regular expression of further texts that are accepted, and how people write them. longest: most characters of a
+    free text, 0 for others. unset: what None, the default, stands for. error: class of the error for another value.
     """
 
     help: str
@@ -41,11 +41,14 @@ class Option:
     choices: tuple[str, ...] = ()
     pattern: str = ""
     forms: tuple[str, ...] = ()
+    longest: int = 0
     unset: str = ""
     error: type[SdeditError] = PlanError
 
     def check(self, name: str, value: Any, kind: type) -> Any:
         """The value as a `kind` (int, float or str) of Python's own; raises PlanError for another type, or `error`."""
+        if self.longest:
+            return self.check_text(name, value)
         if kind is str:
             if self.forms and isinstance(value, Real) and not isinstance(value, bool):
                 value = shown(to_integer(name, value))
@@ -61,6 +64,18 @@ class Option:
         if not self.holds(number):
             raise self.error(f"{name} {shown(number)} is not {self.range or 'finite'}")
         return number
+
+    def check_text(self, name: str, value: Any) -> str:
+        """A free text as Python's own str; raises `error`."""
+        if not isinstance(value, str):
+            raise self.error(f"{name} {shown(value)} is not a text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise self.error(f"{name} {shown(value)} has half of a surrogate pair: it is no Unicode") from None
+        if len(value) > self.longest:
+            raise self.error(f"{name} has {len(value)} characters, more than {self.longest}")
+        return str(value)
 
     def holds(self, number: float) -> bool:
         """Whether the number is in the range. NaN never is."""
@@ -97,6 +112,8 @@ class Option:
         """The JSON schema of a value."""
         schema: dict[str, Any] = {"description": self.sentence, "default": default}
         names: dict[type, str] = {int: "integer", float: "number", str: "string"}
+        if self.longest:
+            return {**schema, "type": ["string", "null"], "maxLength": self.longest}
         if self.choices:
             one: dict[str, Any] = {"type": "string", "enum": list(self.choices)}
             accepted = [one]

@@ -16,6 +16,9 @@ from .option import Option
 from .plan import KEEPS, MAX_ROWS, SAMPLERS, KeepName, Plan, SamplerName, make_plan
 from .schedule import Schedule
 
+MAX_PROMPT = 10_000
+"""Most characters of a text: models take a few hundred."""
+
 
 class EditOptions(TypedDict, total=False):
     """Keyword arguments of Editor.edit and Editor.submit."""
@@ -38,6 +41,8 @@ class EditOptions(TypedDict, total=False):
     feather: int
     label: int | None
     guidance: float
+    prompt: str | None
+    negative: str | None
 
 
 def declare(default: Any, help: str, **declared: Any) -> Any:  # noqa: A002 - click's name for it
@@ -126,7 +131,15 @@ class Settings:
     label: int | None = declare(
         None, "Class of the image, if the model has classes", unset="no class, if the model has that label"
     )
-    guidance: float = declare(1.0, "Strength of the label", note="1: as the network predicts; more: more typical.")
+    guidance: float = declare(
+        1.0, "Strength of the label or the prompt", note="1: as the network predicts; more: more typical."
+    )
+    prompt: str | None = declare(
+        None, "Text that describes the image, if the model takes one", longest=MAX_PROMPT, unset="no text"
+    )
+    negative: str | None = declare(
+        None, "Text that describes what the image should not be", longest=MAX_PROMPT, unset="the model's own"
+    )
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
@@ -134,8 +147,8 @@ class Settings:
             if value is not None or not option.unset:
                 object.__setattr__(self, name, option.check(name, value, KINDS[name]))
 
-    def plan(self, schedule: Schedule, prediction: str) -> Plan:
-        """Its rows for a network; raises PlanError."""
+    def plan(self, schedule: Schedule, prediction: str, guidance_is_input: bool = False) -> Plan:
+        """Its rows for a network, which may take guidance as an input; raises PlanError."""
         return make_plan(
             schedule,
             prediction,
@@ -146,7 +159,7 @@ class Settings:
             keep=self.keep,
             repeats=self.repeats,
             clip=self.clip,
-            guidance=self.guidance,
+            guidance=1.0 if guidance_is_input else self.guidance,
         )
 
     def label_for(self, bundle: str, classes: int, null_label: int | None) -> int | None:
@@ -212,6 +225,7 @@ class Settings:
 
 
 BEFORE: dict[str, Any] = {"size": "native", "max_pixels": None, "tile": None, "mask_from": "brightness", "feather": 0}
+BEFORE |= {"prompt": None, "negative": None}
 """The values that recipes from before these options mean."""
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings)}

@@ -149,7 +149,7 @@ def test_a_manifest_without_a_revision(bundle: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("revision", "message"),
     [
-        (4, r"revision 4 is not in \(1, 2, 3\).*: a newer sdedit is needed"),
+        (5, r"revision 5 is not in \(1, 2, 3, 4\).*: a newer sdedit is needed"),
         (0, r"revision 0 is not in .*: export it again"),
     ],
 )

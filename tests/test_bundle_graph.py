@@ -111,8 +111,8 @@ def test_a_gather_within_its_table_is_accepted(indices: np.ndarray) -> None:
         (gather(np.array([-5])), "reads rows -5..-5 of a table of 4"),
         (gather(np.array([3]), axis=1), "reads rows 3..3 of a table of 3"),
         (gather(np.array([0]), axis=2), r"has the axis 2 in a table of [4, 3]"),
-        (gather(np.array([0.5], np.float32)), "reads at indices that are neither constants nor the label"),
-        (gather("x"), "reads at indices that are neither constants nor the label"),
+        (gather(np.array([0.5], np.float32)), "reads at indices that are neither constants nor an input"),
+        (gather("x"), "reads at indices that are neither constants nor an input"),
         (of_nodes(helper.make_node("Gather", ["x", "i"], ["out"]), i=np.array([0])), "a table that is not constant"),
         (of_nodes(helper.make_node("Gather", ["x"], ["out"])), "a table that is not constant"),
     ],
@@ -122,8 +122,8 @@ def test_a_gather_that_might_leave_its_table_is_refused(network: onnx.ModelProto
 
 
 def test_a_table_of_labels_has_a_row_for_each() -> None:
-    check_graph(gather("label").SerializeToString(), 4)
-    assert refusal(gather("label"), 5) == "the network has a table of 4 labels, but the bundle has 5"
+    check_graph(gather("label").SerializeToString(), {"label": 4})
+    assert refusal(gather("label"), 5) == "the network has a table of 4 labels, and is given 5"
 
 
 def test_indices_may_be_the_value_of_a_node_and_packed() -> None:

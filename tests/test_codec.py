@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from pictures import GREY, RGB, random_photo
 from PIL import Image
 from stubs import StubEngine
@@ -49,7 +50,7 @@ def test_the_codec_of_pixels() -> None:
 
 def test_a_bundles_codec_makes_its_states() -> None:
     bundle = read_bundle(SHIPPED)
-    codec = codec_for(bundle)
+    codec = codec_for(bundle, lambda name: pytest.fail(f"{name} was loaded"))
     picture = Image.new("RGB", (64, 64))
     assert codec.picture_channels == 3
     assert codec.encode(picture).shape == bundle.state_shape

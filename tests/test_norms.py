@@ -43,7 +43,7 @@ def test_large_norms_are_replaced_and_the_network_is_the_same(monkeypatch: pytes
     network = tiny_ddpm()
     assert with_large_norms_by_channel(network, SHAPE) is network
     monkeypatch.setattr(norms, "LARGE", 32 * 8 * 8)
-    names = large_norms(network, SHAPE)
+    names = large_norms(network, SHAPE, {})
     assert "down.0.block.0.norm1" in names
     assert "mid.block_1.norm1" not in names
     other = with_large_norms_by_channel(network, SHAPE)
@@ -72,7 +72,7 @@ class TwoNorms(nn.Module):
 def test_the_graph_reshapes_no_whole_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     network = TwoNorms().eval()
     monkeypatch.setattr(norms, "LARGE", 1)
-    assert len(large_norms(network, SHAPE)) == 2
+    assert len(large_norms(network, SHAPE, {})) == 2
     kinds = [node.op_type for node in to_onnx(network, SHAPE).graph]
     assert "ReduceMean" in kinds
     assert "InstanceNormalization" not in kinds

@@ -11,7 +11,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
-from sdedit.runtime.bundle import MANIFEST, NETWORK, REFERENCE, SCHEDULE, write_manifest
+from sdedit.runtime.bundle import (
+    MANIFEST,
+    NETWORK,
+    PIXELS,
+    PIXELS_PARITY,
+    REFERENCE,
+    SCHEDULE,
+    write_manifest,
+)
 from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.sde import cosine
@@ -23,6 +31,7 @@ TINY = DDPMConfig(3, 8, 32, (1,), 1, (), 2)
 """A network that trains in seconds."""
 
 FIELDS: dict[str, Any] = {
+    **PIXELS,
     "name": "tiny",
     "licence": "CC0",
     "source": {"name": "tiny.safetensors", "sha256": "0" * 64},
@@ -40,6 +49,7 @@ FIELDS: dict[str, Any] = {
         "sizes": {},
         "weights": "float32",
         "weights_rounding": 0.0,
+        **PIXELS_PARITY,
     },
 }
 

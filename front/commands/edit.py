@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..console import to_json
 from ..errors import ImageError, SdeditError, printable
@@ -62,7 +63,7 @@ def edit_command(
     from sdedit.runtime import Editor
     from sdedit.runtime.settings import OPTIONS, Settings
 
-    settings = {name: options.pop(name) for name in OPTIONS}
+    settings = given({name: options.pop(name) for name in OPTIONS})
     images = Settings(**settings).images  # a mistake in any of them is found before files are named
     outputs = plan_outputs(guide, out, images, [path for path in (mask, base) if path is not None])
     with Editor.open(bundle, **options) as editor:
@@ -71,6 +72,16 @@ def edit_command(
         click.echo(f"sdedit: {printable(describe(outputs.left_out).removeprefix('; '))}", err=True)
     if failed:
         raise SdeditError(f"{len(failed)} of {len(outputs.files)} guides were not edited: {'; '.join(failed)}")
+
+
+def given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the user gave: the others have the defaults that the model suggests."""
+    context = click.get_current_context()
+    return {
+        name: value
+        for name, value in settings.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
 
 
 def edit_all(editor: "Editor", outputs: Outputs, options: dict[str, Any], folder: bool, as_json: bool) -> list[str]:

@@ -17,6 +17,7 @@ DDPM = "Networks of the official SDEdit and DDIM code, and every family"
 SCORE_SDE = "score_sde (NCSN++, DDPM++)"
 ADM = "guided-diffusion and improved-diffusion"
 LABELS = "Networks with labels"
+LATENT = "Latent text-to-image pipelines of diffusers"
 
 QUESTIONS: tuple[Decorator, ...] = (
     option(DDPM, "--prediction", help="Output of the network: eps, v, x0."),
@@ -37,6 +38,8 @@ QUESTIONS: tuple[Decorator, ...] = (
     option(ADM, "--head-channels", help="Channels of each head, instead of --heads."),
     option(ADM, "--steps", help="Steps of the training process (diffusion_steps)."),
     option(ADM, "--rescale-timesteps", help="Whether times were scaled to 0..1000 in training: yes, no."),
+    option(LATENT, "--vae", help="Folder of another autoencoder, such as a tiny one."),
+    option(LATENT, "--distilled", help="Whether it was distilled without guidance, as Turbo models: yes, no."),
     option(LABELS, "--null-label", help="The label that was trained to stand for no class, if there is one."),
 )
 """Facts that a file may leave open. The error for a file names the options that it needs."""

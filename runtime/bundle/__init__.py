@@ -3,6 +3,7 @@
 from .files import MANIFEST, file_sha256
 from .installed import SHIPPED, is_installed, refuse_installed
 from .kernels import read_kernels
+from .latent import DECODER, ENCODER, PIXELS, PIXELS_PARITY, PREVIEW, TEXT, Text, TextEncoder
 from .manifest import (
     MODEL_CARD,
     NETWORK,
@@ -13,24 +14,33 @@ from .manifest import (
     Manifest,
     TensorSpec,
     network_inputs,
+    resized,
 )
 from .reading import Bundle, Network, read_bundle
 from .staging import staged
 from .writing import link_files, write_manifest
 
 __all__ = [
+    "DECODER",
+    "ENCODER",
     "MANIFEST",
     "MODEL_CARD",
     "NETWORK",
+    "PIXELS",
+    "PIXELS_PARITY",
+    "PREVIEW",
     "REFERENCE",
     "REVISION",
     "SCHEDULE",
     "SHIPPED",
+    "TEXT",
     "Bundle",
     "ImageSpec",
     "Manifest",
     "Network",
     "TensorSpec",
+    "Text",
+    "TextEncoder",
     "file_sha256",
     "is_installed",
     "link_files",
@@ -38,6 +48,7 @@ __all__ = [
     "read_bundle",
     "read_kernels",
     "refuse_installed",
+    "resized",
     "staged",
     "write_manifest",
 ]

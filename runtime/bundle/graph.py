@@ -1,11 +1,11 @@
 """Check a network's graph before an engine sees it: engines crash on some graphs, and run others for ever.
 
 A file is accepted if it has one graph of the operators in OPERATORS, without subgraphs, functions, sparse tensors or
-training. A Gather must read a constant table, at the label or at constant indices inside the table. Constant sizes are
-bounded.
+training. A Gather must read a constant table, at constant indices inside the table or at an input whose values are known
+to be. Constant sizes are bounded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -20,7 +20,7 @@ OPERATORS = frozenset(
     Abs Add And Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape
     Conv ConvTranspose Cos DepthToSpace DequantizeLinear Div Einsum Elu Equal Erf Exp Expand Flatten Floor Gather
     Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-    InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min
+    InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min
     Mish Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization Reciprocal ReduceL2 ReduceMax ReduceMean
     ReduceMin ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Sigmoid Sign Sin Slice Softmax
     Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh Tile Transpose Unsqueeze Where Xor
@@ -103,23 +103,23 @@ def nbytes_of(reader: Reader, tensor: list[Field]) -> int:
     return prod(reader.integers(part for part in tensor if part.number == 1)) * DTYPES[kind or 0].itemsize
 
 
-def check_graph(data: bytes, labels: int = 0) -> list[External]:
+def check_graph(data: bytes, tables: Mapping[str, int] | None = None) -> list[External]:
     """Check the ONNX file `data`, and return its weights that lie outside it.
 
-    labels: number of labels of the network, which are 0 .. labels - 1. Raises ValueError, with one line, if the network
-    is not accepted.
+    tables: inputs that are indices into tables, such as the label, and how many values each may have, from 0 on. Raises
+    ValueError, with one line, if the network is not accepted.
     """
     if not data:
         raise ValueError("the ONNX file is empty")
-    return _Check(data, labels).run()
+    return _Check(data, tables or {}).run()
 
 
 class _Check:
     """The check of one file. constants: those read so far, by name. names: all tensors computed so far."""
 
-    def __init__(self, data: bytes, labels: int) -> None:
+    def __init__(self, data: bytes, tables: Mapping[str, int]) -> None:
         self.reader = Reader(data)
-        self.labels = labels
+        self.tables = dict(tables)
         self.constants: dict[str, Constant] = {}
         self.names: set[str] = set()
 
@@ -156,6 +156,7 @@ class _Check:
         if name in self.names:
             raise ValueError(f"the network computes {name!r} twice")
         self.names.add(name)
+        self.tables.pop(name, None)  # then it is not the input of that name
 
     def _node(self, field: Field) -> None:
         parts = self.reader.message(field)
@@ -171,6 +172,10 @@ class _Check:
                 self._define(output)
         if kind == "Constant" and outputs and "value" in attributes:
             self.constants[outputs[0]] = self._value(attributes["value"])
+        elif kind == "Cast" and inputs and outputs and inputs[0] in self.constants:  # a table that is stored in half
+            self.constants[outputs[0]] = Constant(self.constants[inputs[0]].dims, None)
+        elif kind == "Reshape" and inputs and outputs and inputs[0] in self.tables:
+            self.tables[outputs[0]] = self.tables[inputs[0]]
         elif kind == "Gather":
             self._check_gather(inputs, attributes)
         for index in SIZES.get(kind, ()):
@@ -284,13 +289,15 @@ class _Check:
         if not -len(dims) <= axis < len(dims):
             raise ValueError(f"a Gather of the network has the axis {axis} in a table of {list(dims)}")
         rows = dims[axis]
-        if inputs[1] == "label" and "label" not in self.names:
-            if rows < self.labels:
-                raise ValueError(f"the network has a table of {rows} labels, but the bundle has {self.labels}")
+        if inputs[1] in self.tables:
+            if rows < self.tables[inputs[1]]:
+                raise ValueError(
+                    f"the network has a table of {rows} {inputs[1]}s, and is given {self.tables[inputs[1]]}"
+                )
             return
         indices = self.constants[inputs[1]].values if inputs[1] in self.constants else None
         if indices is None or indices.dtype.kind != "i":
-            raise ValueError("a Gather of the network reads at indices that are neither constants nor the label")
+            raise ValueError("a Gather of the network reads at indices that are neither constants nor an input")
         if indices.size and not (indices.min() >= -rows and indices.max() < rows):
             raise ValueError(
                 f"a Gather of the network reads rows {indices.min()}..{indices.max()} of a table of {rows}"

@@ -14,12 +14,22 @@ from sdedit.kernels.layout import MAX_ELEMENTS
 
 from ..schedule import MAX_LEVELS, PREDICTIONS
 from .files import MANIFEST, FileEntry
+from .latent import (
+    PIXELS,
+    PIXELS_PARITY,
+    InputSpec,
+    Latent,
+    Suggested,
+    Text,
+    check_components,
+    check_shapes,
+)
 from .records import Problems, read_record, to_json
 
-REVISION = 3
+REVISION = 4
 """Bump when a reader of the old revision would misread or reject the new files, never otherwise."""
 
-READABLE = (1, 2, REVISION)
+READABLE = (1, 2, 3, REVISION)
 
 NETWORK = "network.onnx"
 SCHEDULE = "schedule.npy"
@@ -103,7 +113,8 @@ class Parity:
 
     levels: the levels k of the reference's outputs. max_relative_error: the largest error of any engine. engines: by
     name, the error at each level. sizes: by HEIGHTxWIDTH, each engine's largest error at another size than the native
-    one. weights: how weights are stored. weights_rounding: error of that rounding alone.
+    one. weights: how weights are stored. weights_rounding: error of that rounding alone. components: by file, each
+    engine's error of the autoencoder's and the text's networks. prompts: texts and their ids, one list an encoder.
     """
 
     levels: tuple[int, ...]
@@ -112,6 +123,8 @@ class Parity:
     sizes: Mapping[str, Mapping[str, float]]
     weights: str
     weights_rounding: float
+    components: Mapping[str, Mapping[str, float]]
+    prompts: Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,9 @@ class Manifest:
     """The manifest of a bundle. classes: number of labels, 0 without conditioning. null_label: the label of no class.
 
     prediction: eps, v, x0 or flow. conditioning: none or label. files: every file but the manifest, by its path.
+    latent: the autoencoder whose latents the network works on; None: pixels. inputs: the network's inputs besides x,
+    time and label, by name. text: how it takes text; None: it takes none. clip: bound of its data; None: none.
+    suggested: options that suit it.
     """
 
     revision: int
@@ -130,6 +146,11 @@ class Manifest:
     conditioning: str
     classes: int
     null_label: int | None
+    latent: Latent | None
+    inputs: Mapping[str, InputSpec]
+    text: Text | None
+    clip: float | None
+    suggested: Suggested
     schedule: ScheduleSpec
     files: Mapping[str, FileEntry]
     exported_with: Mapping[str, str]
@@ -149,6 +170,10 @@ class Manifest:
             check_labels(fields["conditioning"], fields["classes"], fields["null_label"], problems)
         if {"parity", "schedule"} <= fields.keys():
             check_parity(fields["parity"], fields["schedule"].levels, problems)
+        if {"latent", "inputs", "text", "clip", "files"} <= fields.keys():
+            check_components(fields, problems)
+        if {"latent", "image", "inputs"} <= fields.keys():
+            check_shapes(fields, problems)
 
     def to_json(self) -> dict[str, Any]:
         """Its keys and values as bundle.json has them."""
@@ -160,6 +185,12 @@ def network_inputs(state_shape: tuple[int, int, int], classes: int = 0) -> dict[
     """The inputs of a network of states [C, H, W]: x and time, and a label if it takes that many classes."""
     inputs = {"x": TensorSpec(np.dtype(np.float32), state_shape), "time": TensorSpec(np.dtype(np.float32), ())}
     return {**inputs, "label": TensorSpec(np.dtype(np.int64), ())} if classes else inputs
+
+
+def resized(inputs: Mapping[str, TensorSpec], shape: tuple[int, ...]) -> dict[str, TensorSpec]:
+    """The inputs for states [C, H, W] of another size, which x has, and what an inpainting network is told to keep."""
+    pictures = {name: inputs[name] for name in ("x", "known") if name in inputs}
+    return {**inputs, **{name: TensorSpec(s.dtype, (s.shape[0], *shape[1:])) for name, s in pictures.items()}}
 
 
 def parse_manifest(path: Path, text: bytes) -> Manifest:
@@ -186,7 +217,8 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
 
     1: no classes, null_label and parity.engines; a network had no labels.
     2: no image.free, image.max_pixels and parity.sizes; a network had one size.
-    3: free sizes.
+    3: free sizes; no latent, inputs, text, clip, suggested, parity.components and parity.prompts.
+    4: latent diffusion and text.
     """
     if fields["revision"] == 1:
         fields = {"classes": 0, "null_label": None, **fields}
@@ -199,6 +231,10 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
             fields["image"] = {"free": False, "max_pixels": image["height"] * image["width"], **image}
         if isinstance(parity, dict):
             fields["parity"] = {"sizes": {}, **parity}
+    if fields["revision"] <= 3:
+        fields = {**PIXELS, **fields}
+        if isinstance(fields.get("parity"), dict):
+            fields["parity"] = {**PIXELS_PARITY, **fields["parity"]}
     return fields
 
 

@@ -10,9 +10,9 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ..option import to_path
 from ..schedule import Schedule
 from .files import GRAPH_FOLDER, MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
 from .graph import External, check_graph
+from .latent import PREVIEW, TEXT
 from .manifest import (
     NETWORK,
     REFERENCE,
@@ -32,6 +33,7 @@ from .manifest import (
     TensorSpec,
     network_inputs,
     parse_manifest,
+    resized,
 )
 
 NPY_HEADER_BYTES = 1 << 16
@@ -91,12 +93,42 @@ class Bundle:
     @property
     def state_shape(self) -> tuple[int, int, int]:
         """C, H, W of the network's state at its native size; for pixels that of the picture too."""
-        return self.image.channels, self.image.height, self.image.width
+        return self.state_shape_at(self.image.height, self.image.width)
+
+    def state_shape_at(self, height: int, width: int) -> tuple[int, int, int]:
+        """C, H, W of the state of a picture of that size, whose sides are multiples of image.multiple_of."""
+        latent = self.manifest.latent
+        if latent is None:
+            return self.image.channels, height, width
+        return latent.channels, height // latent.factor, width // latent.factor
+
+    @property
+    def factor(self) -> int:
+        """Height and width of the pixels of one element of the state: 1 for networks of pixels."""
+        return 1 if self.manifest.latent is None else self.manifest.latent.factor
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance takes an unconditional pass: with a null label, or with text."""
+        text = self.manifest.text
+        return self.null_label is not None or (text is not None and text.guidance == "free")
 
     @property
     def inputs(self) -> dict[str, TensorSpec]:
         """The network's inputs by name, at its native size."""
-        return network_inputs(self.state_shape, self.classes)
+        return self.inputs_at(self.state_shape)
+
+    def inputs_at(self, shape: tuple[int, int, int]) -> dict[str, TensorSpec]:
+        """The network's inputs by name, for states of that shape."""
+        declared = {name: TensorSpec(np.dtype(i.dtype), i.shape) for name, i in self.manifest.inputs.items()}
+        return resized({**network_inputs(shape, self.classes), **declared}, shape)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Options of an edit that the model suggests, by name; the rest has the defaults of Settings."""
+        clip = self.manifest.clip
+        found = self.manifest.suggested.given()
+        return found if clip == 1 else {"clip": inf if clip is None else clip, **found}
 
     @property
     def network(self) -> Path:
@@ -122,11 +154,16 @@ class Bundle:
         """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
 
         The input for output l is sigma_k z with z = normal(seed 0, image l, repeat 0, step 0, begin), and the label
-        l mod classes if there are classes.
+        l mod classes if there are classes; further inputs are as checks/parity.py has them.
         """
         levels = self.reference_levels
         expected = (len(levels), *self.state_shape)
         return levels, read_array(self.path, REFERENCE, self.read(REFERENCE), np.dtype(np.float32), expected)
+
+    def preview(self) -> np.ndarray:
+        """The linear map from a latent to RGB in [-1, 1], float32 [C + 1, 3]; the last row is added."""
+        expected = (self.state_shape[0] + 1, 3)
+        return read_array(self.path, PREVIEW, self.read(PREVIEW), np.dtype(np.float32), expected)
 
 
 def read_bundle(path: str | os.PathLike[str], *, verify_all: bool = False) -> Bundle:
@@ -172,9 +209,12 @@ def check_network(path: Path, name: str, data: bytes, manifest: Manifest) -> lis
 
     Raises BundleError for a graph that is not accepted, and for weights in files that are not listed or end too soon.
     """
-    null = manifest.null_label
+    null, text = manifest.null_label, manifest.text
+    tables = {"label": max(manifest.classes, 0 if null is None else null + 1)}
+    if name == TEXT and text is not None:
+        tables = text.token_inputs
     try:
-        places = check_graph(data, max(manifest.classes, 0 if null is None else null + 1))
+        places = check_graph(data, tables)
     except ValueError as error:
         raise BundleError(f"bundle {path}: {name}: {reason(error)}") from None
     for place in places:
@@ -234,9 +274,12 @@ def read_array_header(file: io.BytesIO) -> tuple[tuple[int, ...], Literal["C", "
 
 def check_array_sizes(path: Path, manifest: Manifest) -> None:
     """Raise BundleError if an array's file is larger than the array can be, before any of it is read."""
-    image, levels = manifest.image, manifest.schedule.levels
-    values = len(manifest.parity.levels) * image.channels * image.height * image.width
-    for name, largest in ((SCHEDULE, 8 * 3 * levels), (REFERENCE, 4 * values)):
+    image, levels, latent = manifest.image, manifest.schedule.levels, manifest.latent
+    values = len(manifest.parity.levels) * max(image.channels, latent.channels if latent else 0)
+    sizes = {SCHEDULE: 8 * 3 * levels, REFERENCE: 4 * values * image.height * image.width}
+    if latent is not None:
+        sizes[PREVIEW] = 4 * 3 * (latent.channels + 1)
+    for name, largest in sizes.items():
         size = manifest.files[name].bytes
         if size > largest + NPY_HEADER_BYTES:
             raise BundleError(f"bundle {path}: {name} has {size} bytes, more than the {largest} of its array")

@@ -30,9 +30,9 @@ class Problems(list[str]):
 def read_record(kind: type[T], value: object, where: str, problems: Problems) -> T | None:
     """The object as an instance of the dataclass `kind`; None, with the problems noted, if it is none.
 
-    A field is int, float (finite), str, None, a tuple or mapping of these, or another such dataclass. The object must
-    have exactly the dataclass's fields. A static method `check(where, fields, problems)` of the dataclass notes wrong
-    values; it is given the fields that have their types, so that values and types are found wrong at once.
+    A field is int, float (finite), str, None, a tuple or mapping of these, another such dataclass, or one or None. The
+    object must have exactly the dataclass's fields. A static method `check(where, fields, problems)` of the dataclass
+    notes wrong values; it is given the fields that have their types, so that values and types are found wrong at once.
     """
     if not isinstance(value, dict):
         problems.append(f"{where} is not an object")
@@ -63,9 +63,12 @@ def field_types(kind: Any) -> dict[str, Any]:
 
 def read_value(kind: Any, value: object, where: str, problems: Problems) -> Any:
     """The value as its type says; None, with the problem noted, if it is none."""
-    if dataclasses.is_dataclass(kind):
-        return read_record(kind, value, where, problems)  # type: ignore[arg-type]
     origin, arguments = get_origin(kind), get_args(kind)
+    record = (
+        next(filter(dataclasses.is_dataclass, (kind, *arguments)), None) if origin in (None, types.UnionType) else None
+    )
+    if record is not None:
+        return None if value is None and origin else read_record(record, value, where, problems)  # type: ignore[arg-type]
     if origin is tuple:
         if isinstance(value, list):
             return tuple(read_value(arguments[0], item, f"{where}[{n}]", problems) for n, item in enumerate(value))

@@ -1,11 +1,13 @@
 """Measure an engine's error: the bundle carries the reference's outputs, and a function computes the inputs."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from sdedit.kernels.layout import KIND_BEGIN
+from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
 from sdedit.kernels.noise import normal_numpy
 
-from ..bundle import Bundle, network_inputs
+from ..bundle import Bundle, TensorSpec
 from ..engines import Engine
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "int8": 0.5}
@@ -30,6 +32,19 @@ def parity_label(index: int, classes: int) -> int:
     return index % classes if classes else 0
 
 
+def parity_conditions(inputs: Mapping[str, TensorSpec], index: int) -> dict[str, np.ndarray]:
+    """Values of inputs besides x, time and label for input `index`, by name, batch 1: noise, of the name's number.
+
+    Input n by alphabet is normal(seed 0, image `index`, repeat n, step 0, step).
+    """
+    named = sorted(inputs.keys() - {"x", "time", "label"})
+    shapes = [inputs[name].shape for name in named]
+    return {
+        name: normal_numpy(0, index, number, 0, KIND_STEP, int(np.prod(shape))).reshape(1, *shape)
+        for number, (name, shape) in enumerate(zip(named, shapes, strict=True))
+    }
+
+
 def parity_inputs(bundle: Bundle, index: int, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """The network's inputs for the reference's output `index` at states of that shape, by name, batch 1."""
     k = bundle.reference_levels[index]
@@ -37,6 +52,7 @@ def parity_inputs(bundle: Bundle, index: int, shape: tuple[int, int, int]) -> di
         "x": parity_input(bundle.schedule.table, k, index, shape),
         "time": np.array([bundle.schedule.level(k).time], np.float32),
         "label": np.array([parity_label(index, bundle.classes)], np.int64),
+        **parity_conditions(bundle.inputs_at(shape), index),
     }
     return {name: inputs[name] for name in bundle.inputs}
 
@@ -76,9 +92,7 @@ def errors_against(bundle: Bundle, engine: Engine, expected: np.ndarray) -> list
     """The engine's level_errors against the reference's outputs, float32 [L, C, H, W] of any size that it takes."""
     levels, channels, height, width = expected.shape
     shape = (channels, height, width)
-    inputs = {
-        name: np.empty((1, *spec.shape), spec.dtype) for name, spec in network_inputs(shape, bundle.classes).items()
-    }
+    inputs = {name: np.empty((1, *spec.shape), spec.dtype) for name, spec in bundle.inputs_at(shape).items()}
     out = np.empty((1, *shape), np.float32)
     evaluate = engine.bind(inputs, out)
     outputs = np.empty_like(expected)

@@ -31,8 +31,3 @@ def device_arrays(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) ->
 def null_name(name: str) -> str:
     """The array from which the unconditional pass reads an input: its own for a condition, else the same."""
     return name if name in ("x", "time") else f"null_{name}"
-
-
-def inputs_at(inputs: Mapping[str, TensorSpec], shape: tuple[int, ...]) -> dict[str, TensorSpec]:
-    """The network's inputs for states of another shape."""
-    return {**inputs, "x": TensorSpec(inputs["x"].dtype, shape)}

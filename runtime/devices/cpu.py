@@ -10,10 +10,10 @@ from sdedit.errors import SdeditError, reason
 from sdedit.kernels import Twin
 from sdedit.kernels.layout import busy_slots
 
-from ..bundle import TensorSpec
+from ..bundle import TensorSpec, resized
 from ..engines import Engine, Evaluate, TiledEngine
 from ..machine import check_memory
-from .arrays import device_arrays, inputs_at, null_name
+from .arrays import device_arrays, null_name
 from .lanes import Lanes
 
 LOG = logging.getLogger("sdedit")
@@ -146,10 +146,10 @@ class CpuDevice:
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
         del tile
-        check_slots(inputs_at(self._inputs, shape), self.slots, self._guided)
+        check_slots(resized(self._inputs, shape), self.slots, self._guided)
 
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CpuDevice":
-        inputs = inputs_at(self._inputs, shape)
+        inputs = resized(self._inputs, shape)
         shared = self.twin, self._guided, self._multiple_of
         return CpuDevice(self.engine, inputs, self.slots, *shared, tile=tile, lanes=self._lanes)
 

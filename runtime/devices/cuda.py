@@ -18,12 +18,12 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 from sdedit.kernels.layout import busy_slots
 
-from ..bundle import Bundle
+from ..bundle import Bundle, resized
 from ..bundle.kernels import DIVISIBLE_BY, MAX_PIXELS
 from ..cuda import Gpu
 from ..engines import CudaEngine, Enqueue
 from ..plan import MAX_ROWS
-from .arrays import device_arrays, inputs_at, null_name
+from .arrays import device_arrays, null_name
 from .cuda_kernels import LoadedKernels, load_kernels
 from .cuda_memory import CudaArrays, all_bytes, too_large
 
@@ -88,7 +88,7 @@ class CudaDevice:
         self._gpu = gpu
         self._owner = kernels is None
         self._guided = bundle.null_label is not None
-        self._inputs = inputs_at(bundle.inputs, self.state_shape)
+        self._inputs = resized(bundle.inputs, self.state_shape)
         self._others: weakref.WeakValueDictionary[tuple[int, ...], CudaDevice] = weakref.WeakValueDictionary()
         self._counter, self._row_count = np.zeros((2, slots), np.uint32)
         self._begin_noise = np.zeros(slots, bool)
@@ -169,7 +169,7 @@ class CudaDevice:
         known = self._others.get(shape)
         if known is not None and not known.closed:
             return
-        specs = device_arrays(inputs_at(self._inputs, shape), self.slots, self._guided)
+        specs = device_arrays(resized(self._inputs, shape), self.slots, self._guided)
         with self._gpu.calls("to tell its free memory"):
             free = self._gpu.free_memory()
         if self.slots * all_bytes(specs) > free:

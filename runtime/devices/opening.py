@@ -27,12 +27,13 @@ def open_device(
         return _open_cuda(bundle, index, engine, precision, slots, eager)
     if eager:
         raise EngineError("eager True goes with device cuda: cpu captures nothing")
-    guided = bundle.null_label is not None
+    guided = bundle.guided
     check_slots(bundle.inputs, slots, guided)
     network = open_engine(bundle, engine=engine, precision=precision, threads=threads)
     try:
         lanes = make_lanes(bundle, network, slots)
-        return CpuDevice(network, bundle.inputs, slots, twin(), guided, bundle.image.multiple_of, lanes=lanes)
+        multiple_of = bundle.image.multiple_of // bundle.factor
+        return CpuDevice(network, bundle.inputs, slots, twin(), guided, multiple_of, lanes=lanes)
     except MemoryError:
         raise EngineError(f"there is not enough memory for {slots} slots: choose fewer") from None
 
@@ -51,6 +52,8 @@ def _open_cuda(bundle: Bundle, index: int, engine: str, precision: str, slots: i
     from ..cuda import Gpu
     from .cuda import CudaDevice
 
+    if bundle.manifest.latent is not None or bundle.manifest.inputs:
+        raise EngineError("device cuda does not run latent networks: use device cpu")
     gpu = Gpu(index)
     try:
         read_kernels(bundle)  # cheaper than an engine

@@ -14,6 +14,7 @@ from sdedit.errors import EngineError, out_of_memory
 from ..bundle import Bundle
 from ..codec import codec_for
 from ..devices import open_device
+from ..engines import Component, load_component
 from ..engines.box import BoxNetwork
 from ..images import Canvas, Source
 from ..jobs import LOG, Ticket, Worker
@@ -21,6 +22,7 @@ from ..loop import Device, Loop, Task
 from ..machine import check_memory
 from ..settings import EditOptions, Settings
 from .arguments import DeviceName, EngineName, PrecisionName, check_function, check_image_numbers, check_opening, load
+from .conditions import Conditioner
 from .job import Edit, Job, OnStep, fixed_recipe
 from .placing import place
 from .session import MEMORY, Session, open_session
@@ -43,7 +45,8 @@ class Editor:
         """See `open`. The editor owns the device, and closes it."""
         self.bundle = bundle
         self.device = device
-        self._codec = codec_for(bundle)
+        self._codec = codec_for(bundle, self._load)
+        self._conditioner = Conditioner(bundle, self._load)
         self._boxes: BoxNetwork | None = None
         self._loading = threading.Lock()
         self._worker = Worker(Loop(device), None if max_waiting is None else device.slots + max_waiting)
@@ -167,6 +170,10 @@ class Editor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def settings(self, **options: Unpack[EditOptions]) -> Settings:
+        """The options of an edit, completed by what the model suggests and then by the defaults. Raises PlanError."""
+        return Settings(**{**self.bundle.defaults, **options})
+
     def _prepare(
         self,
         guide: Source,
@@ -179,7 +186,7 @@ class Editor:
         """A job that is not submitted yet: its arguments are checked, its pictures decoded and its tasks made."""
         self._worker.check_process()
         check_function("on_step", on_step)
-        settings = Settings(**options)
+        settings = self.settings(**options)
         try:
             return self._make_job(guide, mask, base, settings, image_numbers)
         except MemoryError as error:
@@ -195,21 +202,24 @@ class Editor:
     ) -> Job:
         begun = time.perf_counter()
         numbers = check_image_numbers(image_numbers, settings.images)
-        plan = settings.plan(self.bundle.schedule, self.bundle.prediction)
-        conditions, null_conditions = self._conditions(settings)
+        bundle, factor = self.bundle, self.bundle.factor
+        self._conditioner.check(settings)
+        plan = settings.plan(bundle.schedule, bundle.prediction, "guidance" in bundle.manifest.inputs)
         threshold = float(plan.rows["threshold"].min())
 
         def check_room(size: tuple[int, int]) -> None:
-            self.device.check_shape((self.bundle.image.channels, size[1], size[0]), settings.tile)
+            self.device.check_shape(bundle.state_shape_at(size[1], size[0]), tile)
 
-        canvas, sources = place(guide, mask, base, settings, self.bundle.image, threshold, check_room)
+        tile = None if settings.tile is None else settings.tile // factor
+        canvas, sources = place(guide, mask, base, settings, bundle.image, threshold, check_room)
+        told = self._conditioner.tell(settings, canvas.part.height, canvas.part.width)
         guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
         check_results(canvas, guide_state, len(numbers))
         tasks = [
-            Task(plan, guide_state, mask_state, int(settings.seed), number, conditions, null_conditions, settings.tile)
-            for number in numbers
+            Task(plan, guide_state, mask_state, int(settings.seed), n, told.conditions, told.null_conditions, tile)
+            for n in numbers
         ]
-        recipe = {**fixed_recipe(self.bundle, self.device), **sources, **settings.recipe()}
+        recipe = {**fixed_recipe(bundle, self.device), **sources, **settings.recipe(), **told.recipe}
         LOG.debug("job of %d images: %s", len(tasks), settings)
         return Job(self, self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)
 
@@ -220,12 +230,10 @@ class Editor:
                 self._boxes = BoxNetwork(self.bundle, self.device.engine.threads)
             return self._boxes
 
-    def _conditions(self, settings: Settings) -> tuple[dict[str, np.generic], dict[str, np.generic]]:
-        """Values of the network's inputs besides x and time, for the edit and for its unconditional pass."""
-        label = settings.label_for(self.bundle.name, self.bundle.classes, self.bundle.null_label)
-        null_label = self.bundle.null_label
-        conditions: dict[str, np.generic] = {} if label is None else {"label": np.int64(label)}
-        return conditions, {} if null_label is None else {"label": np.int64(null_label)}
+    def _load(self, name: str) -> Component:
+        """A network of the bundle that runs once an edit, on the engine of this editor."""
+        engine = self.device.engine
+        return load_component(self.bundle, name, engine.name, engine.threads)
 
 
 def check_results(canvas: Canvas, state: np.ndarray, images: int) -> None:

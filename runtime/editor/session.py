@@ -12,7 +12,7 @@ from sdedit.errors import EngineError, ImageError, PlanError, out_of_memory
 from sdedit.kernels import twin
 
 from ..bundle import Bundle, TensorSpec
-from ..codec import codec_for
+from ..codec import PixelCodec
 from ..devices.box import BoxDevice
 from ..engines.box import Box, BoxNetwork
 from ..images import (
@@ -168,7 +168,7 @@ class Session:
         assert self._worker is not None
         assert self._device is not None
         bundle, settings = self._editor.bundle, self._settings
-        codec, threshold = codec_for(bundle), threshold_of(self._editor, settings)
+        codec, threshold = PixelCodec(bundle.image.channels), threshold_of(self._editor, settings)
         soft = feathered(values, settings.feather, threshold)
         change = edited_pixels(soft, threshold)
         canvas = canvas_at(guide.image, soft, change, self._canvas.box, bundle.image.multiple_of)
@@ -224,7 +224,7 @@ def open_session(editor: Owner, photo: Source, place: Source, memory: int, setti
         return session
     shape = (bundle.image.channels, height, width)
     inputs = {**bundle.inputs, "x": TensorSpec(bundle.inputs["x"].dtype, shape)}
-    codec = codec_for(bundle)
+    codec = PixelCodec(bundle.image.channels)
     device = BoxDevice(network, inputs, twin(), box, codec.encode(canvas.part), codec.mask(canvas.mask))
     session._open(canvas, box, device)
     return session

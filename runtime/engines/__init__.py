@@ -1,6 +1,7 @@
 """Engines evaluate a bundle's network. Importing this room imports none of them."""
 
 from .base import CudaEngine, DeviceArray, Engine, Enqueue, Evaluate
+from .components import Component, load_component
 from .names import ENGINE_NAMES, ENGINES, PRECISION_NAMES, check_request, installed_engines, precisions_of
 from .opening import choose, load_engine, load_for_lanes, open_engine
 from .opening_cuda import open_cuda_engine
@@ -10,6 +11,7 @@ __all__ = [
     "ENGINES",
     "ENGINE_NAMES",
     "PRECISION_NAMES",
+    "Component",
     "CudaEngine",
     "DeviceArray",
     "Engine",
@@ -19,6 +21,7 @@ __all__ = [
     "check_request",
     "choose",
     "installed_engines",
+    "load_component",
     "load_engine",
     "load_for_lanes",
     "open_cuda_engine",

@@ -88,7 +88,7 @@ Signature = Mapping[str, tuple[np.dtype | None, Sequence[object]]]
 def check_signature(bundle: Bundle, found: Signature) -> None:
     """Raise EngineError unless the network's inputs and output are the bundle's."""
     free = bundle.image.free
-    image = ("B", bundle.image.channels, "H", "W") if free else ("B", *bundle.state_shape)
+    image = ("B", bundle.state_shape[0], "H", "W") if free else ("B", *bundle.state_shape)
     wanted = {name: (spec.dtype, ("B", *spec.shape)) for name, spec in bundle.inputs.items()}
     wanted |= {name: (np.dtype(np.float32), image) for name in ("x", OUT)}
     fits = found.keys() == wanted.keys() and all(

@@ -30,12 +30,8 @@ class OnnxRuntimeEngine:
         onnxruntime = import_onnxruntime()
         self.version = str(onnxruntime.__version__)
         self.precision = precision
-        network = bundle.read_network()
-        self._session = open_session(network, threads)
-        try:
-            found = signature(self._session)
-        except Exception as error:  # names may be no UTF-8
-            raise EngineError(f"onnxruntime refuses {bundle.network}: {reason(error)}") from None
+        self._session = open_session(bundle.read_network(), threads)
+        found = signature(self._session)
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
 
@@ -54,25 +50,6 @@ class OnnxRuntimeEngine:
                 raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
 
         return evaluate
-
-
-def open_session(network: Network, threads: int) -> Any:
-    """A session on the CPU, for a batch of 1. Raises EngineError, with the file's name, if there can be none."""
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
-    options.add_free_dimension_override_by_name("batch", 1)
-    give_weights(options, network)
-    try:
-        return onnxruntime.InferenceSession(
-            network.data, options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise EngineError(f"onnxruntime refuses {network.path}: {reason(error)}") from None
 
 
 class OnnxRuntimeCudaEngine:
@@ -140,6 +117,27 @@ class OnnxRuntimeCudaEngine:
     def close(self) -> None:
         """Drop the session, which frees its memory."""
         del self._session
+
+
+def open_session(network: Network, threads: int) -> Any:
+    """The session of a network on the CPU, in float32, at batch 1. Raises EngineError."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
+    options.add_free_dimension_override_by_name("batch", 1)
+    give_weights(options, network)
+    try:
+        session = onnxruntime.InferenceSession(
+            network.data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        signature(session)
+    except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
+        raise EngineError(f"onnxruntime refuses {network.path}: {reason(error)}") from None
+    return session
 
 
 def give_weights(options: Any, network: Network) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdedit.errors import EngineError, reason
 
-from ..bundle import Bundle, Network, TensorSpec
+from ..bundle import Bundle, Network, resized
 from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant
 from ..machine import processor_name
@@ -41,15 +41,9 @@ class OpenVinoEngine:
         if precision == "bfloat16" and not has_bfloat16(core):
             raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
         network = read_variant(bundle, precision) if precision == "int8" else bundle.read_network()
-        settings = {
-            "INFERENCE_PRECISION_HINT": hint(core, precision),
-            "EXECUTION_MODE_HINT": "ACCURACY" if precision == "float32" else "PERFORMANCE",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": streams,
-            "ENABLE_CPU_PINNING": False,  # several processes may share the machine
-            "LOG_LEVEL": "LOG_NONE",
-        }
+        settings = {**float32_settings(threads), "NUM_STREAMS": streams}
+        if precision != "float32":
+            settings |= {"INFERENCE_PRECISION_HINT": hint(core, precision), "EXECUTION_MODE_HINT": "PERFORMANCE"}
         self._core, self._settings, self._tensor = core, settings, ov.Tensor
         self._inputs = bundle.inputs
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
@@ -103,7 +97,7 @@ class OpenVinoEngine:
     def _compile(self, shape: tuple[int, ...]) -> Any:
         """The compiled model for one batch of states of that shape."""
         model = self._network.clone()
-        inputs = {**self._inputs, "x": TensorSpec(self._inputs["x"].dtype, shape)}
+        inputs = resized(self._inputs, shape)
         model.reshape({name: [1, *inputs[name].shape] for name in (name_of(port, inputs) for port in model.inputs)})
         with kept_signal_stack():
             return self._core.compile_model(model, "CPU", self._settings)
@@ -113,6 +107,19 @@ class OpenVinoEngine:
             return "int8"
         running = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         return {hint: name for name, hint in HINTS.items()}.get(running, running)
+
+
+def float32_settings(threads: int) -> dict[str, Any]:
+    """OpenVINO's settings for a network in float32 on so many threads."""
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS["float32"],
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # several processes may share the machine
+        "LOG_LEVEL": "LOG_NONE",
+    }
 
 
 def has_bfloat16(core: Any) -> bool:
@@ -138,17 +145,30 @@ def runs_int8(model: Any) -> bool:
 
 
 def convert_network(ov: ModuleType, bundle: Bundle, network: Network) -> Any:
-    """OpenVINO's model of a network of the bundle. The ONNX reader is named, so that no other may guess."""
-    frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
-    data = with_weights_in_memory(network.data, network.addresses()) if network.places else network.data
-    source = frontend.load(io.BytesIO(data))
-    model = frontend.convert(source)  # copies the weights, and drops inputs that the network does not use
+    """OpenVINO's model of a network of the bundle, whose inputs and output are the bundle's."""
+    source, model = read_source(ov, network)
     places = {place.get_names()[0]: place for place in source.get_inputs()}
     described = {name: (source.get_element_type(p), source.get_partial_shape(p)) for name, p in places.items()}
     described |= {name_of(port, (OUT,)): (port.element_type, port.partial_shape) for port in model.outputs}
     dtypes: dict[Any, np.dtype] = {ov.Type.f32: np.dtype(np.float32), ov.Type.i64: np.dtype(np.int64)}
     check_signature(bundle, {name: (dtypes.get(kind), sizes(shape)) for name, (kind, shape) in described.items()})
     return model
+
+
+def read_source(ov: ModuleType, network: Network) -> tuple[Any, Any]:
+    """A network as OpenVINO's ONNX reader sees it, and its model. The reader is named, so that no other may guess."""
+    frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
+    data = with_weights_in_memory(network.data, network.addresses()) if network.places else network.data
+    source = frontend.load(io.BytesIO(data))
+    return source, frontend.convert(source)  # copies the weights, and drops inputs that the network does not use
+
+
+def read_model(ov: ModuleType, network: Network) -> Any:
+    """OpenVINO's model of any network. Raises EngineError."""
+    try:
+        return read_source(ov, network)[1]
+    except Exception as error:  # its frontends' exceptions share no base class
+        raise EngineError(f"openvino refuses {network.path}: {reason(error)}") from None
 
 
 def name_of(port: Any, known: Collection[str]) -> str:

@@ -243,20 +243,31 @@ def read_weights(folder: Path) -> Contents:
 
 def preserving_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:
     """The schedule of diffusers' betas, which are float32; raises CheckpointError."""
+    if config.get("rescale_betas_zero_snr"):
+        raise CheckpointError(f"{path}: rescale_betas_zero_snr true is not taken: its last level is noise alone")
+    return variance_preserving(betas_of(path, config))
+
+
+def betas_of(path: Path, config: Mapping[str, Any]) -> np.ndarray:
+    """The betas of the training, float64 [T] in (0, 1), the last 1 with rescale_betas_zero_snr.
+
+    Raises CheckpointError.
+    """
     count_levels(path, config)
     if config.get("timestep_type", "discrete") != "discrete":
         raise CheckpointError(f"{path}: timestep_type {shown(config['timestep_type'])} is not 'discrete'")
-    if config.get("rescale_betas_zero_snr"):
-        raise CheckpointError(f"{path}: rescale_betas_zero_snr true is not taken: its last level is noise alone")
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    options = {name: config[name] for name in names} | ({"rescale_betas_zero_snr": True} if zero_snr else {})
     try:
-        scheduler = diffusers_class(path, config["_class_name"])(**{name: config[name] for name in names})
-        betas = scheduler.betas.double().numpy()
+        scheduler = diffusers_class(path, "DDIMScheduler" if zero_snr else config["_class_name"])(**options)
+        betas: np.ndarray = scheduler.betas.double().numpy()
     except Exception as error:  # diffusers raises a dozen types
         raise CheckpointError(f"{path}: makes no schedule: {reason(error)}") from None
-    if betas.ndim != 1 or not 1 <= len(betas) <= MAX_LEVELS or not ((betas > 0) & (betas < 1)).all():
+    inside = betas if not zero_snr else betas[:-1]
+    if betas.ndim != 1 or not 1 <= len(betas) <= MAX_LEVELS or not ((inside > 0) & (inside < 1)).all():
         raise CheckpointError(f"{path}: its betas are not all between 0 and 1")
-    return variance_preserving(betas)
+    return betas
 
 
 def exploding_schedule(path: Path, config: Mapping[str, Any]) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdedit.errors import CheckpointError
 
-from . import adm, ddpm, diffusers, ncsnpp
+from . import adm, ddpm, diffusers, latent, ncsnpp
 from .building import first_keys
 from .checkpoint import Checkpoint
 from .contents import Contents
@@ -66,6 +66,11 @@ def load_checkpoint(path: str | Path, **answers: str | int | None) -> Checkpoint
     family decides which are needed; one error names all that are missing. Raises CheckpointError.
     """
     path = Path(path)
+    if latent.is_pipeline(path):
+        return latent.load(path, answers)
+    for name in ("vae", "distilled"):
+        if answers.pop(name, None) is not None:
+            raise CheckpointError(f"{path}: --{name} goes with a folder of a latent text-to-image pipeline")
     if diffusers.is_folder(path):
         return diffusers.load(path, answers)
     return load_contents(read_contents(path), answers)

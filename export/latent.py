@@ -1,0 +1,168 @@
+"""The parts of a latent bundle besides its network: the autoencoder's halves, the text encoders and the previews."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdedit.errors import BundleError, EngineError
+from sdedit.kernels.layout import KIND_BEGIN
+from sdedit.kernels.noise import normal_numpy
+from sdedit.runtime.bundle import DECODER, ENCODER, PREVIEW, TEXT, Bundle, TextEncoder
+from sdedit.runtime.engines import installed_engines, load_component
+from sdedit.runtime.machine import available_processors
+from sdedit.runtime.prompts import fill_up, make_tokenizer
+from sdedit_ref.checkpoints import Checkpoint
+from sdedit_ref.checkpoints.checkpoint import LatentParts, TextParts
+
+from .onnx_graph import component_to_onnx, round_to_half, save_onnx, store_in_half
+
+PROMPTS = ("", "a fantasy landscape, trending on artstation", "don't blur it: 2 façades & naïve 日本 café!")
+"""Texts whose ids and embeddings are compared."""
+
+FITTED = 24
+"""Pictures of clouds of colour that the previews' map is fitted to."""
+
+
+def write_components(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
+    """Write the parts into the folder of a bundle. half: their weights are rounded, in place."""
+    parts = checkpoint.latent
+    assert parts is not None
+    channels = checkpoint.shape[0]
+    step = checkpoint.multiple_of * parts.factor
+    if half:
+        for module in (parts.encoder, parts.decoder, parts.text.encoders):
+            round_to_half(module)
+    sizes = {"image": (3, step), "latent": (channels, 1)}
+    for file, module, given, made in (
+        (ENCODER, parts.encoder, "image", "latent"),
+        (DECODER, parts.decoder, "latent", "image"),
+    ):
+        depth, multiple = sizes[given]
+        example = torch.zeros(
+            2, depth, 3 * multiple + (9 if multiple == 1 else 0), 5 * multiple + (6 if multiple == 1 else 0)
+        )
+        write(folder / file, component_to_onnx(module, {given: example}, [made], multiple), half)
+    write_text(folder, parts.text, half)
+    np.save(folder / PREVIEW, fit_preview(parts, channels, step))
+
+
+def write_text(folder: Path, text: TextParts, half: bool) -> None:
+    """Write the text encoders, and their tokenizers as data."""
+    names = {f"tokens_{n}": torch.zeros(2, text.length, dtype=torch.int64) for n in range(len(text.tokenizers))}
+    with torch.inference_mode():
+        outputs = text.encoders(*names.values())
+    made = ["context", "pooled"] if isinstance(outputs, tuple) else ["context"]
+    write(folder / TEXT, component_to_onnx(text.encoders, names, made), half)
+    for number, tokenizer in enumerate(text.tokenizers):
+        place = folder / f"tokenizer/{number}"
+        place.mkdir(parents=True)
+        vocabulary = json.dumps(dict(tokenizer.vocabulary), ensure_ascii=False)
+        (place / "vocab.json").write_text(vocabulary, encoding="utf-8", newline="\n")
+        lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in tokenizer.merges), ""])
+        (place / "merges.txt").write_text(lines, encoding="utf-8", newline="\n")
+
+
+def write(path: Path, model: Any, half: bool) -> None:
+    if half:
+        store_in_half(model)
+    save_onnx(model, path)
+
+
+def text_fields(text: TextParts) -> dict[str, Any]:
+    """The manifest's `text`."""
+    encoders = [vars(encoder) for encoder in text_encoders(text)]
+    return {
+        "length": text.length,
+        "encoders": encoders,
+        "guidance": text.guidance,
+        "zero_negative": text.zero_negative,
+    }
+
+
+def text_encoders(text: TextParts) -> tuple[TextEncoder, ...]:
+    """The encoders as the manifest describes them."""
+    modules: Any = text.encoders.encoders
+    return tuple(
+        TextEncoder(f"tokenizer/{number}", int(module.config.vocab_size), it.bos, it.eos, it.pad)
+        for number, (module, it) in enumerate(zip(modules, text.tokenizers, strict=True))
+    )
+
+
+def prompt_ids(text: TextParts) -> dict[str, list[list[int]]]:
+    """The ids of PROMPTS, one list an encoder, with the marks. Raises BundleError if a tokenizer does not load."""
+    found: dict[str, list[list[int]]] = {prompt: [] for prompt in PROMPTS}
+    for encoder, it in zip(text_encoders(text), text.tokenizers, strict=True):
+        try:
+            tokenizer = make_tokenizer(dict(it.vocabulary), list(it.merges), encoder)
+        except (EngineError, ValueError) as error:
+            raise BundleError(f"the tokenizer does not load: {error}") from None
+        for prompt in PROMPTS:
+            ids = tokenizer.encode(prompt, add_special_tokens=False).ids[: text.length - 2]
+            found[prompt].append([encoder.bos, *ids, encoder.eos])
+    return found
+
+
+def fit_preview(parts: LatentParts, channels: int, step: int) -> np.ndarray:
+    """The map from a latent to RGB, float32 [C + 1, 3], by least squares over clouds of colour of every scale.
+
+    No photo is at hand where a model is exported. The clouds are smooth noise, so the map is of cells' mean colours.
+    """
+    latents, colours = [], []
+    for number in range(FITTED):
+        side = (step // 2, step // 4, 2)[number % 3]
+        coarse = normal_numpy(0, number, 0, 0, KIND_BEGIN, 3 * side * side).reshape(1, 3, side, side)
+        size = (2 * step, 2 * step)
+        clouds = nn.functional.interpolate(torch.from_numpy(coarse), size, mode="bilinear").clamp(-1, 1)
+        with torch.inference_mode():
+            latents.append(parts.encoder(clouds)[0].reshape(channels, -1).T)
+        colours.append(nn.functional.avg_pool2d(clouds, parts.factor)[0].reshape(3, -1).T)
+    known = torch.cat(latents).double()
+    known = torch.cat([known, torch.ones(len(known), 1, dtype=torch.float64)], dim=1)
+    found = torch.linalg.lstsq(known, torch.cat(colours).double()).solution
+    return found.float().numpy()
+
+
+def component_errors(bundle: Bundle, checkpoint: Checkpoint, tolerance: float) -> dict[str, dict[str, float]]:
+    """Each engine's error of each part against torch, relative to the largest output. Raises BundleError above it."""
+    found: dict[str, dict[str, float]] = {}
+    for file, (module, inputs) in component_examples(bundle, checkpoint).items():
+        with torch.inference_mode():
+            expected = module(*inputs.values())
+        wanted = [each.numpy() for each in (expected if isinstance(expected, tuple) else (expected,))]
+        for engine in installed_engines():
+            try:
+                component = load_component(bundle, file, engine, available_processors())
+                outputs = list(component({name: value.numpy() for name, value in inputs.items()}).values())
+            except EngineError as error:
+                raise BundleError(f"the exported {file} does not run: {error}") from None
+            error_ = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(outputs, wanted, strict=True))
+            if not error_ <= tolerance:
+                raise BundleError(
+                    f"the exported {file} on {engine} differs from torch by {error_:.1e}, more than {tolerance:.0e}"
+                )
+            found.setdefault(file, {})[engine] = error_
+    return found
+
+
+def component_examples(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, tuple[nn.Module, Mapping[str, Tensor]]]:
+    """The parts' modules, each with inputs by name, batch 1, of a size that is not as high as wide."""
+    parts = checkpoint.latent
+    assert parts is not None
+    step = bundle.image.multiple_of
+    channels, height, width = bundle.state_shape_at(step, 2 * step)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.from_numpy(normal_numpy(0, 0, 0, 0, KIND_BEGIN, int(np.prod(shape))).reshape(1, *shape))
+
+    ids = tuple(tuple(one) for one in prompt_ids(parts.text)[PROMPTS[1]])
+    filled = fill_up(ids, text_encoders(parts.text), parts.text.length)
+    return {
+        ENCODER: (parts.encoder, {"image": noise(3, step, 2 * step).clamp(-1, 1)}),
+        DECODER: (parts.decoder, {"latent": noise(channels, height, width)}),
+        TEXT: (parts.text.encoders, {name: torch.from_numpy(value) for name, value in filled.items()}),
+    }

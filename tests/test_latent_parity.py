@@ -1,0 +1,332 @@
+"""Edits of latent models against diffusers' img2img and inpainting, with the same networks in torch and the same noise.
+
+The networks are not exported here: export compares each with torch itself. Here the plan, the texts, guidance, masks
+and the codec are compared, from a picture and a prompt to the last latent.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("transformers", reason="diffusers' pipelines need transformers: pip install '.[test]'")
+pytest.importorskip("tokenizers", reason="prompts need the package tokenizers: pip install '.[text]'")
+
+import sys
+
+import diffusers
+import torch
+from conftest import Build
+from latent_pipelines import LENGTH, TRAINING, WIDTH, load_tokenizer, save_sd
+from tiny_latent import latent_fields, write_latent_bundle
+
+from sdedit.errors import CheckpointError
+from sdedit.export.latent import text_encoders
+from sdedit.kernels import twin
+from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
+from sdedit.kernels.noise import normal_numpy
+from sdedit.runtime import Editor
+from sdedit.runtime.bundle import DECODER, ENCODER, SCHEDULE, TEXT, Bundle, read_bundle, write_manifest
+from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.engines import Evaluate
+from sdedit.runtime.prompts import make_tokenizer
+from sdedit.runtime.schedule import Schedule
+from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
+from sdedit_ref.checkpoints.diffusers import with_defaults
+from sdedit_ref.checkpoints.schedulers import map_scheduler
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SEED = 7
+TOLERANCE = 1e-4
+"""Largest difference of the last latents, relative to the largest value."""
+
+PROMPT, NEGATIVE = "a photo of the harbour, don't blur it", "ugly, watermark"
+DPM = diffusers.DPMSolverMultistepScheduler
+
+HARD = [
+    "",
+    " ",
+    "a photo",
+    "A  PHOTO\tof\nthe harbour",
+    "don't we'll they've I'm it's he'd you're",
+    "'s 't '' \"quotes\" `ticks`",
+    "12 345 6,789.0",
+    "½ ² Ⅷ ٣",
+    "café cafe\u0301 naïve",
+    "ΑΣ ΟΔΟΣ straße İstanbul ǅ",
+    "日本語 한국어 ไทย العربية עברית",
+    "😀👩‍👩‍👧 🇩🇪",
+    "zero\u200bwidth no\u00a0break \u3000 wide",
+    "<|endoftext|> a <|startoftext|>b",
+    "<|ENDOFTEXT|>",
+    "a_b-c/d\\e (f) [g] {h} <i> & # @ % ~ ^ |",
+    "\x00\x1f\x7f control",
+    "trending on artstation!!! ???",
+]
+
+
+@dataclass(frozen=True)
+class Known:
+    """One random model: as diffusers has it, and as we load it."""
+
+    folder: Path
+    pipeline: Any
+    checkpoint: Checkpoint
+
+
+@pytest.fixture(scope="module")
+def known(build_once: Callable[[str, Build], Path]) -> Known:
+    folder = build_once("latent-sd", lambda folder: save_sd(folder / "sd")) / "sd"
+    return Known(folder, diffusers.StableDiffusionPipeline.from_pretrained(folder), load_checkpoint(folder))
+
+
+class TorchEngine:
+    """An engine whose network is a torch module."""
+
+    name, precision, version = "torch", "float32", "0"
+    batch = threads = 1
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network = network
+
+    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
+        given = {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+        def evaluate() -> None:
+            with torch.inference_mode():
+                out[:] = self.network(**given).numpy()
+
+        return evaluate
+
+
+def bundle_of(folder: Path, known: Known, scheduler: Any) -> Bundle:
+    """A bundle of the checkpoint's facts, and of the scheduler's, whose networks nobody loads."""
+    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    mapped = map_scheduler(folder, with_defaults(folder, config))
+    write_latent_bundle(folder)
+    np.save(folder / SCHEDULE, mapped.schedule)
+    text = known.checkpoint.latent.text  # type: ignore[union-attr]
+    fields = latent_fields(dict(text.tokenizers[0].vocabulary))
+    fields |= {
+        "inputs": {"context": {"dtype": "float32", "shape": [LENGTH, WIDTH]}},
+        "prediction": mapped.prediction,
+        "schedule": {"name": mapped.schedule_name, "levels": len(mapped.schedule)},
+    }
+    fields["text"] = {**fields["text"], "length": LENGTH}
+    write_manifest(folder, fields)
+    return read_bundle(folder)
+
+
+def components(known: Known, made: list[np.ndarray]) -> Callable[..., Any]:
+    """A stand-in for load_component; `made` takes the latents that are decoded."""
+    parts = known.checkpoint.latent
+    assert parts is not None
+    modules = {
+        ENCODER: (parts.encoder, "latent"),
+        DECODER: (parts.decoder, "image"),
+        TEXT: (parts.text.encoders, "context"),
+    }
+
+    def load(bundle: Bundle, name: str, engine: str, threads: int | None) -> Any:
+        module, out = modules[name]
+
+        def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if name == DECODER:
+                made.append(inputs["latent"][0])
+            with torch.inference_mode():
+                return {out: module(*map(torch.from_numpy, inputs.values())).numpy()}
+
+        return run
+
+    return load
+
+
+class Noise:
+    """The contract's noise in place of torch's: a pipeline draws for its begin first, then for step after step."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def __call__(self, shape: Any, *_: object, **__: object) -> torch.Tensor:
+        kind, step = (KIND_STEP, self.drawn - 1) if self.drawn else (KIND_BEGIN, 0)
+        self.drawn += 1
+        z = normal_numpy(SEED, 0, 0, step, kind, int(np.prod(shape[1:]))).reshape(1, *shape[1:])
+        return torch.from_numpy(z).expand(*shape).clone()
+
+
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """Let a pipeline draw our noise, and encode the mean of the autoencoder's distribution."""
+
+    def patch(pipeline: Any) -> None:
+        module = sys.modules[type(pipeline).__module__]
+        retrieve, noise = module.retrieve_latents, Noise()  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            module, "retrieve_latents", lambda out, generator=None, **_: retrieve(out, generator, "argmax")
+        )
+        for place in (module, sys.modules[type(pipeline.scheduler).__module__]):
+            if hasattr(place, "randn_tensor"):
+                monkeypatch.setattr(place, "randn_tensor", noise)
+
+    return patch  # type: ignore[return-value]
+
+
+def photo() -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    return Image.fromarray(values).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+def trailing(kind: Any, **options: Any) -> Any:
+    return kind(**TRAINING, timestep_spacing="trailing", **options)
+
+
+DDIM = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "ddim leading": (lambda: diffusers.DDIMScheduler(**TRAINING, **DDIM), {}),
+    "ddim eta 1": (lambda: trailing(diffusers.DDIMScheduler, **DDIM), {"eta": 1.0}),
+    "dpmpp_2m linspace": (lambda: DPM(**TRAINING), {}),
+    "dpmpp_2m trailing": (lambda: trailing(DPM), {}),
+    "dpmpp_2m_sde": (lambda: trailing(DPM, algorithm_type="sde-dpmsolver++"), {}),
+    "euler": (lambda: trailing(diffusers.EulerDiscreteScheduler), {}),
+    "euler ancestral": (lambda: trailing(diffusers.EulerAncestralDiscreteScheduler), {}),
+    "ddpm": (lambda: trailing(diffusers.DDPMScheduler, clip_sample=False), {}),
+    "ddim, inpainting": (lambda: trailing(diffusers.DDIMScheduler, **DDIM), {"mask": True}),
+    "turbo": (lambda: trailing(diffusers.EulerAncestralDiscreteScheduler), {"guidance": 1.0, "steps": 4, "t0": 0.5}),
+    "v, zero SNR": (lambda: trailing(diffusers.DDIMScheduler, **DDIM, **ZERO_SNR), {"t0": 0.8}),
+    "v, zero SNR, all noise": (lambda: trailing(diffusers.DDIMScheduler, **DDIM, **ZERO_SNR), {"t0": 1.0}),
+    "v, dpmpp_2m": (lambda: trailing(DPM, prediction_type="v_prediction"), {"t0": 0.8}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_edit_is_diffusers_edit(
+    known: Known, same_noise: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    make, options = CASES[case]
+    scheduler = make()
+    masked = options.get("mask", False)
+    steps, t0, guidance = options.get("steps", 10), options.get("t0", 0.6), options.get("guidance", 7.5)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:24, 4:20] = 255  # of whole cells, where the nearest value is the maximum
+    kind = diffusers.StableDiffusionInpaintPipeline if masked else diffusers.StableDiffusionImg2ImgPipeline
+    pipeline = kind(**{**known.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    same_noise(pipeline)
+    call: dict[str, Any] = {"mask_image": Image.fromarray(mask), "height": 32, "width": 32} if masked else {}
+    theirs = pipeline(
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE if guidance != 1 else None,
+        image=photo(),
+        strength=t0,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        output_type="latent",
+        **({"eta": options["eta"]} if "eta" in options else {}),
+        **call,
+    ).images[0]
+    count = int(steps * t0)
+    levels = [int(time) + 1 for time in pipeline.scheduler.timesteps[-count:]]
+    monkeypatch.setattr(Schedule, "visit", lambda self, t0, steps: levels)
+    made: list[np.ndarray] = []
+    monkeypatch.setattr("sdedit.runtime.editor.editor.load_component", components(known, made))
+    bundle = bundle_of(tmp_path / "bundle", known, scheduler)
+    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    sampler: Any = map_scheduler(tmp_path, with_defaults(tmp_path, config)).sampler
+    device = CpuDevice(TorchEngine(known.checkpoint.network), bundle.inputs, 1, twin(), guided=True, multiple_of=2)
+    with Editor(bundle, device) as editor:
+        edit = editor.edit(
+            photo(),
+            mask if masked else None,
+            prompt=PROMPT,
+            negative=NEGATIVE if guidance != 1 else None,
+            t0=t0,
+            steps=count,
+            sampler=sampler,
+            eta=options.get("eta"),
+            keep="fixed",
+            feather=0,
+            guidance=guidance,
+            seed=SEED,
+        )
+    (ours,) = made
+    assert np.abs(ours - theirs.numpy()).max() <= TOLERANCE * np.abs(ours).max()
+    if masked:
+        assert np.array_equal(np.asarray(edit.images[0].pil)[mask == 0], np.asarray(photo())[mask == 0])
+
+
+def test_our_spacing_is_trailing() -> None:
+    schedule = Schedule(
+        map_scheduler(Path(), with_defaults(Path(), {"_class_name": "DDIMScheduler", **TRAINING})).schedule
+    )
+    scheduler = trailing(diffusers.DDIMScheduler, **DDIM)
+    for steps in (4, 10, 20, 50):
+        scheduler.set_timesteps(steps)
+        assert schedule.visit(1.0, steps) == [int(time) + 1 for time in scheduler.timesteps]
+
+
+def test_tokens_are_those_of_transformers(known: Known) -> None:
+    theirs = load_tokenizer(known.folder / "tokenizer")
+    text = known.checkpoint.latent.text  # type: ignore[union-attr]
+    (encoder,), it = text_encoders(text), text.tokenizers[0]
+    ours = make_tokenizer(dict(it.vocabulary), list(it.merges), encoder)
+    for prompt in HARD:
+        expected = theirs(prompt, padding=False, truncation=False).input_ids
+        assert [encoder.bos, *ours.encode(prompt, add_special_tokens=False).ids, encoder.eos] == expected, prompt
+
+
+# Folders that are not taken
+
+
+def damaged(known: Known, folder: Path, **index: Any) -> Path:
+    """A copy of the folder with another model_index.json."""
+    import json
+    import shutil
+
+    shutil.copytree(known.folder, folder)
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **index}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"controlnet": ["diffusers", "ControlNetModel"]}, r"has a ControlNet \(controlnet\), which is not taken"),
+        ({"text_encoder_3": ["transformers", "T5EncoderModel"]}, "has a T5 text encoder"),
+        ({"text_encoder": [None, None]}, "has no first text encoder: a refiner is not taken"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "has no text_encoder_2"),
+        ({"_class_name": "KandinskyPipeline"}, "'KandinskyPipeline' is not one of StableDiffusionPipeline"),
+    ],
+)
+def test_pipelines_that_are_not_taken(known: Known, tmp_path: Path, index: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(damaged(known, tmp_path / "sd", **index))
+
+
+def test_a_lora_that_is_not_fused(known: Known, tmp_path: Path) -> None:
+    folder = damaged(known, tmp_path / "sd")
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="a LoRA that is not fused"):
+        load_checkpoint(folder)
+
+
+def test_a_folder_without_a_part(known: Known, tmp_path: Path) -> None:
+    folder = damaged(known, tmp_path / "sd")
+    (folder / "tokenizer").rename(folder / "other")
+    with pytest.raises(CheckpointError, match="has no tokenizer: a folder of a whole pipeline is accepted"):
+        load_checkpoint(folder)
+
+
+def test_a_tokenizer_of_another_kind(known: Known, tmp_path: Path) -> None:
+    folder = damaged(known, tmp_path / "sd")
+    path = folder / "tokenizer/tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"NFC"', '"NFKC"'), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is a tokenizer of another kind: accepted is CLIP's"):
+        load_checkpoint(folder)
