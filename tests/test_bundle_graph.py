@@ -23,7 +23,7 @@ def refusal(network: onnx.ModelProto | bytes, labels: int = 0) -> str:
     """Why the network is refused."""
     data = network if isinstance(network, bytes) else network.SerializeToString()
     with pytest.raises(ValueError, match=r"^the |^a |^'") as caught:
-        check_graph(data, labels)
+        check_graph(data, {"label": labels})
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 

@@ -44,6 +44,8 @@ def read_flat_network(bundle: Bundle) -> onnx.ModelProto:
     """The network, verified. Raises BundleError if it cannot have boxes."""
     if not bundle.image.free:
         raise BundleError(f"box: {bundle.name} has a network of one size: export it without --fixed")
+    if bundle.manifest.latent is not None:
+        raise BundleError(f"box: {bundle.name} has a latent network, of which no box is computed")
     if bundle.classes:
         raise BundleError(f"box: {bundle.name} has a network with classes, of which no box is computed")
     network = bundle.read_network()

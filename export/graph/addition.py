@@ -27,6 +27,8 @@ def graph_addition() -> Addition:
 
 
 def write_graphs(bundle: Bundle) -> str:
+    if bundle.manifest.latent is not None:
+        raise BundleError(f"graph: {bundle.name} has a latent network; accepted are networks of pixels")
     folder = bundle.path / GRAPH_FOLDER
     stored = bundle.read_network()
     for name in (NETWORK, *stored.files):
@@ -75,7 +77,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def run_selftest(path: Path, test: dict[str, object]) -> list[str]:
-    """What onnxruntime gives wrong; [] where every byte is right."""
+    """The cases that onnxruntime gives wrong; [] where every byte is right."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

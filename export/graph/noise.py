@@ -100,7 +100,7 @@ def floor_log2(g: Builder, n: str) -> str:
 
 
 def cosine_and_sine(g: Builder, word: str) -> tuple[str, str]:
-    """Of the angle word / 2^32 of a turn, as kernels.noise.cosine_and_sine."""
+    """Cosine and sine of the angle word / 2^32 of a turn, as kernels.noise.cosine_and_sine."""
     quadrant = g.cast(shift_right(g, g.add(word, g.u64(0x20000000)), 30), INT64)  # 0..4
     remainder = g.sub(g.cast(word, INT64), g.mul(quadrant, g.i64(1 << 30)))
     high = g.op("BitwiseAnd", g.add(remainder, g.i64(0x20000)), g.i64(-0x40000))

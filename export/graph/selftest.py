@@ -86,7 +86,7 @@ def inputs_of(test: dict[str, Any], case: str) -> dict[str, np.ndarray]:
 
 
 def failures(test: dict[str, Any], case: str, result: np.ndarray, state: np.ndarray) -> list[str]:
-    """What differs from the case: [] where every byte is right."""
+    """The outputs that differ from the case: [] where every byte is right."""
     wanted = test["cases"][case]
     found = []
     if hashlib.sha256(result.tobytes()).hexdigest() != wanted["result_sha256"]:

@@ -1,8 +1,8 @@
 """Check a network's graph before an engine sees it: engines crash on some graphs, and run others for ever.
 
 A file is accepted if it has one graph of the operators in OPERATORS, without subgraphs, functions, sparse tensors or
-training. A Gather must read a constant table, at constant indices inside the table or at an input whose values are known
-to be. Constant sizes are bounded.
+training. A Gather must read a constant table, at constant indices inside the table, or at an input whose values are
+known to be. Constant sizes are bounded.
 """
 
 from collections.abc import Iterable, Mapping
