@@ -56,7 +56,10 @@ def step_model(bundle: Bundle, network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prepare(g: Builder, bundle: Bundle, network: onnx.ModelProto) -> tuple[Edit, str]:
-    """The values that all rows share, and the guide as a state; the settings with a default become inputs that may be left out."""
+    """The values that all rows share, and the guide as a state.
+
+    Settings with a default become inputs that may be left out.
+    """
     for name, (default, dtype) in defaults(bundle).items():
         g.constants.append(numpy_helper.from_array(np.asarray(default, dtype), name))
     scaled = g.sub(g.div(g.cast("guide", FLOAT), g.f32(127.5)), g.f32(1))

@@ -14,7 +14,10 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class Carried:
-    """The state that one row hands to the next: names of float32 [1, C, H, W]. begin: the noise that the repeat began with."""
+    """The state that one row hands to the next: names of float32 [1, C, H, W].
+
+    begin: the noise that the repeat began with.
+    """
 
     x: str
     h: str
