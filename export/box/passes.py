@@ -115,7 +115,7 @@ def _take_norm(w: Writer, norm: onnx.NodeProto, name: str, site: Site) -> None:
     mean = w.add("Add", first, w.add("Mul", w.add("ReduceMean", distance, two), "share"))
     square = w.add("Add", second, w.add("Mul", _mean_square(w, distance), "share"))
     epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), EPSILON)
-    variance = w.add("Add", w.add("Sub", square, w.add("Mul", mean, mean)), w.constant(np.float32([epsilon])))
+    variance = w.add("Add", w.add("Sub", square, w.add("Mul", mean, mean)), w.constant(np.array([epsilon], np.float32)))
     w.add("Div", w.add("Sub", distance, mean), w.add("Sqrt", variance), out=norm.output[0])
 
 

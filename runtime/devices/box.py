@@ -1,7 +1,6 @@
 """The device of a session: the network is evaluated in a box alone, by what an edit of the photo itself left there."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,26 +15,16 @@ Evaluation = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Fills out [1, C, H, W] from x and time."""
 
 
-@dataclass(frozen=True)
 class BoxEngine:
     """Implements engines.Engine by a function; the rest is the network's."""
 
-    network: BoxNetwork
-    evaluation: Evaluation
-    name: str = field(init=False, default=BoxNetwork.name)
-    precision: str = field(init=False, default=BoxNetwork.precision)
-    batch: int = field(init=False, default=BoxNetwork.batch)
-
-    @property
-    def threads(self) -> int:
-        return self.network.threads
-
-    @property
-    def version(self) -> str:
-        return self.network.version
+    def __init__(self, network: BoxNetwork, evaluation: Evaluation) -> None:
+        self.name, self.version, self.precision = network.name, network.version, network.precision
+        self.batch, self.threads = network.batch, network.threads
+        self._evaluation = evaluation
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        return lambda: self.evaluation(inputs["x"], inputs["time"], out)
+        return lambda: self._evaluation(inputs["x"], inputs["time"], out)
 
 
 class Recording:
@@ -51,7 +40,7 @@ class Recording:
     ) -> None:
         """values: of one slot, as Device.write has them."""
         self._kept: list[Kept] = []
-        self._rows = values["rows"]
+        self._steps = np.atleast_1d(values["rows"])["step"]
 
         def evaluate(x: np.ndarray, time: np.ndarray, out: np.ndarray) -> None:
             out[:], kept = network.whole(x, time, box)
@@ -63,7 +52,7 @@ class Recording:
     def at(self, row: int) -> Kept:
         """The values that the whole pass of that row leaves; the rows before it are made first where they lack."""
         while len(self._kept) <= row:
-            if self._rows["step"][len(self._kept)] == 0:
+            if self._steps[len(self._kept)] == 0:
                 self._device.begin()
             self._device.step()
         return self._kept[row]
