@@ -92,7 +92,7 @@ def make_results(
         with Editor.open(bundle, precision=as_precision(precision), **options) as editor:
             for run, seed, stem in itertools.product(list(group), range(seeds), inputs.guides):
                 target = result_path(out, run, stem, seed)
-                wanted = {"t0": run.t0, "steps": run.steps, "sampler": run.sampler, "seed": seed}
+                wanted: dict[str, Any] = {"t0": run.t0, "steps": run.steps, "sampler": run.sampler, "seed": seed}
                 hashed = {"bundle": editor.bundle.sha256, "guide": hashes[stem], "mask": mask_hashes.get(stem)}
                 if not is_made(target, wanted, hashed):
                     result = editor.edit(inputs.guides[stem], inputs.masks.get(stem), **wanted)
@@ -138,7 +138,7 @@ def read_images(paths: Sequence[Path], what: str, size: tuple[int, int] | None =
     size: (width, height), to which each is brought by a centred crop; None: they must all have one size. Raises
     ImageError.
     """
-    states = []
+    states: list[np.ndarray] = []
     for path in paths:
         picture = open_picture(path, what).image
         state = to_state(picture if size is None else whole_canvas(picture, size, "crop").photo)

@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Value:
-    """A measure and the ends of its 95 % interval, all None where it has no finite value (PSNR of equal pixels)."""
+    """A measure and the ends of its interval: NaN where there is none, from one image or one seed, or of infinities."""
 
     value: float
     low: float
@@ -40,7 +40,7 @@ def mean_of(each: np.ndarray, images: np.ndarray) -> Value:
     drawn = generator.integers(0, len(names), (RESAMPLES, len(names)))
     with np.errstate(invalid="ignore"):
         samples = (means * counts)[drawn].sum(1) / counts[drawn].sum(1)
-    if not np.isfinite(each).all():
+    if len(names) < 2 or not np.isfinite(each).all():
         return Value(float(each.mean()), float("nan"), float("nan"))
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Value(float(each.mean()), float(low), float(high))
@@ -52,7 +52,8 @@ def over_seeds(measure: Callable[[np.ndarray], float], results: np.ndarray, seed
     Each seed's set has as many images as there are guides, so biases that depend on the count are equal.
     """
     values = [measure(results[seeds == seed]) for seed in np.unique(seeds)]
-    return Value(float(np.mean(values)), min(values), max(values))
+    low, high = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
+    return Value(float(np.mean(values)), low, high)
 
 
 def summarise(

@@ -109,7 +109,14 @@ def test_the_page_on_engines_has_every_engine_and_precision() -> None:
 def test_docs_have_the_tables_that_the_commands_give() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert with_tables(text) == text, "run python -m sdedit.reference docs/cli.md"
-    assert set(re.findall("<!-- options: (.*) -->", text)) == {"edit", "serve", "strokes", "export", "extend"}
+    assert set(re.findall("<!-- options: (.*) -->", text)) == {
+        "edit",
+        "evaluate",
+        "serve",
+        "strokes",
+        "export",
+        "extend",
+    }
 
 
 def test_a_table_of_no_command_is_refused() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Shift and scale of the authors' input layer: subtracted from images in [-1, 1], and divided by."""
+"""The authors subtract the first from images in [-1, 1], and divide by the second."""
 
 VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 """Channels of VGG16's convolutions; 0: a maximum of 2x2."""
