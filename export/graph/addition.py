@@ -1,4 +1,4 @@
-"""The part graph/: edit.onnx, step.onnx and selftest.json, and the network's file, whose weights both graphs use."""
+"""The part graph/: edit.onnx, step.onnx and selftest.json, and the network's file, whose weights step.onnx uses."""
 
 import json
 import os
@@ -51,7 +51,10 @@ def write_graphs(bundle: Bundle) -> str:
 
 
 def share_weights(model: onnx.ModelProto, network: bytes) -> None:
-    """Let weights that network.onnx holds be read from there: its bytes at their offset are data outside the model."""
+    """Let weights that network.onnx holds be read from there: its bytes at their offset are data outside the model.
+
+    Weights inside a Loop's body stay: onnxruntime reads none there from a file that has several names.
+    """
     start = 0
     for tensor in model.graph.initializer:
         raw = tensor.raw_data
@@ -77,7 +80,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def run_selftest(path: Path, test: dict[str, object]) -> list[str]:
-    """The cases that onnxruntime gives wrong; [] where every byte is right."""
+    """The list of what onnxruntime gives wrong; [] where every byte is right."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -21,6 +21,7 @@ def edit_model(bundle: Bundle, network: onnx.ModelProto) -> onnx.ModelProto:
     g = Builder(Names())
     edit, guide = prepare(g, bundle, network)
     body = g.inner()
+    add_weights(body, network)  # here, not outside: onnxruntime then optimises the network as it does alone
     before = Carried(*(f"{name}_in" for name in CARRIED))
     after = run_row(body, edit, "at", before)
     for name, source in zip(CARRIED, (after.x, after.h, after.guide, after.begin), strict=True):
@@ -44,6 +45,7 @@ def step_model(bundle: Bundle, network: onnx.ModelProto) -> onnx.ModelProto:
     """
     g = Builder(Names())
     edit, guide = prepare(g, bundle, network)
+    add_weights(g, network)
     now = g.select(g.op("Equal", "at", g.i64(0)), guide, "guide_now", edit.shape)
     after = run_row(g, edit, "at", Carried("x", "h", now, "begin"))
     for name, source in zip(CARRIED, (after.x, after.h, after.guide, after.begin), strict=True):
@@ -56,10 +58,7 @@ def step_model(bundle: Bundle, network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prepare(g: Builder, bundle: Bundle, network: onnx.ModelProto) -> tuple[Edit, str]:
-    """The values that all rows share, and the guide as a state.
-
-    Settings with a default become inputs that may be left out.
-    """
+    """Compute what all rows share, and the guide as a state; settings with a default become optional inputs."""
     for name, (default, dtype) in defaults(bundle).items():
         g.constants.append(numpy_helper.from_array(np.asarray(default, dtype), name))
     scaled = g.sub(g.div(g.cast("guide", FLOAT), g.f32(127.5)), g.f32(1))
@@ -95,12 +94,7 @@ def finished(
     starts: list[onnx.ValueInfoProto],
     ends: list[onnx.ValueInfoProto],
 ) -> onnx.ModelProto:
-    """The model of the graph with the network's weights, which are stored once however often they are used."""
-    for tensor in network.graph.initializer:
-        weight = onnx.TensorProto()
-        weight.CopyFrom(tensor)
-        weight.name = weight_name(tensor.name)
-        g.constants.append(weight)
+    """The checked model of the graph, with the inputs that both models have."""
     kinds = {np.uint64: UINT64, np.int64: INT64, np.float64: DOUBLE, np.float32: FLOAT}
     inputs = [
         value("guide", UINT8, picture(bundle)),
@@ -114,6 +108,15 @@ def finished(
     model = model_of(g.graph(name, inputs + starts, ends), opset)
     onnx.checker.check_model(model)
     return model
+
+
+def add_weights(g: Builder, network: onnx.ModelProto) -> None:
+    """Store the network's weights in this graph, once however often the network is evaluated."""
+    for tensor in network.graph.initializer:
+        weight = onnx.TensorProto()
+        weight.CopyFrom(tensor)
+        weight.name = weight_name(tensor.name)
+        g.constants.append(weight)
 
 
 def to_picture(g: Builder, state: str) -> str:

@@ -2,12 +2,12 @@
 
 `kept` keeps every pixel at the level before its last step, so its state is the guide's noise alone: float32 arithmetic
 in a fixed order, equal bit for bit on every sound host, whatever the network's rounding. `edited` is a whole edit: its
-bytes are the Editor's where the network's evaluation gives the same bits, and within 1 of 255 or so elsewhere.
+bytes are the Editor's where the network's evaluation gives the same bits, and nearly so elsewhere.
 """
 
 import base64
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ from ..calibration import fewer_steps, open_editor
 
 SEED = 2**40 + 7
 T0, STEPS = 0.5, 4
-SAMPLER = "ancestral"
+SAMPLER: Final = "ancestral"
 
 
 def make_selftest(bundle: Bundle) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def inputs_of(test: dict[str, Any], case: str) -> dict[str, np.ndarray]:
 
 
 def failures(test: dict[str, Any], case: str, result: np.ndarray, state: np.ndarray) -> list[str]:
-    """The outputs that differ from the case: [] where every byte is right."""
+    """The list of what differs from the case: [] where every byte is right."""
     wanted = test["cases"][case]
     found = []
     if hashlib.sha256(result.tobytes()).hexdigest() != wanted["result_sha256"]:

@@ -14,10 +14,7 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class Carried:
-    """The state that one row hands to the next: names of float32 [1, C, H, W].
-
-    begin: the noise that the repeat began with.
-    """
+    """The state between two rows: names of float32 [1, C, H, W]. begin: the noise that the repeat began with."""
 
     x: str
     h: str
@@ -27,7 +24,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Edit:
-    """Names of what all rows share. shape: int64 [4]. image: uint64. null_label: None without guidance."""
+    """Names of the values that all rows share. shape: int64 [4]. image: uint64. null_label: None without guidance."""
 
     network: onnx.ModelProto
     plan: Plan
