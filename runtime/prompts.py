@@ -135,9 +135,9 @@ def make_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], en
         raise ValueError(f"its merges do not fit its vocabulary: {reason(error)}") from None
     tokenizer = Tokenizer(model)
     steps: Any = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    tokenizer.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.add_special_tokens(
         [AddedToken(mark, normalized=False, special=True) for mark in dict.fromkeys((bos, eos))]
     )

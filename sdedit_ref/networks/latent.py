@@ -13,6 +13,8 @@ class ConditionedUNet(nn.Module):
     masked latent. guidance [B]: of networks distilled with it (Luo et al. 2023), which embed guidance - 1.
     """
 
+    frequencies: Tensor
+
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
@@ -49,6 +51,10 @@ class ConditionedUNet(nn.Module):
 class LatentEncoder(nn.Module):
     """image [B, 3, H, W] in [-1, 1] -> latent [B, C, h, w]: the distribution's mean, shifted and scaled."""
 
+    vae: Any
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
         self.vae = vae
@@ -67,6 +73,10 @@ class LatentEncoder(nn.Module):
 
 class LatentDecoder(nn.Module):
     """latent [B, C, h, w] -> image [B, 3, H, W]: the inverse, nearly."""
+
+    vae: Any
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
@@ -102,6 +112,8 @@ class TextEncoders(nn.Module):
     last norm follows, as in SD 1 and 2; SDXL takes the layer before the last without it.
     """
 
+    before: Tensor
+
     def __init__(self, encoders: list[nn.Module], skip: int, normed: bool, eos: int) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
@@ -113,7 +125,8 @@ class TextEncoders(nn.Module):
     def forward(self, tokens_0: Tensor, tokens_1: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         tokens = [tokens_0] if tokens_1 is None else [tokens_0, tokens_1]
         contexts, pooled = [], None
-        for encoder, ids in zip(self.encoders, tokens, strict=True):
+        modules: Any = self.encoders
+        for encoder, ids in zip(modules, tokens, strict=True):
             body = getattr(encoder, "text_model", encoder)
             found = encoder(ids, output_hidden_states=True)
             hidden = found.hidden_states[-1 - self.skip]
