@@ -123,7 +123,7 @@ def terminal_bar() -> Any:
     """The client's progress bar, which shows itself on a terminal only."""
     from huggingface_hub.utils import tqdm
 
-    class TerminalBar(tqdm):  # type: ignore[misc, type-arg] # no types come with it
+    class TerminalBar(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options | {"disable": not terminal()})
 
@@ -143,9 +143,12 @@ def escaped(file: str) -> str:
 def verify_download(name: HubName, path: Path, entry: "RepoSibling") -> None:
     """Raise HubError unless the file has the size and the hash that the Hub lists; one that has not is deleted."""
     if entry.lfs is not None:
-        digest, expected = hashlib.sha256(), entry.lfs.sha256
+        digest, expected = hashlib.sha256(), str(entry.lfs.sha256)
     else:  # git's name of the content
-        digest, expected = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False), entry.blob_id
+        digest, expected = (
+            hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False),
+            str(entry.blob_id),
+        )
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
