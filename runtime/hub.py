@@ -142,13 +142,10 @@ def escaped(file: str) -> str:
 
 def verify_download(name: HubName, path: Path, entry: "RepoSibling") -> None:
     """Raise HubError unless the file has the size and the hash that the Hub lists; one that has not is deleted."""
-    if entry.lfs is not None:
-        digest, expected = hashlib.sha256(), str(entry.lfs.sha256)
-    else:  # git's name of the content
-        digest, expected = (
-            hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False),
-            str(entry.blob_id),
-        )
+    expected = entry.blob_id if entry.lfs is None else entry.lfs.sha256
+    digest = hashlib.sha256()
+    if entry.lfs is None:  # git's name of the content
+        digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from import_graph import PACKAGES, files
 from stubs import stub_editor
 
-from sdedit.errors import EngineError
+from sdedit.errors import EngineError, PlanError
 from sdedit.runtime import EditOptions, Editor, cache, cgroups, machine, once
 from sdedit.runtime.bundle import SHIPPED, read_bundle
 from sdedit.runtime.devices import check_recipe
@@ -187,6 +187,10 @@ def test_more_images_than_fit_into_memory_are_refused_before_one_is_made(
         monkeypatch.undo()
         with pytest.raises(EngineError, match=r"^4294967296 images of .* GB are available: \d+ would fit$"):
             editor.edit(guide, mask, images=2**32, **options)
+        with pytest.raises(EngineError, match="^4294967296 images of "):
+            editor.edit(guide, mask, images=2**32, image_numbers=range(2**32), **options)
+        with pytest.raises(PlanError, match=r"^image_numbers range\(0, 1000000000\) is not in 0..3: images is 4$"):
+            editor.edit(guide, mask, images=4, image_numbers=range(10**9), **options)
 
 
 def test_a_command_refuses_more_images_than_fit_into_memory(

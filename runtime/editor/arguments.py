@@ -56,6 +56,11 @@ def check_image_numbers(numbers: Sequence[int] | None, images: int) -> Sequence[
     """The numbers of the images to make, None for all. Raises PlanError unless they are distinct, in 0..images-1."""
     if numbers is None:
         return range(images)
+    if isinstance(numbers, range) and len(numbers):  # never a list: it may be longer than memory
+        least, most = sorted((numbers[0], numbers[-1]))
+        if not 0 <= least <= most < images:
+            raise PlanError(f"image_numbers {numbers} is not in 0..{images - 1}: images is {images}")
+        return numbers
     try:
         if isinstance(numbers, str | bytes):
             raise TypeError
