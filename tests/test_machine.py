@@ -187,7 +187,7 @@ def test_more_images_than_fit_into_memory_are_refused_before_one_is_made(
         monkeypatch.undo()
         with pytest.raises(EngineError, match=r"^4294967296 images of .* GB are available: \d+ would fit$"):
             editor.edit(guide, mask, images=2**32, **options)
-        with pytest.raises(EngineError, match="^4294967296 images of "):
+        with pytest.raises(EngineError, match=r"^4294967296 images of "):
             editor.edit(guide, mask, images=2**32, image_numbers=range(2**32), **options)
         with pytest.raises(PlanError, match=r"^image_numbers range\(0, 1000000000\) is not in 0..3: images is 4$"):
             editor.edit(guide, mask, images=4, image_numbers=range(10**9), **options)
