@@ -146,7 +146,8 @@ def test_recipes(editor: Editor) -> None:
     recipe = dict(editor.edit(GUIDE, steps=1).recipe)
     assert refusals("recipe", Settings.from_recipe, lambda value: False) == len(WRONG)
     for name in OPTIONS:
-        accepted = (lambda value: True) if name == "eta" else lambda value: is_none(value) or is_number(value)
+        free = {"eta": object, "prompt": str, "negative": str}.get(name, ())
+        accepted = lambda value, free=free: isinstance(value, free) or is_none(value) or is_number(value)  # noqa: E731
         refusals(name, lambda value, name=name: Settings.from_recipe({**recipe, name: value}), accepted)
 
 

@@ -261,7 +261,7 @@ def test_doctor_refuses_two_onnxruntimes(run: Run, monkeypatch: pytest.MonkeyPat
         ("sdedit ", set(COMMANDS)),
         ("sdedit edit --sampler d", {"ddim", "dpmpp_2m", "dpmpp_2m_sde"}),
         ("sdedit edit --keep f", {"fresh", "fixed"}),
-        ("sdedit edit --engine ", {"auto", "onnxruntime", "openvino", "tensorrt"}),
+        ("sdedit edit --engine ", {"auto", "onnxruntime", "openvino", "tensorrt", "torch"}),
         ("sdedit edit --precision f", {"float32", "float16"}),
         ("sdedit edit --device ", {"cpu", "cuda"}),
         ("sdedit edit --fit p", {"pad"}),
@@ -296,10 +296,10 @@ def imported_by(words: str, **environment: str) -> tuple[str, set[str]]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example_and_is_quick(command: str) -> None:
-    """Only the help of edit needs the runtime's lists of names, and so numpy."""
+    """Only the help of edit and serve needs the runtime's lists of names, and so numpy."""
     stdout, imported = imported_by(f"{command} --help")
     assert "Example" in stdout
-    assert imported <= ({"numpy", "PIL"} if command == "edit" else set())
+    assert imported <= ({"numpy", "PIL"} if command in ("edit", "serve") else set())
 
 
 @pytest.mark.parametrize("words", ["", "--help", "--version"])
@@ -309,5 +309,5 @@ def test_help_of_all_commands_imports_nothing_slow(words: str) -> None:
 
 def test_completion_of_commands_imports_nothing_slow() -> None:
     stdout, imported = imported_by("", _SDEDIT_COMPLETE="bash_complete", COMP_WORDS="sdedit e", COMP_CWORD="1")
-    assert stdout.split() == ["plain,edit", "plain,export", "plain,extend"]
+    assert stdout.split() == ["plain,edit", "plain,evaluate", "plain,export", "plain,extend"]
     assert imported == set()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..console import Number
 from ..errors import EngineError, install_hint, printable, raise_interrupt, reason
 from .options import Decorator, GroupedCommand, engine_options, option, together
 
@@ -37,7 +38,7 @@ def limit(flag: str, field: str, default: float, kind: click.ParamType, help: st
     return option(LIMITS, flag, field, default=default, show_default=True, type=kind, help=help)
 
 
-SECONDS, COUNT = click.FloatRange(0, min_open=True), click.IntRange(1)
+SECONDS, COUNT = Number(min=0, min_open=True), click.IntRange(1)
 
 LIMIT_OPTIONS = (
     limit("--max-wait", "wait_seconds", 10.0, SECONDS, "Longest estimated wait of an edit that is taken (seconds)."),
