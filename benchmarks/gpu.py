@@ -6,6 +6,12 @@ for each part, gpu.json with all of them, and gpu.md for people. Parts that FOLD
 command can be repeated after an interruption; delete a part's file to run it again.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.benchmarks.gpu")
+    raise SystemExit
+
 import json
 import subprocess
 import sys
@@ -44,7 +50,7 @@ Command = Callable[[str, Path], Sequence[str]]
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
 @click.option("--quick", is_flag=True, help="Fewer plans, shapes and repetitions.")
 @click.option("--device", type=int, default=0, show_default=True, help="Number of the GPU.")
-def main(bundle: Path, out: Path, quick: bool, device: int) -> None:
+def gpu_command(bundle: Path, out: Path, quick: bool, device: int) -> None:
     """Prove the CUDA device on this machine's GPU, in less than 8 minutes."""
     probe(device)
     read_kernels(read_bundle(bundle))
@@ -130,5 +136,6 @@ def said(value: Any) -> str:
     return text.replace("|", "/")
 
 
-if __name__ == "__main__":
-    run_command(main, "sdedit.benchmarks.gpu")
+def main() -> None:
+    """Run the command as this process."""
+    run_command(gpu_command, "sdedit.benchmarks.gpu")

@@ -3,6 +3,12 @@
 A part returns what it found as names and values; it raises if something is wrong.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.benchmarks.gpu_parts")
+    raise SystemExit
+
 import dataclasses
 import os
 import platform
@@ -352,12 +358,13 @@ PARTS: Mapping[str, Callable[[Request], Found]] = {
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--device", type=int, default=0)
 @click.option("--quick", is_flag=True)
-def main(part: str, file: Path, bundle: Path, device: int, quick: bool) -> None:
+def part_command(part: str, file: Path, bundle: Path, device: int, quick: bool) -> None:
     """Run one part and write what it found."""
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     found = PARTS[part](Request(read_bundle(bundle), device, quick))
     file.write_text(to_json(found) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
-    run_command(main, "sdedit.benchmarks.gpu_parts")
+def main() -> None:
+    """Run the command as this process."""
+    run_command(part_command, "sdedit.benchmarks.gpu_parts")

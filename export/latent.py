@@ -61,7 +61,7 @@ def write_text(folder: Path, text: TextParts, half: bool) -> None:
     for number, tokenizer in enumerate(text.tokenizers):
         place = folder / f"tokenizer/{number}"
         place.mkdir(parents=True)
-        vocabulary = json.dumps(dict(tokenizer.vocabulary), ensure_ascii=False)
+        vocabulary = json.dumps(dict(tokenizer.vocabulary), ensure_ascii=False, allow_nan=False)
         (place / "vocab.json").write_text(vocabulary, encoding="utf-8", newline="\n")
         lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in tokenizer.merges), ""])
         (place / "merges.txt").write_text(lines, encoding="utf-8", newline="\n")

@@ -92,7 +92,7 @@ def describe(name: str, bundle: Bundle) -> dict[str, Any]:
             "null_label": bundle.null_label,
             "guidance": bundle.null_label is not None,
             "levels": len(bundle.schedule),
-            "text": False,
+            "text": bundle.manifest.text is not None,
             "palette": [asdict(material) for material in read_palette(bundle)] or None,
             "defaults": {name: getattr(Settings, name) for name in OPTIONS},
         },

@@ -170,7 +170,8 @@ def text_of(data: bytes) -> str:
 
 def event(name: str, data: Mapping[str, Any]) -> str:
     """One event of a stream."""
-    return f"event: {name}\ndata: {json.dumps(without_nonfinite({'type': name, **data}), separators=(',', ':'))}\n\n"
+    text = json.dumps(without_nonfinite({"type": name, **data}), separators=(",", ":"), allow_nan=False)
+    return f"event: {name}\ndata: {text}\n\n"
 
 
 def step_event(step: Step, index: int) -> str:

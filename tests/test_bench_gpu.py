@@ -81,7 +81,7 @@ def test_without_a_gpu_it_says_so_and_exits_with_2(
     monkeypatch.setattr(driver, "LIBRARY", "libcuda-of-nowhere.so.1")
     monkeypatch.setattr(sys, "argv", ["gpu", "--bundle", "b", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
-        gpu.run_command(gpu.main, "sdedit.benchmarks.gpu")
+        gpu.main()
     assert ended.value.code == 2
     assert "there is no NVIDIA driver here" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

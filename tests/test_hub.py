@@ -25,6 +25,11 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed:
 NAME = "me/earth"
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The folder's files by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub with the shipped model on it; this process uses it, and a cache of its own."""
@@ -36,7 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        hub.models[NAME] = Model({path.name: path.read_bytes() for path in SHIPPED.iterdir()})
+        hub.models[NAME] = Model(contents(SHIPPED))
         hub.models[NAME].files |= {"README.md": b"# earth", "notes/other.bin": b"1"}
         yield hub
 
@@ -212,8 +217,7 @@ def test_one_file_of_a_model_is_fetched(hub: Hub, run: Run) -> None:
 
 def test_export_takes_a_folder_by_its_name(hub: Hub, run: Run, tmp_path: Path) -> None:
     diffusers_folder, _ = save_ddpm(tmp_path / "tiny")
-    files = {str(path.relative_to(diffusers_folder)): path for path in diffusers_folder.rglob("*") if path.is_file()}
-    hub.models["google/tiny"] = Model({name: path.read_bytes() for name, path in files.items()})
+    hub.models["google/tiny"] = Model(contents(diffusers_folder))
     code, stdout, stderr = run("export", "hf:google/tiny", "--dry-run")
     assert (code, stderr) == (0, "")
     assert stdout == run("export", diffusers_folder, "--dry-run")[1]
@@ -233,7 +237,7 @@ def test_a_pushed_bundle_is_the_same(hub: Hub, run: Run) -> None:
     assert (code, stderr) == (0, "")
     assert f"{hub.address}/me/mine/commit/" in stdout
     assert hub.models["me/mine"].private
-    assert set(hub.models["me/mine"].files) == {path.name for path in SHIPPED.iterdir()}
+    assert hub.models["me/mine"].files == contents(SHIPPED)
     assert read_bundle("hf:me/mine", verify_all=True).sha256 == read_bundle(SHIPPED).sha256
 
 

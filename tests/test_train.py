@@ -20,7 +20,7 @@ from sdedit.errors import CheckpointError, install_hint
 from sdedit.evaluation.views import cut
 from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.sde import cosine
-from sdedit_ref.training import __main__ as training
+from sdedit_ref.training import command as training
 from sdedit_ref.training import train
 from sdedit_ref.training.command import command as training_command
 from sdedit_ref.training.crops import find_pictures, split

@@ -113,7 +113,7 @@ def write(network: "torch.nn.Module", inputs: tuple["torch.Tensor", ...], about:
             dynamic_shapes=tuple(free for _ in inputs),
         )
         assert program is not None
-        program.model.metadata_props[KEY] = json.dumps(about, sort_keys=True)
+        program.model.metadata_props[KEY] = json.dumps(about, sort_keys=True, allow_nan=False)
         program.save(temporary, external_data=False)
         temporary.replace(out)
     except OSError as error:

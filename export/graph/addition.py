@@ -43,7 +43,9 @@ def write_graphs(bundle: Bundle) -> str:
         (folder / f"{name}.onnx").write_bytes(data)
         sizes.append(f"{name}.onnx {len(data):,} bytes")
     test = make_selftest(bundle)
-    (folder / "selftest.json").write_text(json.dumps(test, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "selftest.json").write_text(
+        json.dumps(test, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+    )
     found = run_selftest(folder / "edit.onnx", test)
     if found:
         raise BundleError(f"{bundle.name}: edit.onnx does not give the Editor's bytes: {'; '.join(found)}")

@@ -134,6 +134,7 @@ def read_settings(wishes: Wishes, model: Mapping[str, Any], masked: bool) -> tup
             eta=wishes.number("eta", 0.0) if sampler == "DDIM" else None,
             seed="random" if seed < 0 else seed,
             images=wishes.count("batch_size", 1, 1) * wishes.count("n_iter", 1, 1),
+            prompt=wishes.text("prompt") if model["sdedit"]["text"] else None,
             fit=FITS.get(wishes.count("resize_mode", 0), "crop"),
             size=None if masked else read_size(wishes, model),
             feather=min(wishes.count("mask_blur", 4), 64),
@@ -189,11 +190,11 @@ def info(finished: Finished, sampler: str, wishes: Wishes) -> str:
         "batch_size": len(finished.images),
         "sd_model_name": recipe["bundle"]["name"],
         "sd_model_hash": recipe["bundle"]["sha256"][:10],
-        "infotexts": [json.dumps(image.recipe) for image in finished.images],
+        "infotexts": [json.dumps(image.recipe, allow_nan=False) for image in finished.images],
         "version": f"sdedit {recipe['version']}",
         "warnings": wishes.warnings,
     }
-    return json.dumps(notes)
+    return json.dumps(notes, allow_nan=False)
 
 
 def chosen_model(request: Request) -> str | None:
