@@ -32,7 +32,7 @@ def draw_sheet(
     heading, text, small = (ImageFont.load_default(size) for size in (18, 15, 13))
     first = next(cell.picture for row in cells for cell in row if cell is not None)
     scale = min(max(1.0, SMALLEST / max(first.size)), LARGEST / max(first.size))
-    shown = [[cell and resized(cell.picture, scale) for cell in row] for row in cells]
+    shown = [[None if cell is None else resized(cell.picture, scale) for cell in row] for row in cells]
     pictures = [picture for row in shown for picture in row if picture is not None]
     width = max(*(p.width for p in pictures), *(int(text.getlength(name)) for name in columns))
     height = max(p.height for p in pictures)

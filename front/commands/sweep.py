@@ -29,11 +29,12 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
         accepted = "t0=FIRST:LAST:NUMBER or VALUE,VALUE,... of t0, steps, sampler"
         raise PlanError(f"sweep {shown(text)} is not {accepted}")
     try:
+        found: list[Any]
         if name == "sampler":
             found = [part.strip() for part in values.split(",")]
         else:
-            found = [*map(float, values.split(","))] if ":" not in values else spaced(*values.split(":"))
-            found = [round(value) for value in found] if name == "steps" else [round(value, 6) for value in found]
+            numbers = spaced(*values.split(":")) if ":" in values else [float(part) for part in values.split(",")]
+            found = [round(value) if name == "steps" else round(value, 6) for value in numbers]
     except (TypeError, ValueError, OverflowError):
         raise PlanError(f"sweep {shown(text)}: {shown(values)} is not FIRST:LAST:NUMBER or VALUE,VALUE,...") from None
     if len(found) > MOST_VALUES:
