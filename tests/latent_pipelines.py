@@ -124,6 +124,36 @@ def save_sd(folder: Path, scheduler: Any = None, vae: Any = None, layers: int = 
     return folder
 
 
+POOLED = 24
+"""Width of the pooled text of SDXL."""
+
+
+def save_sdxl(folder: Path) -> Path:
+    """A folder like that of SDXL: two text encoders. The second fills up with id 0, and makes the pooled text."""
+    import diffusers
+
+    tokenizers = [
+        load_tokenizer(write_tokenizer(folder.with_name(f"{folder.name}-tokenizer-{number}"), pad))
+        for number, pad in enumerate((EOS, "!"))
+    ]
+    diffusers.StableDiffusionXLPipeline(
+        vae=make_vae(),
+        text_encoder=make_text_encoder(tokenizers[0], 2),
+        text_encoder_2=make_text_encoder(tokenizers[1], 4, POOLED),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        unet=make_unet(
+            cross_attention_dim=2 * WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=POOLED + 6 * 8,
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(**TRAINING),
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
 SMALL: dict[str, Any] = {
     "sample_size": 4,
     "block_out_channels": (8, 8),
