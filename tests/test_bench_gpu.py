@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_driver import FakeDriver
+from torch_on_fake import use_torch_on
 
 from sdedit.benchmarks import gpu, gpu_parts
 from sdedit.benchmarks.gpu_parts import Request
@@ -19,6 +20,7 @@ from sdedit.runtime.checks import gpu as gpu_checks
 from sdedit.runtime.cuda import driver
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import load_engine
+from sdedit.runtime.engines.torch_operators import OPERATORS
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import make_plan
 
@@ -146,6 +148,34 @@ def test_speed_is_measured_in_every_way(fake: FakeDriver, request_: Request, mon
     }
     assert fake.fault is None
     assert fake.counts()["allocations"] == 0
+
+
+def test_engines_are_judged_and_timed(
+    fake: FakeDriver, request_: Request, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engine torch in all its precisions, on torch's CPU. Its times mean nothing on the fake driver."""
+    use_torch_on(fake, monkeypatch)
+    monkeypatch.setattr(gpu_parts, "installed_engines", lambda device: ["torch"])
+    monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: (function(), 1.0)[1])
+    found = gpu_parts.engines(request_)
+    assert list(found) == ["torch, float32", "torch, float16", "torch, bfloat16"]
+    for facts in found.values():
+        assert facts.keys() >= {"version", "captured", "error", "accepted", "ms a step, 8 slots"}
+        assert facts["accepted"]
+        assert facts["captured"]
+    assert fake.fault is None
+    assert fake.counts()["allocations"] == 0
+
+
+def test_an_engine_that_is_wrong_is_not_accepted(
+    fake: FakeDriver, request_: Request, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_torch_on(fake, monkeypatch)
+    monkeypatch.setitem(OPERATORS, "Mul", lambda torch, attributes, a, b: a * b * 1.01)  # type: ignore[misc]
+    monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: 1.0)
+    facts = gpu_parts.engine_facts(request_, "torch", "float32")
+    assert facts["accepted"] is False
+    assert 0.009 < facts["error"] < 0.011
 
 
 def test_the_torch_loop_is_the_same_edit(one_thread: None) -> None:
