@@ -82,9 +82,13 @@ class TorchOnGpu:
             function()
 
     def active(self) -> ExitStack:
-        """While it is open, this thread's torch runs on our stream, allocates from our pool and learns nothing."""
+        """While it is open, this thread's torch runs on our stream, allocates from our pool and learns nothing.
+
+        float32 is float32: torch's default for convolutions is TF32.
+        """
         stack, cuda = ExitStack(), self._torch.cuda
         stack.enter_context(self._torch.inference_mode())
+        stack.enter_context(self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         stack.enter_context(cuda.stream(self._stream))
         stack.enter_context(cuda.use_mem_pool(self._pool))
         return stack
