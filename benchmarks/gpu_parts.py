@@ -26,11 +26,12 @@ from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.bundle.kernels import PTX_CAPABILITY
 from sdedit.runtime.bundle.manifest import ImageSpec
-from sdedit.runtime.checks.gpu import GpuCopy, OnHost, examine_gpu
+from sdedit.runtime.checks.gpu import GpuCopy, examine_gpu
 from sdedit.runtime.checks.parity import TOLERANCES, measure_error
 from sdedit.runtime.cuda import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
+from sdedit.runtime.devices.cuda_tiles import OnHost
 from sdedit.runtime.engines import ENGINES, Evaluate, installed_engines, open_cuda_engine
 from sdedit.runtime.engines.remembered import installed_versions
 from sdedit.runtime.loop import Device, Loop, Task
