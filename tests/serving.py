@@ -86,9 +86,9 @@ class Served:
         return requests.post(self.url + path, data=texts, files=files, headers=wanted, timeout=WAIT, stream=stream)
 
     def metric(self, name: str) -> float:
-        """The value of a metric, with its labels as Prometheus writes them."""
+        """The value of a metric, with its labels as Prometheus writes them; 0 before it was first counted."""
         lines = [line.rpartition(" ") for line in self.get("/metrics").text.splitlines() if line[0] != "#"]
-        return float(next(value for key, _, value in lines if key == name))
+        return float(next((value for key, _, value in lines if key == name), 0))
 
     def until(self, name: str, value: float) -> None:
         """Wait until a metric has that value."""
