@@ -14,10 +14,9 @@ DECODER = "decoder.onnx"
 PREVIEW = "preview.npy"
 TEXT = "text.onnx"
 
-CONDITIONS = ("context", "pooled", "size", "known", "guidance")
+CONDITIONS = ("context", "pooled", "size", "guidance")
 """Names of a network's inputs besides x, time and label: the text's embedding [L, D], the pooled one [P], SDXL's sizes
-[6], an inpainting network's mask and masked latent [1 + C, h, w], and guidance as a number, for networks that were
-distilled with it."""
+[6], and guidance as a number, for networks that were distilled with it."""
 
 GUIDANCES = ("free", "embedded", "none")
 """How a network takes guidance: from an unconditional pass, as an input, or not at all (it was distilled without)."""
@@ -157,10 +156,7 @@ def check_components(fields: Mapping[str, Any], problems: Problems) -> None:
 
 
 def check_shapes(fields: Mapping[str, Any], problems: Problems) -> None:
-    """Note native sizes and input sizes that are no states of the autoencoder."""
-    latent, image, inputs = fields["latent"], fields["image"], fields["inputs"]
+    """Note native sizes that are no states of the autoencoder."""
+    latent, image = fields["latent"], fields["image"]
     if latent and image.multiple_of % latent.factor:
         problems.append(f"image.multiple_of {image.multiple_of} is not a multiple of latent.factor {latent.factor}")
-    if latent and "known" in inputs:
-        wanted = (1 + latent.channels, image.height // latent.factor, image.width // latent.factor)
-        problems.require(inputs["known"].shape == wanted, f"inputs.known.shape is not {list(wanted)}")

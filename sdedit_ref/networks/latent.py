@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class ConditionedUNet(nn.Module):
     """x [B, C, h, w], time [B], context [B, L, D] -> out [B, C, h, w]; further inputs where the network has them.
 
-    pooled [B, P] and size [B, 6]: SDXL's (Podell et al. 2023). known [B, 1 + C, h, w]: an inpainting network's mask and
-    masked latent. guidance [B]: of networks distilled with it (Luo et al. 2023), which embed guidance - 1.
+    pooled [B, P] and size [B, 6]: SDXL's (Podell et al. 2023). guidance [B]: of networks distilled with it (Luo et al.
+    2023), which embed guidance - 1.
     """
 
     frequencies: Tensor
@@ -30,7 +30,6 @@ class ConditionedUNet(nn.Module):
         context: Tensor,
         pooled: Tensor | None = None,
         size: Tensor | None = None,
-        known: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Tensor:
         embedded = None
@@ -38,7 +37,7 @@ class ConditionedUNet(nn.Module):
             angles = (guidance - 1)[:, None] * self.frequencies
             embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
         out: Tensor = self.unet(
-            x if known is None else torch.cat([x, known], dim=1),
+            x,
             time,
             context,
             timestep_cond=embedded,
@@ -48,8 +47,8 @@ class ConditionedUNet(nn.Module):
         return out
 
 
-class LatentEncoder(nn.Module):
-    """image [B, 3, H, W] in [-1, 1] -> latent [B, C, h, w]: the distribution's mean, shifted and scaled."""
+class Half(nn.Module):
+    """Half of an autoencoder. shift, scale [1, C, 1, 1]: see normalisation."""
 
     vae: Any
     shift: Tensor
@@ -61,6 +60,10 @@ class LatentEncoder(nn.Module):
         shift, scale = normalisation(vae)
         self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+
+
+class LatentEncoder(Half):
+    """image [B, 3, H, W] in [-1, 1] -> latent [B, C, h, w]: the distribution's mean, shifted and scaled."""
 
     def forward(self, image: Tensor) -> Tensor:
         found = self.vae.encoder(image)
@@ -71,19 +74,8 @@ class LatentEncoder(nn.Module):
         return latent
 
 
-class LatentDecoder(nn.Module):
+class LatentDecoder(Half):
     """latent [B, C, h, w] -> image [B, 3, H, W]: the inverse, nearly."""
-
-    vae: Any
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae = vae
-        shift, scale = normalisation(vae)
-        self.register_buffer("shift", shift, persistent=False)
-        self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, latent: Tensor) -> Tensor:
         found = latent / self.scale + self.shift
