@@ -1,6 +1,12 @@
 """Helpers for tests of the command line."""
 
+import sys
 from collections.abc import Callable
+
+import click
+import pytest
+
+from sdedit.console import run_command
 
 Run = Callable[..., tuple[int, str, str]]
 """Arguments -> exit code, stdout, stderr"""
@@ -16,3 +22,11 @@ def assert_mistake(result: tuple[int, str, str], message: str) -> None:
     assert len(stderr.splitlines()) == 1
     assert stderr.endswith("\n")
     assert message in stderr
+
+
+def end(command: click.Command, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command as a process would; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["test"])
+    with pytest.raises(SystemExit) as raised:
+        run_command(command, "test")
+    return int(raised.value.code or 0)

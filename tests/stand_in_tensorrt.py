@@ -5,13 +5,17 @@ it runs, shapes and addresses told, a stream. REAL_NAMES are compared with the r
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from fake_driver import FakeDriver, values
 
-from sdedit.runtime.engines import DeviceArray
+from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle.engines import read_engines
+from sdedit.runtime.engines import DeviceArray, tensorrt
 
 REAL_NAMES = {
     "Runtime": ["deserialize_cuda_engine"],
@@ -188,3 +192,17 @@ class StandInContext:
 
         driver.enqueue(stream, run)
         return True
+
+
+def in_place_of_tensorrt(
+    fake: FakeDriver,
+    bundle: Bundle,
+    function: Callable[[np.ndarray], np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+) -> StandInTensorRt:
+    """Let the runtime find a stand-in of the version that built the bundle's engines, and a cache of its own."""
+    stand_in = StandInTensorRt(fake, read_engines(bundle)[0].version, function)
+    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda architecture: stand_in)
+    monkeypatch.setenv("SDEDIT_CACHE", str(cache))
+    return stand_in

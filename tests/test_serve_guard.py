@@ -4,9 +4,7 @@ import io
 import logging
 import os
 import socket
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +14,7 @@ import requests
 from serving import COAST, WAIT, Served, fade, raw_edit, serving
 from stubs import stub_editor
 
+from sdedit.benchmarks.serve.faults import black_png
 from sdedit.serve.guard import host_name, is_loopback, served_hosts
 from sdedit.serve.limits import Limits
 
@@ -107,22 +106,9 @@ def test_hosts_are_compared_without_their_ports() -> None:
     assert {"[fe80::1]", "paint.example"} <= served_hosts("fe80::1", ["paint.example"])
 
 
-def bomb(side: int) -> bytes:
-    """A small PNG of side x side black pixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    packer = zlib.compressobj(9)
-    row = bytes(1 + (side + 7) // 8)
-    data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("field", ["guide", "mask"])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(field: str, served: Served) -> None:
-    answer = served.edit(**{"guide": COAST, field: bomb(20_000)})
+    answer = served.edit(**{"guide": COAST, field: black_png(20_000)})
     assert answer.status_code == 413
     assert f"{field} has 20000x20000 pixels" in answer.json()["error"]["message"]
 

@@ -22,7 +22,7 @@ import pytest
 from command_line import Run
 from fake_driver import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
-from stand_in_tensorrt import REAL_NAMES, SCRATCH, StandInTensorRt
+from stand_in_tensorrt import REAL_NAMES, SCRATCH, StandInTensorRt, in_place_of_tensorrt
 from tiny import model, rewrite, write_bundle
 
 from sdedit.errors import BundleError, EngineError
@@ -273,10 +273,7 @@ def fake(fake_library: ctypes.CDLL, with_engines: Bundle) -> Iterator[FakeDriver
 def stand_in(
     fake: FakeDriver, with_engines: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> StandInTensorRt:
-    stand_in = StandInTensorRt(fake, read_engines(with_engines)[0].version, halving)
-    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda architecture: stand_in)
-    monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path))
-    return stand_in
+    return in_place_of_tensorrt(fake, with_engines, halving, monkeypatch, tmp_path)
 
 
 def test_what_the_stand_in_offers_is_the_real_packages() -> None:

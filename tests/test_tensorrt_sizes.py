@@ -13,14 +13,13 @@ import onnx
 import pytest
 from fake_driver import FakeDriver
 from onnx import helper, numpy_helper
-from stand_in_tensorrt import StandInTensorRt
+from stand_in_tensorrt import StandInTensorRt, in_place_of_tensorrt
 from tiny import model, write_free_bundle
 
 from sdedit.errors import EngineError
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
 from sdedit.runtime.bundle.engines import read_engines
-from sdedit.runtime.engines import tensorrt
 from sdedit.runtime.engines.tensorrt_build import RTX, profile_of, read_header
 
 
@@ -69,10 +68,8 @@ def fake(fake_library: ctypes.CDLL, with_engines: Bundle) -> Iterator[FakeDriver
 def stand_in(
     fake: FakeDriver, with_engines: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> StandInTensorRt:
-    stand_in = StandInTensorRt(fake, read_engines(with_engines)[0].version, lambda x: x * np.float32(0.5))
+    stand_in = in_place_of_tensorrt(fake, with_engines, lambda x: x * np.float32(0.5), monkeypatch, tmp_path)
     stand_in.most = (32, 32)
-    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda architecture: stand_in)
-    monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path))
     return stand_in
 
 
