@@ -1,9 +1,11 @@
 """A server in this process, for tests of serve/, whose network is a Python function."""
 
 import asyncio
+import faulthandler
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -124,7 +126,9 @@ def serving(
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([bound]),), daemon=True)
     thread.start()
     try:
-        assert ready.wait(WAIT)
+        if not ready.wait(WAIT):
+            faulthandler.dump_traceback(sys.__stderr__)
+            raise AssertionError("the server has not started: stderr says where each thread is")
         served = Served(bound.getsockname()[1], server, loop, thread)
         yield served
     finally:

@@ -283,7 +283,7 @@ def test_the_painting_is_back_after_a_reload(painter: Painter) -> None:
     painter.press("m", "8")
     painter.stroke([(0.1, 0.9), (0.5, 0.9)])
     colour, mask = painter.pixels(), painter.pixels("mask")
-    wait_for(lambda: painter.page.evaluate("document.documentElement.dataset.kept"))
+    painter.page.wait_for_selector("html[data-kept]", state="attached")
     painter.open()
     painter.says("back")
     assert np.array_equal(painter.pixels(), colour)

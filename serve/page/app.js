@@ -149,7 +149,8 @@ async function begin(model, painting, settings, results) {
 }
 
 /**
- * Keep the painting and the settings in this browser after each change.
+ * Keep the painting and the settings in this browser after each change. The document's `data-kept` is there as long as
+ * nothing is left to keep.
  * @param {Painting} painting
  * @param {Settings} settings
  * @param {Results} results
@@ -159,11 +160,13 @@ function keepChanges(painting, settings, results) {
   let timer;
   const root = document.documentElement;
   const save = async () => {
+    const own = timer;
     const live = input("live").checked;
     await keep({ snapshot: painting.snapshot(), settings: settings.save(), live, result: results.current });
-    root.dataset.kept = String(Number(root.dataset.kept ?? 0) + 1);
+    if (own === timer) root.dataset.kept = "";
   };
   const later = () => {
+    delete root.dataset.kept;
     clearTimeout(timer);
     timer = setTimeout(() => save().catch(() => say("This browser does not keep the painting: save it.")), KEEP_AFTER);
   };
