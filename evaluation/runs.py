@@ -5,6 +5,7 @@ edit, is not made again; a file of another edit is never replaced.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from sdedit.runtime.recipe import read_recipe
 
 if TYPE_CHECKING:
     from sdedit.runtime.editor import PrecisionName
+
+logger = logging.getLogger("sdedit")
 
 OnEdit = Callable[[int, int], object]
 """A function that is called with the results that are there, and those that there will be."""
@@ -47,6 +50,15 @@ class Inputs:
 
     guides: dict[str, Path]
     masks: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Files of results and, in their order, the stems of their guides and their seeds: every guide for each seed."""
+
+    paths: list[Path]
+    stems: list[str]
+    seeds: list[int]
 
 
 def combinations(
@@ -109,6 +121,39 @@ def as_precision(name: str) -> "PrecisionName":
 
 def result_path(out: Path, run: Run, stem: str, seed: int) -> Path:
     return out / run.name / f"{stem}-{seed}.png"
+
+
+def results_of(out: Path, run: Run, inputs: Inputs, seeds: int) -> Results:
+    """The results that make_results makes for one run."""
+    stems, numbers = list(inputs.guides) * seeds, [seed for seed in range(seeds) for _ in inputs.guides]
+    paths = [result_path(out, run, stem, seed) for stem, seed in zip(stems, numbers, strict=True)]
+    return Results(paths, stems, numbers)
+
+
+def find_results(folder: Path, inputs: Inputs) -> Results:
+    """The pictures of a folder that have a guide's name, or that and a seed's number: NAME.png, NAME-3.png.
+
+    Others are named in a warning. Raises ImageError unless each seed has a result of every guide.
+    """
+    found: dict[int, dict[str, Path]] = {}
+    for stem, path in by_stem(folder).items():
+        guide, _, number = stem.rpartition("-")
+        if stem in inputs.guides:
+            found.setdefault(0, {})[stem] = path
+        elif guide in inputs.guides and number.isdecimal() and guide not in found.get(int(number), {}):
+            found.setdefault(int(number), {})[guide] = path
+        else:
+            logger.warning("%s is not measured: no guide has its name", path)
+    if not found:
+        raise ImageError(
+            f"folder {folder} has no result of a guide: none has a guide's name, as NAME.png or NAME-0.png"
+        )
+    for seed, own in sorted(found.items()):
+        if missing := sorted(inputs.guides.keys() - own.keys()):
+            raise ImageError(f"folder {folder} has no result of guide {missing[0]}, seed {seed}: {len(missing)} lack")
+    stems, seeds = list(inputs.guides), sorted(found)
+    order = [(seed, stem) for seed in seeds for stem in stems]
+    return Results([found[seed][stem] for seed, stem in order], stems * len(seeds), [seed for seed, _ in order])
 
 
 def make_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdedit.errors import ImageError, SdeditError, install_hint, raise_interrupt, reason
+from sdedit.errors import SdeditError, install_hint, raise_interrupt, reason
 
 from .metrics import grid, sliced_wasserstein
 from .pairs import inside, l2_each, outside, psnr_each, rms_each, ssim_each
@@ -17,6 +17,9 @@ RESAMPLES = 200
 """Bootstrap samples of the images, for each interval."""
 
 LEVEL = 0.95
+
+REALISM = {"kid": "KID", "sliced_wasserstein": "sliced Wasserstein"}
+"""Measures of a plot's vertical axis, the best first, and their names there."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,8 @@ def summarise(
     """The measures that need no features, by name.
 
     results, guides: float32 [N, 3, H, W] in [-1, 1], partners in one order; masks: bool [N, H, W] or None; reals:
-    float32 [M, 3, H, W]; seeds: int [N]. Raises ImageError where the reals are too few.
+    float32 [M, 3, H, W], at least as many as results of a seed; seeds: int [N].
     """
-    count = int((seeds == seeds[0]).sum())
-    if len(reals) < count:
-        raise ImageError(f"{len(reals)} real images for {count} results of a seed: at least as many are needed")
     images = np.concatenate([np.arange((seeds == seed).sum()) for seed in np.unique(seeds)])
 
     def distance(own: np.ndarray) -> float:
@@ -105,6 +105,8 @@ def cell(value: Value) -> str:
 def plot(points: Sequence[tuple[str, Mapping[str, Value], Any]], path: Path) -> None:
     """The paper's Figure 3: realism against faithfulness. points: (series, measures, label of the point).
 
+    Realism is KID where it was measured, else the sliced Wasserstein distance.
+
     Raises SdeditError without matplotlib, or if the file cannot be written.
     """
     try:
@@ -112,17 +114,18 @@ def plot(points: Sequence[tuple[str, Mapping[str, Value], Any]], path: Path) -> 
     except ImportError as error:
         raise_interrupt(error)
         raise SdeditError(f"--plot needs matplotlib: {install_hint('evaluate')}") from None
+    realism = next(name for name in REALISM if all(name in values for _, values, _ in points))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for series in dict.fromkeys(name for name, _, _ in points):
         own = [(values, label) for name, values, label in points if name == series]
-        x, y = ([values[name] for values, _ in own] for name in ("l2", "sliced_wasserstein"))
+        x, y = ([values[name] for values, _ in own] for name in ("l2", realism))
         axes.errorbar(
             [v.value for v in x], [v.value for v in y], xerr=bars(x), yerr=bars(y), marker="o", capsize=2, label=series
         )
         for a, b, (_, label) in zip(x, y, own, strict=True):
             axes.annotate(str(label), (a.value, b.value), textcoords="offset points", xytext=(4, 4), fontsize=8)
-    axes.set(xlabel="L2 to the guide (faithful: left)", ylabel="sliced Wasserstein to reals (real: below)")
+    axes.set(xlabel="L2 to the guide (faithful: left)", ylabel=f"{REALISM[realism]} to reals (real: below)")
     axes.legend(frameon=False, fontsize=8)
     make_folder(path.parent)
     try:

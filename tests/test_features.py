@@ -10,7 +10,7 @@ import torch
 
 from sdedit.errors import CheckpointError, EngineError
 from sdedit.evaluation.features.converting import build, convert
-from sdedit.evaluation.features.running import Features
+from sdedit.evaluation.features.running import Features, inception_input
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = json.loads((GOLDEN / "evaluation.json").read_text(encoding="utf-8"))["networks"]
@@ -34,24 +34,50 @@ def files_of(name: str, folder: Path) -> list[Path]:
     return paths
 
 
-def test_inception_features_are_those_of_the_original_code(tmp_path: Path, one_thread: None) -> None:
-    name, out = "inception", tmp_path / "features.onnx"
+def some_pictures(seed: int, count: int = 2) -> np.ndarray:
+    """The pictures of make_evaluation.py, of 64x70 pixels, as float32 in [-1, 1]."""
+    pictures: np.ndarray = MAKE.some_images(seed, 2, 64, 70)[:count] / np.float32(127.5) - 1
+    return pictures
+
+
+def with_weights(name: str) -> torch.nn.Module:
+    """The network with random weights."""
+    network, _ = build(name)
+    drawn = MAKE.some_weights({key: tuple(value.shape) for key, value in network.state_dict().items()})
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in drawn.items()})
+    return network
+
+
+# float32 through up to 94 layers of another library: 1e-7 each and, at the worst, some hundred times as much
+INCEPTION = pytest.approx(NETWORKS["inception"], rel=1e-4, abs=1e-4 * max(NETWORKS["inception"]))
+
+
+def test_inception_features_are_those_of_the_original_code(one_thread: None) -> None:
+    with torch.no_grad():
+        found = with_weights("inception")(torch.from_numpy(inception_input(some_pictures(2, 1))))
+    assert found[0, ::32].tolist() == INCEPTION
+
+
+@pytest.mark.slow
+def test_inception_as_onnx_has_the_features_of_the_original_code(tmp_path: Path, one_thread: None) -> None:
+    out = tmp_path / "features.onnx"
+    convert("inception", files_of("inception", tmp_path), out, verify=False)
+    assert Features(out, threads=1).inception(some_pictures(2, 1))[0, ::32] == INCEPTION
+
+
+@pytest.mark.slow
+def test_lpips_as_onnx_takes_any_size_and_is_that_of_the_original_code(tmp_path: Path, one_thread: None) -> None:
+    name, out = "alexnet-lpips", tmp_path / "features.onnx"
     convert(name, files_of(name, tmp_path), out, verify=False)
-    features = Features(out, threads=1)
-    a = MAKE.some_images(2, 2, 64, 70) / np.float32(127.5) - 1
-    found = features.inception(a[:1])[0, ::32]
-    # float32 through up to 94 layers of another library: 1e-7 each and, at the worst, some hundred times as much
-    assert found == pytest.approx(NETWORKS[name], rel=1e-4, abs=1e-4 * max(NETWORKS[name]))
+    found = Features(out, threads=1).lpips(some_pictures(2), some_pictures(3))
+    assert found == pytest.approx(NETWORKS[name], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["alexnet-lpips", "vgg-lpips"])
-def test_lpips_is_that_of_the_original_code(name: str, tmp_path: Path, one_thread: None) -> None:
-    network, _ = build(name)
-    weights = {k: v for path in files_of(name, tmp_path) for k, v in torch.load(path).items()}
-    network.load_state_dict({key: weights[key] for key in network.state_dict()})
-    a, b = (torch.from_numpy(MAKE.some_images(seed, 2, 64, 70)) / 127.5 - 1 for seed in (2, 3))
+def test_lpips_is_that_of_the_original_code(name: str, one_thread: None) -> None:
+    a, b = (torch.from_numpy(some_pictures(seed)) for seed in (2, 3))
     with torch.no_grad():
-        assert network(a, b).tolist() == pytest.approx(NETWORKS[name], rel=1e-5)
+        assert with_weights(name)(a, b).tolist() == pytest.approx(NETWORKS[name], rel=1e-5)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -39,8 +39,7 @@ class Features:
 
     def inception(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, 3, H, W] in [-1, 1] -> [N, 2048], one image at a time."""
-        rows = [self._run({"a": (resized(255 * (x[None] + 1) / 2, INCEPTION_SIDE) - 128) / 128}) for x in images]
-        return np.concatenate(rows)
+        return np.concatenate([self._run({"a": inception_input(x[None])}) for x in images])
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Distances [N] of images float32 [N, 3, H, W] in [-1, 1] to their partners."""
@@ -53,6 +52,11 @@ class Features:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise EngineError(f"onnxruntime failed on features: {reason(error)}") from None
         return out
+
+
+def inception_input(images: np.ndarray) -> np.ndarray:
+    """Images float32 [N, 3, H, W] in [-1, 1] as the network takes them: [N, 3, 299, 299], (u - 128) / 128."""
+    return (resized(255 * (images + 1) / 2, INCEPTION_SIDE) - 128) / 128
 
 
 def resized(images: np.ndarray, side: int) -> np.ndarray:

@@ -19,6 +19,7 @@ Examples:
   sdedit edit strokes.png --out result.png --t0 0.5 --seed 3
   sdedit edit painted.png --mask mask.png --out result.png
   sdedit edit painted.png --base photo.jpg --out result.png
+  sdedit edit strokes.png --out sheet.png --sweep t0=0.2:0.8:7 --images 3
   sdedit edit guides/ --out results/ --images 4
   cat strokes.png | sdedit edit - --out - > result.png
 """
@@ -42,11 +43,24 @@ Examples:
     type=click.Path(path_type=Path),
     help="Instead of --mask: the photo that GUIDE was painted over. What was painted may change.",
 )
+@click.option(
+    "--sweep",
+    metavar="OPTION=VALUES",
+    help="Edit with several values and draw a sheet into OUT: t0=FIRST:LAST:NUMBER, or values of t0, steps or sampler "
+    "with commas between them. The images go into a folder with OUT's name.",
+)
 @BUNDLE
 @click.option("--json", "as_json", is_flag=True, help="Print files, recipes and timings as JSON.")
 @together(setting_options(), engine_options())
 def edit_command(
-    guide: Path, out: Path, mask: Path | None, base: Path | None, as_json: bool, bundle: Path | None, **options: Any
+    guide: Path,
+    out: Path,
+    mask: Path | None,
+    base: Path | None,
+    sweep: str | None,
+    as_json: bool,
+    bundle: Path | None,
+    **options: Any,
 ) -> None:
     """Turn GUIDE (strokes, strokes over a photo, a pasted composite; - for stdin) into an image.
 
@@ -64,6 +78,9 @@ def edit_command(
     from sdedit.runtime.settings import OPTIONS, Settings
 
     settings = given({name: options.pop(name) for name in OPTIONS})
+    if sweep is not None:
+        sweep_guide(guide, out, sweep, {"mask": mask, "base": base, **settings}, as_json, bundle, options)
+        return
     images = Settings(**settings).images  # a mistake in any of them is found before files are named
     outputs = plan_outputs(guide, out, images, [path for path in (mask, base) if path is not None])
     with Editor.open(bundle, **options) as editor:
@@ -72,6 +89,22 @@ def edit_command(
         click.echo(f"sdedit: {printable(describe(outputs.left_out).removeprefix('; '))}", err=True)
     if failed:
         raise SdeditError(f"{len(failed)} of {len(outputs.files)} guides were not edited: {'; '.join(failed)}")
+
+
+def sweep_guide(
+    guide: Path, out: Path, text: str, settings: dict[str, Any], as_json: bool, bundle: Path | None, engine: Any
+) -> None:
+    """Edit with each value that --sweep names. engine: options of Editor.open."""
+    from sdedit.runtime import Editor
+
+    from .sweep import check_sweep, make_sweep, parse_sweep
+
+    sweep = parse_sweep(text)
+    if sweep[0] in settings:
+        raise click.UsageError(f"--{sweep[0]} and --sweep {sweep[0]} exclude each other")
+    check_sweep(guide, out)
+    with Editor.open(bundle, **engine) as editor:
+        make_sweep(editor, guide, out, sweep, settings, as_json)
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

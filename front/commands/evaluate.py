@@ -2,19 +2,21 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..console import to_json
 from ..errors import SdeditError
 from .options import BUNDLE
 
 if TYPE_CHECKING:
-    from sdedit.evaluation.runs import Inputs, Run
+    from sdedit.evaluation.runs import Run
+    from sdedit.evaluation.summary import Value
 
 EXAMPLE = "Example: sdedit evaluate --guides guides/ --reals photos/ --out runs/ --t0 0.3,0.5,0.7"
 
@@ -46,13 +48,26 @@ def folder(name: str, text: str, required: bool = True) -> Callable[..., Any]:
 @folder("--guides", "Folder of guides, all of one size if there are masks.")
 @folder("--masks", "Folder of masks; each has its guide's name.", required=False)
 @folder("--reals", "Folder of real images, at least as many as guides; brought to the results' size by a crop.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of results; a run goes on there.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; a run goes on there.")
+@click.option(
+    "--results",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Instead of --out: measure this folder of results, each named as its guide (NAME.png) or with a seed "
+    "(NAME-3.png). Several may be given.",
+)
 @click.option("--t0", default="0.5", show_default=True, type=Numbers(float), help="Values of t0.")
 @click.option("--steps", default="25", show_default=True, type=Numbers(int), help="Numbers of steps.")
 @click.option("--samplers", default="dpmpp_2m", show_default=True, type=Numbers(str), help="Samplers.")
 @click.option("--precisions", default="auto", show_default=True, type=Numbers(str), help="Precisions.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Seeds of each edit: 0, 1, ...")
-@click.option("--threads", type=int, help="Number of CPU threads of the engine.  [default: as in edit]")
+@click.option(
+    "--features",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Network of KID and FID, or of LPIPS, as sdedit.evaluation.features converts it. Several may be given.",
+)
+@click.option("--threads", type=int, help="Number of CPU threads of the engines.  [default: as in edit]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw realism against faithfulness into this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON, not as a table.")
 @BUNDLE
@@ -60,62 +75,73 @@ def evaluate_command(
     guides: Path,
     masks: Path | None,
     reals: Path,
-    out: Path,
-    t0: list[float],
-    steps: list[int],
-    samplers: list[str],
-    precisions: list[str],
+    out: Path | None,
+    results: tuple[Path, ...],
     seeds: int,
+    features: tuple[Path, ...],
     threads: int | None,
     plot: Path | None,
     as_json: bool,
     bundle: Path | None,
+    **options: Any,
 ) -> None:
     """Edit guides with each combination of options, and measure the results.
 
     Measured are the L2 and RMS distance to the guides; the sliced Wasserstein distance to real images; the pattern of
-    2x2 pixels; and, with masks, both sides on their own. Brackets hold 95 % intervals over the images, for measures of
-    sets the range of the seeds. A command that was ended goes on where it was.
+    2x2 pixels; with masks, both sides on their own; and, with --features, KID, FID, precision, recall and LPIPS.
+    Brackets hold 95 % intervals over the images, for measures of sets the range of the seeds. A command that was ended
+    goes on where it was.
     """
-    from sdedit.evaluation import runs, summary
-    from sdedit.runtime.settings import Settings
-
-    chosen = runs.combinations(t0, steps, samplers, precisions)
-    for run in chosen:  # a mistake in any is found before the first edit
-        Settings(t0=run.t0, steps=run.steps, sampler=run.sampler)  # type: ignore[arg-type] # it checks the name
+    check_mode(out, results)
     if plot is not None and not plot.parent.is_dir():
         raise SdeditError(f"plot {plot} cannot be written: {plot.parent} is not a folder")
+    from sdedit.evaluation import measuring, runs, summary
+
+    chosen = [] if out is None else choose(**options)
     inputs = runs.find_inputs(guides, masks)
-    real_paths = list(runs.by_stem(reals).values())
-    runs.make_results(bundle, chosen, inputs, seeds, out, progress(), threads=threads)
-    rows = {run.name: measure(run, inputs, real_paths, seeds, out) for run in chosen}
+    networks = measuring.load_networks(features, threads)
+    measurer = measuring.Measurer(inputs, list(runs.by_stem(reals).values()), networks)
+    if out is None:
+        sets = {str(path): runs.find_results(path, inputs) for path in results}
+    else:
+        runs.make_results(bundle, chosen, inputs, seeds, out, progress(), threads=threads)
+        sets = {run.name: runs.results_of(out, run, inputs, seeds) for run in chosen}
+    rows = {name: measurer.measure(own) for name, own in sets.items()}
     if plot is not None:
         points = [(run.name.partition("_")[2], rows[run.name], f"{run.t0:g}") for run in chosen]
-        summary.plot(points, plot)
+        summary.plot(points or [(name, values, "") for name, values in rows.items()], plot)
     if as_json:
-        named = [
-            {**asdict(run), "measures": {name: asdict(value) for name, value in rows[run.name].items()}}
-            for run in chosen
-        ]
-        click.echo(to_json(named))
+        heads = [asdict(run) for run in chosen] or [{"results": name} for name in rows]
+        click.echo(
+            to_json([head | {"measures": as_dicts(own)} for head, own in zip(heads, rows.values(), strict=True)])
+        )
     else:
-        click.echo(summary.table(rows), nl=False)
+        click.echo(summary.table(rows) + "".join(f"\n{line}\n" for line in measuring.missing(networks)), nl=False)
 
 
-def measure(run: "Run", inputs: "Inputs", real_paths: list[Path], seeds: int, out: Path) -> dict[str, Any]:
-    """The measures of one run's results."""
-    import numpy as np
+def check_mode(out: Path | None, results: tuple[Path, ...]) -> None:
+    """Raise UsageError unless results are either made or there, and for options of edits with those that are there."""
+    if (out is None) == (not results):
+        raise click.UsageError("give --out, a folder for new results, or --results, a folder of results to measure")
+    context = click.get_current_context()
+    for name in ("t0", "steps", "samplers", "precisions", "seeds", "bundle"):
+        if results and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} is for new results, not for --results")
 
-    from sdedit.evaluation import runs, summary
 
-    stems = list(inputs.guides) * seeds
-    numbers = np.repeat(np.arange(seeds), len(inputs.guides))
-    paths = [runs.result_path(out, run, stem, int(seed)) for stem, seed in zip(stems, numbers, strict=True)]
-    results = runs.read_images(paths, "result")
-    size = (results.shape[3], results.shape[2])
-    guides = runs.read_images([inputs.guides[stem] for stem in stems], "guide", None if inputs.masks else size)
-    reals = runs.read_images(real_paths, "real image", size)
-    return summary.summarise(results, guides, runs.read_masks(inputs, stems, size), reals, numbers)
+def choose(t0: list[float], steps: list[int], samplers: list[str], precisions: list[str]) -> list["Run"]:
+    """The combinations. Raises PlanError for a mistake in any, before the first edit."""
+    from sdedit.evaluation.runs import combinations
+    from sdedit.runtime.settings import Settings
+
+    chosen = combinations(t0, steps, samplers, precisions)
+    for run in chosen:
+        Settings(t0=run.t0, steps=run.steps, sampler=run.sampler)  # type: ignore[arg-type] # it checks the name
+    return chosen
+
+
+def as_dicts(values: Mapping[str, "Value"]) -> dict[str, Any]:
+    return {name: asdict(value) for name, value in values.items()}
 
 
 def progress() -> Callable[[int, int], None]:
