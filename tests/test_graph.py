@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino_uint64
 import pytest
 from command_line import Run
 from PIL import Image
@@ -152,6 +153,16 @@ def test_the_self_test_catches_openvino(extended: Path) -> None:
     given = {**{name: np.asarray(v) for name, v in defaults.items()}, **inputs_of(test, "kept")}
     found = compiled({name: array for name, array in given.items() if name in taken})
     assert failures(test, "kept", found["result"], found["state"])
+
+
+@pytest.mark.parametrize(("operator", "attributes", "a", "b"), openvino_uint64.CASES)
+def test_the_reproduction_for_openvino_reproduces(operator: str, attributes: dict[str, str], a: int, b: int) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[cpu]'")
+    model = openvino_uint64.model_of(operator, attributes)
+    inputs = {"a": np.array([a], np.uint64), "b": np.array([b], np.uint64)}
+    right = {"Add": a + b, "Mul": a * b, "BitShift": a >> b}[operator]
+    assert openvino_uint64.in_onnxruntime(model, inputs) == right
+    assert openvino_uint64.in_openvino(model, inputs) != right, "docs/graph.md may say that OpenVINO computes uint64"
 
 
 def test_the_self_test_passes_and_sees_one_wrong_byte(extended: Path, edit_session: Session) -> None:
