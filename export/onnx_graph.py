@@ -29,6 +29,10 @@ EXTERNAL_ABOVE = 1_500_000_000
 
 DATA_SUFFIX = ".data"
 
+TRACED_BATCHES = 63
+"""Largest batch that the tracer is told of. diffusers' networks make a copy from 64 images on, and the tracer, told of
+any batch, finds that out at its end and begins again. The graph itself takes any batch."""
+
 KNOWN = "known"
 """Name of the input that has the size of x: the mask and the latent of an inpainting network."""
 
@@ -47,7 +51,7 @@ def to_onnx(
     if the network does not allow that.
     """
     network = with_large_norms_by_channel(network, shape, example_conditions(1, labels, inputs or {}))
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=TRACED_BATCHES)
     image: dict[int, Any] = {0: batch}
     if multiple_of is not None:
         rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
@@ -79,7 +83,7 @@ def component_to_onnx(
 
     multiple_of: of the sides of its one picture, which are free; None: it has none.
     """
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=TRACED_BATCHES)
     size: dict[int, Any] = {0: batch}
     if multiple_of is not None:
         size |= {2: multiple_of * torch.export.Dim("rows"), 3: multiple_of * torch.export.Dim("columns")}

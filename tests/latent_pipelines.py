@@ -48,15 +48,15 @@ def load_tokenizer(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def make_text_encoder(tokenizer: Any, seed: int, projected: int = 0) -> Any:
-    """A text encoder of two layers; projected: width of its pooled output, 0 for none."""
+def make_text_encoder(tokenizer: Any, seed: int, projected: int = 0, layers: int = 3) -> Any:
+    """A text encoder; projected: width of its pooled output, 0 for none."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(seed)
     config = CLIPTextConfig(
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         vocab_size=len(tokenizer),
         max_position_embeddings=LENGTH,
@@ -106,14 +106,14 @@ def make_unet(**changes: Any) -> Any:
     return unet
 
 
-def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
-    """A folder like that of Stable Diffusion 1."""
+def save_sd(folder: Path, scheduler: Any = None, vae: Any = None, layers: int = 3, **unet: Any) -> Path:
+    """A folder like that of Stable Diffusion 1. layers: of the text encoder."""
     import diffusers
 
     tokenizer = load_tokenizer(write_tokenizer(folder.with_name(f"{folder.name}-tokenizer")))
     diffusers.StableDiffusionPipeline(
-        vae=make_vae(),
-        text_encoder=make_text_encoder(tokenizer, 2),
+        vae=vae or make_vae(),
+        text_encoder=make_text_encoder(tokenizer, 2, layers=layers),
         tokenizer=tokenizer,
         unet=make_unet(**unet),
         scheduler=scheduler or diffusers.DDIMScheduler(**TRAINING, clip_sample=False, timestep_spacing="trailing"),
@@ -122,3 +122,80 @@ def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+POOLED = 24
+"""Width of the pooled text of SDXL."""
+
+
+def save_sdxl(folder: Path) -> Path:
+    """A folder like that of SDXL: two text encoders. The second fills up with id 0, and makes the pooled text."""
+    import diffusers
+
+    tokenizers = [
+        load_tokenizer(write_tokenizer(folder.with_name(f"{folder.name}-tokenizer-{number}"), pad))
+        for number, pad in enumerate((EOS, "!"))
+    ]
+    diffusers.StableDiffusionXLPipeline(
+        vae=make_vae(),
+        text_encoder=make_text_encoder(tokenizers[0], 2),
+        text_encoder_2=make_text_encoder(tokenizers[1], 4, POOLED),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        unet=make_unet(
+            cross_attention_dim=2 * WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=POOLED + 6 * 8,
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(**TRAINING),
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+SMALL: dict[str, Any] = {
+    "sample_size": 4,
+    "block_out_channels": (8, 8),
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+    "mid_block_type": None,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+}
+"""A U-Net that is traced quickly: two levels, of which one looks at the text."""
+
+
+def make_small_vae() -> Any:
+    """An autoencoder of factor 2."""
+    import diffusers
+
+    torch.manual_seed(1)
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=8,
+    ).eval()
+
+
+def make_tiny_vae() -> Any:
+    """The other kind of autoencoder, of factor 2."""
+    import diffusers
+
+    torch.manual_seed(3)
+    return diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    ).eval()
+
+
+def save_small_sd(folder: Path) -> Path:
+    """A folder like that of Stable Diffusion 1, as small as it can be."""
+    return save_sd(folder, vae=make_small_vae(), layers=1, **SMALL)

@@ -16,12 +16,13 @@ from PIL import Image
 from tiny import FIELDS, rewrite, write_bundle
 from tiny_latent import BACK, FACTOR, LENGTH, MIX, STATE, WIDTH, latent_fields, write_latent_bundle
 
-from sdedit.errors import BundleError, PlanError
+from sdedit.errors import BundleError, EngineError, PlanError
 from sdedit.runtime import Editor, replay
-from sdedit.runtime.bundle import MANIFEST, TEXT, Bundle, read_bundle, write_manifest
+from sdedit.runtime.bundle import MANIFEST, NETWORK, TEXT, Bundle, read_bundle, write_manifest
 from sdedit.runtime.checks.parity import measure_error
 from sdedit.runtime.codec import LatentCodec, to_state
 from sdedit.runtime.engines import installed_engines, load_component, load_engine
+from sdedit.runtime.engines.memory import check_loading
 
 PROMPT = "a fantasy landscape"
 
@@ -306,6 +307,22 @@ def test_guidance_of_a_distilled_model(bundle: Bundle, tmp_path: Path) -> None:
         editor.edit(picture(), prompt=PROMPT)
         with pytest.raises(PlanError, match=r"guidance 7\.5: tiny-latent was distilled without: accepted is 1"):
             editor.edit(picture(), prompt=PROMPT, guidance=7.5)
+
+
+@pytest.mark.parametrize("name", [NETWORK, TEXT])
+def test_memory_is_asked_for_before_a_network_is_loaded(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    needed = 2 * bundle.manifest.files[name].bytes  # the file's, and an engine's own layout of the float32 weights
+    monkeypatch.setattr("sdedit.runtime.engines.memory.available_memory", lambda: needed)
+    check_loading(bundle, name)
+    monkeypatch.setattr("sdedit.runtime.engines.memory.available_memory", lambda: min(needed - 1, 100))
+    monkeypatch.setattr(type(bundle), "read_network", None)
+    message = rf"loading {name} of tiny-latent needs at least 0\.0 GB of memory, 0\.0 GB are available"
+    with pytest.raises(EngineError, match=message):
+        load_component(bundle, name, "onnxruntime", 1)
+    with pytest.raises(EngineError, match="needs at least"):
+        Editor.open(bundle, engine="onnxruntime", threads=1)
 
 
 def test_a_text_encoder_that_was_altered_is_refused(bundle: Bundle, tmp_path: Path) -> None:

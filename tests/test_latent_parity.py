@@ -16,16 +16,17 @@ from PIL import Image
 pytest.importorskip("transformers", reason="diffusers' pipelines need transformers: pip install '.[test]'")
 pytest.importorskip("tokenizers", reason="prompts need the package tokenizers: pip install '.[text]'")
 
+import shutil
 import sys
 
 import diffusers
 import torch
 from conftest import Build
-from latent_pipelines import LENGTH, TRAINING, WIDTH, load_tokenizer, save_sd
+from latent_pipelines import TRAINING, load_tokenizer, save_sd, save_sdxl
 from tiny_latent import latent_fields, write_latent_bundle
 
 from sdedit.errors import CheckpointError
-from sdedit.export.latent import text_encoders
+from sdedit.export.latent import text_encoders, text_fields
 from sdedit.kernels import twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
 from sdedit.kernels.noise import normal_numpy
@@ -85,6 +86,12 @@ def known(build_once: Callable[[str, Build], Path]) -> Known:
     return Known(folder, diffusers.StableDiffusionPipeline.from_pretrained(folder), load_checkpoint(folder))
 
 
+@pytest.fixture(scope="module")
+def known_xl(build_once: Callable[[str, Build], Path]) -> Known:
+    folder = build_once("latent-sdxl", lambda folder: save_sdxl(folder / "sdxl")) / "sdxl"
+    return Known(folder, diffusers.StableDiffusionXLPipeline.from_pretrained(folder), load_checkpoint(folder))
+
+
 class TorchEngine:
     """An engine whose network is a torch module."""
 
@@ -111,13 +118,16 @@ def bundle_of(folder: Path, known: Known, scheduler: Any) -> Bundle:
     write_latent_bundle(folder)
     np.save(folder / SCHEDULE, mapped.schedule)
     text = known.checkpoint.latent.text  # type: ignore[union-attr]
+    if len(text.tokenizers) > 1:
+        shutil.copytree(folder / "tokenizer/0", folder / "tokenizer/1")
+    inputs = known.checkpoint.inputs
     fields = latent_fields(dict(text.tokenizers[0].vocabulary))
     fields |= {
-        "inputs": {"context": {"dtype": "float32", "shape": [LENGTH, WIDTH]}},
+        "inputs": {name: {"dtype": "float32", "shape": list(shape)} for name, shape in inputs.items()},
         "prediction": mapped.prediction,
         "schedule": {"name": mapped.schedule_name, "levels": len(mapped.schedule)},
     }
-    fields["text"] = {**fields["text"], "length": LENGTH}
+    fields["text"] = text_fields(text)
     write_manifest(folder, fields)
     return read_bundle(folder)
 
@@ -127,19 +137,21 @@ def components(known: Known, made: list[np.ndarray]) -> Callable[..., Any]:
     parts = known.checkpoint.latent
     assert parts is not None
     modules = {
-        ENCODER: (parts.encoder, "latent"),
-        DECODER: (parts.decoder, "image"),
-        TEXT: (parts.text.encoders, "context"),
+        ENCODER: (parts.encoder, ["latent"]),
+        DECODER: (parts.decoder, ["image"]),
+        TEXT: (parts.text.encoders, ["context", "pooled"]),
     }
 
     def load(bundle: Bundle, name: str, engine: str, threads: int | None) -> Any:
-        module, out = modules[name]
+        module, names = modules[name]
 
         def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             if name == DECODER:
                 made.append(inputs["latent"][0])
             with torch.inference_mode():
-                return {out: module(*map(torch.from_numpy, inputs.values())).numpy()}
+                found = module(*map(torch.from_numpy, inputs.values()))
+            outputs = found if isinstance(found, tuple) else (found,)
+            return {key: value.numpy() for key, value in zip(names, outputs, strict=False)}
 
         return run
 
@@ -188,6 +200,8 @@ def trailing(kind: Any, **options: Any) -> Any:
 DDIM = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
+XL = diffusers.StableDiffusionXLImg2ImgPipeline
+
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "ddim leading": (lambda: diffusers.DDIMScheduler(**TRAINING, **DDIM), {}),
     "ddim eta 1": (lambda: trailing(diffusers.DDIMScheduler, **DDIM), {"eta": 1.0}),
@@ -201,28 +215,39 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "turbo": (lambda: trailing(diffusers.EulerAncestralDiscreteScheduler), {"guidance": 1.0, "steps": 4, "t0": 0.5}),
     "v, zero SNR": (lambda: trailing(diffusers.DDIMScheduler, **DDIM, **ZERO_SNR), {"t0": 0.8}),
     "v, zero SNR, all noise": (lambda: trailing(diffusers.DDIMScheduler, **DDIM, **ZERO_SNR), {"t0": 1.0}),
+    "SDXL, euler": (lambda: diffusers.EulerDiscreteScheduler(**TRAINING), {"kind": XL}),
+    "SDXL, dpmpp_2m, no negative": (lambda: trailing(DPM), {"kind": XL, "negative": None}),
+    "SDXL, negative of no words": (lambda: trailing(DPM), {"kind": XL, "negative": ""}),
     "v, dpmpp_2m": (lambda: trailing(DPM, prediction_type="v_prediction"), {"t0": 0.8}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_edit_is_diffusers_edit(
-    known: Known, same_noise: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+    request: pytest.FixtureRequest,
+    same_noise: Callable[[Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    case: str,
 ) -> None:
     make, options = CASES[case]
+    known: Known = request.getfixturevalue("known_xl" if options.get("kind") is XL else "known")
     scheduler = make()
     masked = options.get("mask", False)
     steps, t0, guidance = options.get("steps", 10), options.get("t0", 0.6), options.get("guidance", 7.5)
+    negative = options.get("negative", NEGATIVE) if guidance != 1 else None
     mask = np.zeros((32, 32), np.uint8)
     mask[8:24, 4:20] = 255  # of whole cells, where the nearest value is the maximum
-    kind = diffusers.StableDiffusionInpaintPipeline if masked else diffusers.StableDiffusionImg2ImgPipeline
-    pipeline = kind(**{**known.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
+    plain = diffusers.StableDiffusionInpaintPipeline if masked else diffusers.StableDiffusionImg2ImgPipeline
+    kind = options.get("kind", plain)
+    others = {"add_watermarker": False} if kind is XL else {"requires_safety_checker": False}
+    pipeline = kind(**{**known.pipeline.components, "scheduler": scheduler}, **others)
     pipeline.set_progress_bar_config(disable=True)
     same_noise(pipeline)
     call: dict[str, Any] = {"mask_image": Image.fromarray(mask), "height": 32, "width": 32} if masked else {}
     theirs = pipeline(
         prompt=PROMPT,
-        negative_prompt=NEGATIVE if guidance != 1 else None,
+        negative_prompt=negative,
         image=photo(),
         strength=t0,
         num_inference_steps=steps,
@@ -245,7 +270,7 @@ def test_an_edit_is_diffusers_edit(
             photo(),
             mask if masked else None,
             prompt=PROMPT,
-            negative=NEGATIVE if guidance != 1 else None,
+            negative=negative,
             t0=t0,
             steps=count,
             sampler=sampler,

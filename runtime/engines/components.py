@@ -12,6 +12,7 @@ import numpy as np
 from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle
+from .memory import check_loading
 from .names import ENGINES, first_engine
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,6 +29,7 @@ def load_component(bundle: Bundle, name: str, engine: str, threads: int | None) 
     """Load the network in file `name` of the bundle. engine: preferred, by name. Raises BundleError and EngineError."""
     if engine not in ENGINES["cpu"]:
         engine = first_engine("cpu", "float32")
+    check_loading(bundle, name)
     component = OpenVinoComponent if engine == "openvino" else OnnxRuntimeComponent
     return component(bundle, name, threads or 1)
 

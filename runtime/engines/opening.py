@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from sdedit.errors import EngineError
 
-from ..bundle import Bundle
+from ..bundle import NETWORK, Bundle
 from ..machine import available_memory, available_processors
 from ..once import warn_once
 from .base import Engine
+from .memory import check_loading
 from .names import check_request, first_engine
 from .remembered import remembered
 
@@ -47,13 +48,16 @@ def choose(bundle: Bundle, engine: str, precision: str, threads: int | None) -> 
 def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int | None = None) -> Engine:
     """Load the bundle's network on the CPU; `choose` fills in the rest of the request.
 
-    Raises EngineError for an engine or precision that is unknown or missing, and if the engine refuses the network.
+    Raises EngineError for an engine or precision that is unknown or missing, if there is too little memory, and if the
+    engine refuses the network.
     """
     check_request("cpu", engine, precision, threads)
     processors = available_processors()
     if threads is not None and threads > processors:
         warn_once(f"{threads} threads share {processors} processors, which is slower than {processors} threads")
     chosen = choose(bundle, engine, precision, threads)
+    if chosen.precision != "int8":  # a smaller file of its own
+        check_loading(bundle, NETWORK)
     return load_engine(bundle, chosen.engine, chosen.precision, chosen.threads)
 
 
