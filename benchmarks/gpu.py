@@ -28,13 +28,16 @@ from sdedit.runtime.bundle import read_bundle, read_kernels
 from sdedit.runtime.cuda.driver import probe
 
 SECONDS: Mapping[str, int] = {
-    "machine": 30,
-    "tests": 80,
-    "doctor": 60,
-    "kernels": 90,
-    "speed": 60,
-    "engines": 110,
-    "peers": 45,
+    "machine": 20,
+    "tests": 70,
+    "doctor": 45,
+    "kernels": 80,
+    "speed": 45,
+    "engines": 90,
+    "torch_loop": 25,
+    "official": 20,
+    "torch_compile": 60,
+    "diffusers": 20,
 }
 """Parts in the order in which they run, with their time limits in seconds: below 8 minutes together."""
 

@@ -16,7 +16,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,21 +26,25 @@ import click
 import numpy as np
 
 from sdedit.console import run_command, to_json
-from sdedit.errors import EngineError, raise_interrupt
+from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle, read_bundle
 from sdedit.runtime.bundle.kernels import PTX_CAPABILITY
 from sdedit.runtime.bundle.manifest import ImageSpec
-from sdedit.runtime.checks.gpu import GpuCopy, OnHost, examine_gpu
+from sdedit.runtime.checks.gpu import GpuCopy, examine_gpu
 from sdedit.runtime.checks.parity import TOLERANCES, measure_error
 from sdedit.runtime.cuda import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.cuda import CudaDevice
+from sdedit.runtime.devices.cuda_tiles import OnHost
 from sdedit.runtime.engines import ENGINES, Evaluate, installed_engines, open_cuda_engine
 from sdedit.runtime.engines.remembered import installed_versions
 from sdedit.runtime.loop import Device, Loop, Task
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
+
+from .contenders import not_installed
+from .measure import timed_by
 
 Found = dict[str, Any]
 
@@ -266,18 +269,6 @@ def timed(gpu: Gpu, function: Callable[[], object], rounds: int) -> float:
     return timed_by(wait, function, rounds)
 
 
-def timed_by(wait: Callable[[], object], function: Callable[[], object], rounds: int) -> float:
-    """Milliseconds as in `timed`, by another way to wait."""
-    for _ in range(3):
-        function()
-    wait()
-    begun = time.perf_counter()
-    for _ in range(rounds):
-        function()
-    wait()
-    return round(1e3 * (time.perf_counter() - begun) / rounds, 4)
-
-
 def whole_edit(request: Request) -> Found:
     """Seconds of an edit of 25 steps with the engine that "auto" takes."""
     if not installed_engines("cuda"):
@@ -324,32 +315,27 @@ def engine_facts(request: Request, name: str, precision: str) -> Found:
     return facts
 
 
-def peers(request: Request) -> Found:
-    """Milliseconds a step of the same network in a plain torch loop, eager and as a CUDA graph."""
-    try:
-        import torch
+def peer(name: str) -> Callable[[Request], Found]:
+    """The part that measures a peer of gpu_peers.PEERS."""
 
-        from .gpu_peers import TorchLoop
-    except ImportError as error:
-        raise_interrupt(error)
-        return {"torch loop": f"the package {error.name} is not installed"}
-    if not torch.cuda.is_available() or request.bundle.classes:
-        return {"torch loop": "not run: torch finds no GPU, or the network takes labels"}
-    torch.cuda.set_device(request.index)
-    bundle, rounds = request.bundle, 5 if request.quick else 30
-    plan = make_plan(bundle.schedule, bundle.prediction, t0=0.5, steps=2, sampler="ancestral")
-    guide, mask = np.zeros(bundle.state_shape, np.float32), np.ones(bundle.state_shape[1:], np.float32)
-    found: Found = {}
-    with torch.inference_mode():
-        loop = TorchLoop(bundle, plan, guide, mask, f"cuda:{request.index}")
-        for name, step in (("eager", lambda: loop.step(0)), ("CUDA graph", loop.capture(0))):
-            found[f"torch loop, {name}, ms a step"] = timed_by(torch.cuda.synchronize, step, rounds)
-    return found
+    def measure(request: Request) -> Found:
+        missing = not_installed(("torch", "onnx", *(("diffusers",) if name == "diffusers" else ())))
+        if missing is not None:
+            return {name: f"not run: {missing}"}
+        from .gpu_peers import PEERS, NotRun, gpu_name
+
+        try:
+            device = gpu_name(request.index)
+            return PEERS[name](request.bundle, device, 2 if request.quick else 22)
+        except NotRun as error:
+            return {name: f"not run: {error}"}
+
+    return measure
 
 
 PARTS: Mapping[str, Callable[[Request], Found]] = {
-    part.__name__: part for part in (machine, tests, doctor, kernels, speed, engines, peers)
-}
+    part.__name__: part for part in (machine, tests, doctor, kernels, speed, engines)
+} | {name: peer(name) for name in ("torch_loop", "official", "torch_compile", "diffusers")}
 
 
 @click.command()

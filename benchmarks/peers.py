@@ -24,7 +24,7 @@ class OfficialLoop:
     It samples ancestrally with the posterior's variance, without clamping and without noise at the last step. Kept
     pixels are the guide at the level before the step, always with the same noise.
 
-    evaluate: (x, time) -> network output. lift: numpy array -> Array. draw: shape -> normal noise.
+    evaluate: (x, time) -> network output. lift: numpy array -> Array. lower: back. draw: shape -> normal noise.
     """
 
     def __init__(
@@ -34,18 +34,19 @@ class OfficialLoop:
         evaluate: Callable[[Array, float], Array],
         lift: Callable[[np.ndarray], Array],
         draw: Callable[[tuple[int, ...]], Array],
+        lower: Callable[[Array], np.ndarray] = np.asarray,
     ) -> None:
         self.problem = Problem(case)
         self.version = version
         self.network = Stopwatch(time.perf_counter)
         self._evaluate = self.network.around(evaluate)
-        self._lift, self._draw = lift, draw
+        self._lift, self._draw, self._lower = lift, draw, lower
         self._shape = (case.batch, *self.problem.shape)
         self._guide = lift(np.tile(self.problem.guide, (case.batch, 1, 1, 1)))
         self._mask = lift(self.problem.mask[None, None])
 
     def predict(self, x: np.ndarray, time: float) -> np.ndarray:
-        return np.asarray(self._evaluate(self._lift(x), time))
+        return self._lower(self._evaluate(self._lift(x), time))
 
     def begin(self, steps: int, exact: bool = False) -> None:
         self._exact = exact
@@ -74,27 +75,41 @@ class OfficialLoop:
         return self._row == len(self._levels) - 1
 
     def result(self) -> np.ndarray:
-        return np.asarray(self._x)
+        return self._lower(self._x)
 
     def _noise(self, kind: int, step: int) -> Array:
         return self._lift(self.problem.noise(kind, step)) if self._exact else self._draw(self._shape)
 
 
-def torch_loop(case: Case, precision: str, compiled: bool) -> OfficialLoop:
-    """The official loop with the project's port of the official network, eager or compiled by torch.compile."""
+def torch_loop(case: Case, precision: str, compiled: bool, device: str = "cpu") -> OfficialLoop:
+    """The official loop with the project's port of the official network, eager or compiled by torch.compile.
+
+    device: torch's name.
+    """
     import torch
 
     from .weights import load_network
 
     torch.set_num_threads(case.threads)
-    network: Any = load_network(weights_of(case))
+    network: Any = load_network(weights_of(case)).to(device)
     if precision == "bfloat16":
         network.bfloat16()
         network.temb.float().register_forward_hook(lambda module, args, out: out.bfloat16())
     if compiled:
         network = torch.compile(network.to(memory_format=torch.channels_last))
     version = f"torch {torch.__version__}"
-    return OfficialLoop(case, version, torch_evaluation(network, precision), torch.from_numpy, torch.randn)
+    return OfficialLoop(case, version, torch_evaluation(network, precision), **torch_arrays(device))
+
+
+def torch_arrays(device: str) -> dict[str, Callable[[Any], Any]]:
+    """OfficialLoop's functions for tensors on a device."""
+    import torch
+
+    return {
+        "lift": lambda array: torch.from_numpy(array).to(device),
+        "lower": lambda tensor: tensor.cpu().numpy(),
+        "draw": lambda shape: torch.randn(shape, device=device),
+    }
 
 
 def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], Array]:
@@ -105,7 +120,7 @@ def torch_evaluation(network: Any, precision: str) -> Callable[[Array, float], A
 
     def evaluate(x: Array, time: float) -> Array:
         with torch.inference_mode():
-            return network(x.to(dtype), torch.full((len(x),), time)).float()
+            return network(x.to(dtype), torch.full((len(x),), time, device=x.device)).float()
 
     return evaluate
 
@@ -134,10 +149,10 @@ def onnxruntime_numpy(case: Case) -> OfficialLoop:
 class DiffusersLoop(OfficialLoop):
     """The loop with diffusers' UNet2DModel and DDIMScheduler; the scheduler's eta = 1 makes ancestral steps."""
 
-    def __init__(self, case: Case, version: str, evaluate: Callable[[Array, float], Array], scheduler: Any) -> None:
-        import torch
-
-        super().__init__(case, version, evaluate, torch.from_numpy, torch.randn)
+    def __init__(
+        self, case: Case, version: str, evaluate: Callable[[Array, float], Array], scheduler: Any, device: str
+    ) -> None:
+        super().__init__(case, version, evaluate, **torch_arrays(device))
         self._scheduler = scheduler
 
     def begin(self, steps: int, exact: bool = False) -> None:
@@ -153,8 +168,11 @@ class DiffusersLoop(OfficialLoop):
         return self._scheduler.step(out, at, self._x, eta=1.0, variance_noise=noise).prev_sample
 
 
-def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
-    """diffusers' model, with the same weights, and scheduler, in the loop of its image-to-image pipelines."""
+def diffusers_loop(case: Case, precision: str, device: str = "cpu") -> DiffusersLoop:
+    """diffusers' model, with the same weights, and scheduler, in the loop of its image-to-image pipelines.
+
+    device: torch's name.
+    """
     import diffusers
     import torch
 
@@ -166,6 +184,7 @@ def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
         raise MissingError("its UNet2DModel has no counterpart of this network")
     dtype = getattr(torch, precision)
     network = diffusers.UNet2DModel.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=False).eval()
+    network.to(device)
     problem = Problem(case)
     predictions = {"eps": "epsilon", "v": "v_prediction"}
     scheduler = diffusers.DDIMScheduler(
@@ -177,7 +196,8 @@ def diffusers_loop(case: Case, precision: str) -> DiffusersLoop:
     )
     patch = round(math.sqrt(network.config.in_channels / problem.shape[0]))
     evaluate = torch_evaluation(in_patches(network, patch), precision)
-    return DiffusersLoop(case, f"diffusers {diffusers.__version__}, torch {torch.__version__}", evaluate, scheduler)
+    version = f"diffusers {diffusers.__version__}, torch {torch.__version__}"
+    return DiffusersLoop(case, version, evaluate, scheduler, device)
 
 
 def in_patches(network: Any, patch: int) -> Callable[[Array, Array], Array]:

@@ -6,6 +6,7 @@ reused, allocations lie apart, what was never written is not readable, and two t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -83,6 +84,12 @@ class DeviceMemory:
         where = self._range(address, result.nbytes, WRITTEN, who)
         result.reshape(-1).view(np.uint8)[:] = self._data[where]
         return result
+
+    def view(self, address: int, shape: tuple[int, ...], dtype: DTypeLike, who: str) -> np.ndarray:
+        """Allocated memory itself, for whoever computes on it in place. Later accesses through it are not checked."""
+        kind = np.dtype(dtype)
+        where = self._range(address, prod(shape) * kind.itemsize, FRESH, who)
+        return self._data[where].view(kind).reshape(shape)
 
     # The kernel's side: lane i of the arrays is thread i of the grid.
 

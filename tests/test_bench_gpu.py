@@ -1,13 +1,17 @@
 """The proof on a GPU: its processes, limits and files with parts that are stand-ins, its parts on the fake driver."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_driver import FakeDriver
+from torch_on_fake import use_torch_on
 
 from sdedit.benchmarks import gpu, gpu_parts
 from sdedit.benchmarks.gpu_parts import Request
@@ -16,9 +20,11 @@ from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime.bundle import SHIPPED, Bundle, network_inputs, read_bundle
 from sdedit.runtime.checks import gpu as gpu_checks
+from sdedit.runtime.checks.parity import TOLERANCES
 from sdedit.runtime.cuda import driver
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import load_engine
+from sdedit.runtime.engines.torch_operators import OPERATORS
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import make_plan
 
@@ -148,10 +154,70 @@ def test_speed_is_measured_in_every_way(fake: FakeDriver, request_: Request, mon
     assert fake.counts()["allocations"] == 0
 
 
+def test_engines_are_judged_and_timed(
+    fake: FakeDriver, request_: Request, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engine torch in all its precisions, on torch's CPU. Its times mean nothing on the fake driver."""
+    use_torch_on(fake, monkeypatch)
+    monkeypatch.setattr(gpu_parts, "installed_engines", lambda device: ["torch"])
+    monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: (function(), 1.0)[1])
+    found = gpu_parts.engines(request_)
+    assert list(found) == ["torch, float32", "torch, float16", "torch, bfloat16"]
+    for facts in found.values():
+        assert facts.keys() >= {"version", "captured", "error", "accepted", "ms a step, 8 slots"}
+        assert facts["accepted"]
+        assert facts["captured"]
+    assert fake.fault is None
+    assert fake.counts()["allocations"] == 0
+
+
+def test_an_engine_that_is_wrong_is_not_accepted(
+    fake: FakeDriver, request_: Request, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_torch_on(fake, monkeypatch)
+    monkeypatch.setitem(OPERATORS, "Mul", lambda torch, attributes, a, b: a * b * 1.01)  # type: ignore[misc]
+    monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: 1.0)
+    facts = gpu_parts.engine_facts(request_, "torch", "float32")
+    assert facts["accepted"] is False
+    assert 0.009 < facts["error"] < 0.011
+
+
+@pytest.mark.parametrize("name", ["torch_loop", "official", "torch_compile", "diffusers"])
+def test_peers_are_measured_or_named(
+    request_: Request, one_thread: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """On torch's CPU, the shipped network. Dynamo's own backend stands in for the compiler, which takes a minute."""
+    peers = pytest.importorskip("sdedit.benchmarks.gpu_peers")
+    monkeypatch.setattr(peers, "gpu_name", lambda index: "cpu")
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
+    found = gpu_parts.PARTS[name](dataclasses.replace(request_, bundle=read_bundle(SHIPPED)))
+    if name == "torch_loop":
+        assert list(found) == ["eager, ms a step"]
+    elif importlib.util.find_spec("diffusers") is None and name == "diffusers":
+        assert found["diffusers"].startswith("not run: diffusers is not installed")
+    else:
+        assert list(found) == ["version", "error", "ms a step"]
+        assert found["error"] <= TOLERANCES["float32"]
+        assert ("diffusers" in found["version"]) == (name == "diffusers")
+
+
+@pytest.mark.parametrize("name", ["torch_loop", "official", "torch_compile", "diffusers"])
+def test_a_peer_that_cannot_run_here_says_why(request_: Request, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_parts.PARTS[name](request_)[name] == f"not run: torch {torch.__version__} finds no GPU"
+    monkeypatch.setattr(gpu_parts, "not_installed", lambda packages: "torch is not installed")
+    assert gpu_parts.PARTS[name](request_) == {name: "not run: torch is not installed"}
+
+
+def test_a_peer_of_a_network_that_it_does_not_have_says_so(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = pytest.importorskip("sdedit.benchmarks.gpu_peers")
+    monkeypatch.setattr(peers, "gpu_name", lambda index: "cpu")
+    found = gpu_parts.PARTS["official"](request_)
+    assert found == {"official": "not run: the weights cannot be read back: its graph has no conv_in.weight"}
+
+
 def test_the_torch_loop_is_the_same_edit(one_thread: None) -> None:
     """On torch's CPU, without noise: the peer does the work that it is compared in."""
-    import torch
-
     bundle = read_bundle(SHIPPED)
     plan = make_plan(bundle.schedule, bundle.prediction, t0=0.5, steps=3, sampler="ddim", keep="fresh")
     rows = plan.rows.copy()

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_devices import NOTHING, make_device, make_task, on_cpu, same
+from cuda_devices import NOTHING, WAIT, make_device, make_task, mixing, on_cpu, same
 from fake_driver import FakeDriver, StandInEngine
-from stubs import run
+from stubs import StubEngine, run
 
 from sdedit.errors import EngineError
+from sdedit.kernels import twin
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.bundle.manifest import ImageSpec
+from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.loop import KEPT_SHAPES, Loop
 
 SIZES = [(8, 8), (8, 12), (16, 4), (8, 8), (20, 8)]
@@ -93,7 +95,6 @@ def test_an_editor_edits_at_any_size(fake: FakeDriver, free: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": "guide", "tile": 8}, "device cuda does not evaluate in tiles: choose a smaller size, or device cpu"),
         ({"size": "28x28"}, r"fake sm89 is out of memory: 1 slots of 3x28x28 need 0\.\d MB, 0\.0 MB are free: 0 would"),
     ],
 )
@@ -106,6 +107,46 @@ def test_what_it_cannot_edit_is_refused_before_it_is_submitted(
         with pytest.raises(EngineError, match=message):
             editor.submit(guide, steps=2, **options)
         assert len(editor.edit(guide, steps=2).images) == 1
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_tiles_are_the_cpus(fake: FakeDriver, free: Bundle, slots: int) -> None:
+    """Beside a job of the tile's own shape, which shares the engine's context and ends first."""
+    guide = np.random.default_rng(0).integers(0, 256, (20, 28, 3)).astype(np.uint8)
+    small = guide[:12, :12]
+    images = []
+    for device in (make_device(fake, free, slots=slots), on_tiles(free, slots)):
+        with Editor(free, device) as editor:
+            jobs = [
+                editor.submit(guide, size="guide", tile=12, steps=4, repeats=2, seed=3, images=2),
+                editor.submit(small, size="guide", steps=2, seed=3),
+                editor.submit(guide[:8], size="guide", tile=12, steps=3, seed=4),
+            ]
+            images.append([image.pil.tobytes() for job in jobs for image in job.result(WAIT).images])
+    assert images[0] == images[1]
+    assert fake.fault is None
+    assert fake.counts() == NOTHING
+
+
+def on_tiles(bundle: Bundle, slots: int) -> CpuDevice:
+    return CpuDevice(StubEngine(mixing), bundle.inputs, slots, twin(), multiple_of=bundle.image.multiple_of)
+
+
+def test_an_engine_forgets_a_shape_when_nobody_evaluates_it(
+    fake: FakeDriver, free: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[tuple[int, ...]] = []
+    monkeypatch.setattr(StandInEngine, "forget", lambda self, shape: forgotten.append(shape))
+    device = make_device(fake, free)
+    tiled, plain = device.for_shape((3, 20, 28), 12), device.for_shape((3, 12, 12), None)
+    of_native = device.for_shape((3, 20, 28), 8)
+    plain.close()
+    of_native.close()
+    assert not forgotten
+    tiled.close()
+    assert forgotten == [(3, 12, 12)]
+    device.close()
+    assert fake.counts() == NOTHING
 
 
 def test_memory_that_the_pool_keeps_is_free(fake: FakeDriver, free: Bundle) -> None:

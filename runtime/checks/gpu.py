@@ -11,7 +11,8 @@ from ..bundle import Bundle, read_kernels
 from ..bundle.manifest import ImageSpec
 from ..cuda import Gpu
 from ..devices.cuda import CudaDevice
-from ..engines import ENGINES, CudaEngine, DeviceArray, Enqueue, Evaluate, open_cuda_engine
+from ..devices.cuda_tiles import OnHost
+from ..engines import ENGINES, DeviceArray, Enqueue, open_cuda_engine
 from . import golden
 from .finding import Finding
 from .parity import TOLERANCES, measure_error
@@ -111,35 +112,3 @@ class GpuCopy:
 
     def close(self) -> None:
         """Do nothing: it holds nothing."""
-
-
-class OnHost:
-    """Implements engines.Engine on a CudaEngine: it copies to the GPU and back, and waits."""
-
-    threads = 1
-
-    def __init__(self, gpu: Gpu, engine: CudaEngine) -> None:
-        self.name, self.precision = engine.name, engine.precision
-        self.version, self.batch = engine.version, engine.batch
-        self._gpu = gpu
-        self._engine = engine
-
-    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        arrays = {**inputs, "out": out}
-        with self._gpu.calls("to allocate"):
-            there = {name: self._gpu.allocate(array.nbytes) for name, array in arrays.items()}
-            here = {name: self._gpu.allocate_pinned(array.nbytes) for name, array in arrays.items()}
-        parts = {name: DeviceArray(int(there[name].handle), array.shape, array.dtype) for name, array in arrays.items()}
-        enqueue = self._engine.bind({name: parts[name] for name in inputs}, parts["out"])
-
-        def evaluate() -> None:
-            with self._gpu.calls("to evaluate"):
-                for name in inputs:
-                    here[name][1][:] = arrays[name].reshape(-1).view(np.uint8)
-                    self._gpu.copy(there[name], 0, here[name][0], 0, arrays[name].nbytes)
-                enqueue(self._gpu.stream)
-                self._gpu.copy(here["out"][0], 0, there["out"], 0, out.nbytes)
-                self._gpu.wait()
-                out.reshape(-1).view(np.uint8)[:] = here["out"][1]
-
-        return evaluate

@@ -7,7 +7,7 @@ copied, and when it is AHEAD steps ahead. A snapshot is copied while the device 
 
 import logging
 import weakref
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,8 +24,9 @@ from ..cuda import Gpu
 from ..engines import CudaEngine, Enqueue
 from ..plan import MAX_ROWS
 from .arrays import device_arrays, null_name
-from .cuda_kernels import LoadedKernels, load_kernels
+from .cuda_kernels import load_kernels
 from .cuda_memory import CudaArrays, all_bytes, too_large
+from .cuda_tiles import TiledCudaEngine
 
 AHEAD = 2
 """Steps that may be enqueued and not done, so that the GPU need not wait for the host. A cancelled job ends that much
@@ -69,27 +70,32 @@ class CudaDevice:
         eager: bool = False,
         *,
         shape: tuple[int, ...] | None = None,
-        kernels: LoadedKernels | None = None,
+        tile: int | None = None,
+        native: "CudaDevice | None" = None,
     ) -> None:
         """Raises EngineError if the bundle has no kernels for the GPU, or the slots do not fit into memory.
 
-        shape: of states; None: the native one. kernels: those of the device for the native shape, which owns GPU and
-        engine. Without them this device owns both: it closes the engine when it is closed, and the GPU also if this
-        fails.
+        shape: of states; None: the native one. tile: see Device.for_shape. native: the device for the native shape,
+        which owns GPU and engine. Without it this device owns both: it closes the engine when it is closed, and the GPU
+        also if this fails.
         """
         check_slots(slots, engine)
         self.name = "cuda" if gpu.index == 0 else f"cuda:{gpu.index}"
         self.engine = engine
         self.slots = slots
-        self.eager = eager or not engine.capturable
         self.captures = 0
         self.state_shape: tuple[int, ...] = bundle.state_shape if shape is None else shape
         self._bundle = bundle
         self._gpu = gpu
-        self._owner = kernels is None
+        self._owner = native is None
+        self._uses: Counter[tuple[int, ...]] = Counter() if native is None else native._uses
+        self._evaluated = tile_of(self.state_shape, tile)
+        self._tiled = None if tile is None else TiledCudaEngine(gpu, engine, tile, bundle.image.multiple_of)
+        self._runs: CudaEngine = engine if self._tiled is None else self._tiled
+        self.eager = eager or not self._runs.capturable
         self._guided = bundle.null_label is not None
         self._inputs = resized(bundle.inputs, self.state_shape)
-        self._others: weakref.WeakValueDictionary[tuple[int, ...], CudaDevice] = weakref.WeakValueDictionary()
+        self._others: weakref.WeakValueDictionary[tuple[int | None, ...], CudaDevice] = weakref.WeakValueDictionary()
         self._counter, self._row_count = np.zeros((2, slots), np.uint32)
         self._begin_noise = np.zeros(slots, bool)
         self._guidance: list[np.ndarray] = [np.ones(0, np.float32)] * slots
@@ -97,18 +103,21 @@ class CudaDevice:
         self._done: deque[Any] = deque()
         self.closed = False
         try:
-            if kernels is None:
+            if native is None:
                 with gpu.calls("to load the kernels"):
-                    kernels = load_kernels(gpu, bundle, self._guided)
-            self._kernels, self.kernels = kernels, f"triton {kernels.kind}"
+                    self._kernels = load_kernels(gpu, bundle, self._guided)
+            else:
+                self._kernels = native._kernels
+            self.kernels = f"triton {self._kernels.kind}"
             self._memory = CudaArrays(gpu, device_arrays(self._inputs, slots, self._guided))
             try:
                 self._evaluate = self._bind({name: name for name in self._inputs}, "o")
                 null = {name: null_name(name) for name in self._inputs}
                 self._evaluate_uncond = self._bind(null, "o_uncond") if self._guided else {}
             except BaseException:
-                self._memory.close()
+                self._free()
                 raise
+            self._uses[self._evaluated] += 1
         except BaseException:
             if self._owner:
                 gpu.close()
@@ -152,12 +161,10 @@ class CudaDevice:
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
         """May be called from any thread, beside the one that runs the device."""
-        if tile is not None:
-            raise EngineError("device cuda does not evaluate in tiles: choose a smaller size, or device cpu")
-        if shape == self.state_shape:
+        if (shape, tile) == (self.state_shape, None):
             return
         _, height, width = shape
-        if not self._bundle.image.free:
+        if not self._bundle.image.free and tile_of(shape, tile) != self.state_shape:
             native = "x".join(map(str, self.state_shape[1:]))
             raise EngineError(f"{self._bundle.name} takes the native size only, {native}, not {height}x{width}")
         if height * width % DIVISIBLE_BY or height * width > MAX_PIXELS:
@@ -165,8 +172,8 @@ class CudaDevice:
                 f"GPU kernels need height x width divisible by {DIVISIBLE_BY} and at most {MAX_PIXELS}, "
                 f"not {height}x{width}: choose another size, or device cpu"
             )
-        self.engine.check_shape(shape)
-        known = self._others.get(shape)
+        self.engine.check_shape(tile_of(shape, tile))
+        known = self._others.get((*shape, tile))
         if known is not None and not known.closed:
             return
         specs = device_arrays(resized(self._inputs, shape), self.slots, self._guided)
@@ -178,8 +185,8 @@ class CudaDevice:
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CudaDevice":
         self.check_shape(shape, tile)
         shared = self._gpu, self._bundle, self.engine, self.slots, self.eager
-        device = CudaDevice(*shared, shape=shape, kernels=self._kernels)
-        self._others[shape] = device
+        device = CudaDevice(*shared, shape=shape, tile=tile, native=self)
+        self._others[*shape, tile] = device
         return device
 
     def close(self) -> None:
@@ -195,16 +202,23 @@ class CudaDevice:
         self._graphs, self._done = OrderedDict(), deque()
         try:
             self._gpu.free(*graphs)
-            self._memory.close()
+            self._free()
+            self._uses[self._evaluated] -= 1
             if self._owner:
                 self.engine.close()
-            else:
-                self.engine.forget(self.state_shape)
+            elif not self._uses[self._evaluated]:  # another device may evaluate that shape
+                self.engine.forget(self._evaluated)
         except Exception as error:  # engines' errors share no base class
             LOG.warning("engine %s failed to close: %s", self.engine.name, reason(error))
         finally:
             if self._owner:
                 self._gpu.close()
+
+    def _free(self) -> None:
+        """Free all buffers."""
+        self._memory.close()
+        if self._tiled is not None:
+            self._tiled.close()
 
     # A step.
 
@@ -280,12 +294,17 @@ class CudaDevice:
         """Bind the engine to each group's part of the buffers. arrays: from which array it reads each input."""
         batch = self.engine.batch
         return {
-            group: self.engine.bind(
+            group: self._runs.bind(
                 {name: self._memory.part(array, group * batch, batch) for name, array in arrays.items()},
                 self._memory.part(out, group * batch, batch),
             )
             for group in range(self.slots // batch)
         }
+
+
+def tile_of(shape: tuple[int, ...], tile: int | None) -> tuple[int, ...]:
+    """Shape of what the network evaluates at once."""
+    return shape if tile is None else (shape[0], min(shape[1], tile), min(shape[2], tile))
 
 
 def check_slots(slots: int, engine: CudaEngine) -> None:

@@ -1,9 +1,10 @@
 """The network on torch for the CUDA device: the bundle's own ONNX, on our memory and our stream.
 
-For machines that have torch and no TensorRT. It was never executed on a GPU; TorchNetwork is tested on torch's CPU.
+For machines that have torch and no TensorRT. It was never executed on a GPU: TorchEngine is tested on the fake driver,
+whose memory torch's CPU can use. TorchOnGpu, which holds all calls of torch.cuda, is not tested.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """Implements engines.CudaEngine. It runs all slots at once; torch's memory for it is a pool of its own."""
+    """Implements engines.CudaEngine. It runs all slots at once."""
 
     name = "torch"
     threads: int | None = None
@@ -27,28 +28,21 @@ class TorchEngine:
     def __init__(self, bundle: Bundle, gpu: "Gpu", precision: str, slots: int) -> None:
         """Raises EngineError if torch has no CUDA, or cannot run the network."""
         torch, _ = import_torch()
-        if not torch.cuda.is_available():
-            raise EngineError(f"the installed torch {torch.__version__} finds no GPU: install one with CUDA")
-        self._gpu, self._torch = gpu, torch
         self.version, self.precision, self.batch = str(torch.__version__), precision, slots
-        self._device = f"cuda:{gpu.index}"
         with gpu.calls("to load the engine"):
-            self._stream = torch.cuda.ExternalStream(gpu.stream, device=self._device)
-            self._pool: Any = torch.cuda.MemPool()
-            with self._ours():
-                self._network: Any = TorchNetwork(bundle.read_network(), self._device, precision)
+            self._torch: Any = TorchOnGpu(gpu)
+            with self._torch.active():
+                self._network: Any = TorchNetwork(bundle.read_network(), self._torch.device, precision)
 
     def bind(self, inputs: Mapping[str, DeviceArray], out: DeviceArray) -> Enqueue:
         """Implements engines.CudaEngine. A captured graph keeps using the pool's memory, which nobody else gets."""
-        torch = self._torch
-        tensors = {name: torch.as_tensor(Shared(array), device=self._device) for name, array in inputs.items()}
-        result = torch.as_tensor(Shared(out), device=self._device)
+        tensors = {name: self._torch.tensor(array) for name, array in inputs.items()}
+        result = self._torch.tensor(out)
 
         def enqueue(stream: int) -> None:
             del stream  # the one that the engine was made for
             try:
-                with self._ours():
-                    result.copy_(self._network(tensors))
+                self._torch.enqueue(lambda: result.copy_(self._network(tensors)))
             except RuntimeError as error:  # torch's errors
                 raise EngineError(f"torch failed in mid-edit: {reason(error)}") from None
 
@@ -62,12 +56,39 @@ class TorchEngine:
 
     def close(self) -> None:
         """Drop weights and memory."""
-        self._network = self._pool = None
+        self._network = self._torch = None
 
-    def _ours(self) -> ExitStack:
-        """While it is open, this thread's torch runs on our stream, allocates from our pool and learns nothing."""
+
+class TorchOnGpu:
+    """torch on a Gpu's memory and stream, with a pool of memory of its own. device: torch's name of the GPU."""
+
+    def __init__(self, gpu: "Gpu") -> None:
+        """Raises EngineError if torch has no CUDA."""
+        torch, _ = import_torch()
+        if not torch.cuda.is_available():
+            raise EngineError(f"the installed torch {torch.__version__} finds no GPU: install one with CUDA")
+        self._torch = torch
+        self.device = f"cuda:{gpu.index}"
+        self._stream = torch.cuda.ExternalStream(gpu.stream, device=self.device)
+        self._pool: Any = torch.cuda.MemPool()
+
+    def tensor(self, array: DeviceArray) -> Any:
+        """The array's memory as a tensor."""
+        return self._torch.as_tensor(Shared(array), device=self.device)
+
+    def enqueue(self, function: Callable[[], object]) -> None:
+        """Enqueue, or capture, what the function asks torch to do."""
+        with self.active():
+            function()
+
+    def active(self) -> ExitStack:
+        """While it is open, this thread's torch runs on our stream, allocates from our pool and learns nothing.
+
+        float32 is float32: torch's default for convolutions is TF32.
+        """
         stack, cuda = ExitStack(), self._torch.cuda
         stack.enter_context(self._torch.inference_mode())
+        stack.enter_context(self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         stack.enter_context(cuda.stream(self._stream))
         stack.enter_context(cuda.use_mem_pool(self._pool))
         return stack
