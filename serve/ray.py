@@ -117,7 +117,10 @@ class RayBackend:
     max_queued_requests=64,
     health_check_period_s=2,
     graceful_shutdown_timeout_s=30,
-    ray_actor_options={"num_cpus": 0},
+    ray_actor_options={
+        "num_cpus": 0,
+        "resources": {"node:__internal_head__": 0.001},
+    },  # where Ray's port is
 )
 @serve.ingress()
 class Gateway:
