@@ -1,5 +1,11 @@
 """Laplacian blending, a baseline for composites: `python -m sdedit.evaluation.baselines --help`."""
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.evaluation.baselines")
+    raise SystemExit
+
 from pathlib import Path
 
 import click
@@ -78,5 +84,6 @@ def command(guides: Path, masks: Path, photos: Path, out: Path) -> None:
         save_image(to_image(laplacian_blend(pair[0], pair[1], mask[0])), target, {})
 
 
-if __name__ == "__main__":
-    run_command(command, "baselines")
+def main() -> None:
+    """Run the command as this process."""
+    run_command(command, "sdedit.evaluation.baselines")

@@ -136,7 +136,6 @@ def read_settings(wishes: Wishes, model: Mapping[str, Any], masked: bool) -> tup
             eta=wishes.number("eta", 0.0) if sampler == "DDIM" else None,
             seed="random" if seed < 0 else seed,
             images=wishes.count("batch_size", 1, 1) * wishes.count("n_iter", 1, 1),
-            prompt=wishes.text("prompt") if model["sdedit"]["text"] else None,
             fit=FITS.get(wishes.count("resize_mode", 0), "crop"),
             size=None if masked else read_size(wishes, model),
             feather=min(wishes.count("mask_blur", 4), 64),
