@@ -3,6 +3,12 @@
 A Gateway has the ASGI application. It sends each edit to a replica of Edits, and again to another one if that dies.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from sdedit.entry import run_module
+
+    run_module("sdedit.serve.ray")
+    raise SystemExit
+
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -203,5 +209,6 @@ def ray_command(
         serve.shutdown()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command as this process."""
     run_command(ray_command, "python -m sdedit.serve.ray")

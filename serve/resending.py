@@ -5,6 +5,7 @@ Beginning again is safe because an edit is a function of its request: the seed i
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from .backend import Backend, Tell
@@ -34,7 +35,7 @@ async def edit_items(backend: Backend, request: EditRequest) -> AsyncIterator[It
     try:
         await running.started()
         if running.newest is not None:
-            yield running.newest
+            yield replace(running.newest, step=0, preview=None)  # it was taken; its steps follow, each once
         async for step in running.steps():
             if step is not None:
                 yield step

@@ -86,7 +86,7 @@ def read_edit(form: Form, data: bytes, model: Mapping[str, Any], by_alpha: bool)
         for name, text in form.fields.items()
         if name not in (*OPTIONS, *USED) and text not in NEUTRAL.get(name, ("",))
     ] + [f"file {shown(name)} is not used" for name in form.files if name not in (*IMAGE_FIELDS, "mask")]
-    if not model["sdedit"]["text"] and options.pop("prompt", ""):
+    if "prompt" in unused and form.fields.get("prompt"):
         warnings.append(f"prompt is not used: {model['id']} takes no text")
     if form.fields.get("n"):
         options["images"] = form.fields["n"]
