@@ -8,6 +8,9 @@ from .problems import check_wait
 SMOOTHING = 0.05
 """Weight of the newest measurement in the mean duration of a unit."""
 
+TYPICAL_SMOOTHING = 0.25
+"""Weight of the newest edit in the mean work of edits."""
+
 
 @dataclass(eq=False)
 class Place:
@@ -23,8 +26,10 @@ class Admission:
     the same time, more where other programs run. Only the event loop's thread uses this object.
     """
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, typical_units: float) -> None:
+        """typical_units: of an edit, until there were some."""
         self._limit = limit_seconds
+        self._typical_units = typical_units
         self._places: set[Place] = set()
         self._seconds_per_unit = 1.0
         self._last: float | None = None
@@ -34,6 +39,11 @@ class Admission:
         """Seconds that an edit which came now would wait, about."""
         return sum(place.units for place in self._places) * self._seconds_per_unit
 
+    @property
+    def typical(self) -> float:
+        """Seconds that an edit takes, about: the work of the latest ones."""
+        return self._typical_units * self._seconds_per_unit
+
     def enter(self, units: float) -> Place:
         """Take an edit. Raises Problem 503 if it would wait longer than the limit."""
         check_wait(self.wait, self._limit)
@@ -42,6 +52,11 @@ class Admission:
         place = Place(units)
         self._places.add(place)
         return place
+
+    def weigh(self, place: Place, units: float) -> None:
+        """Set the work of an edit that has not begun, when it is known exactly."""
+        place.units = units
+        self._typical_units += TYPICAL_SMOOTHING * (units - self._typical_units)
 
     def advance(self, place: Place, units: float) -> None:
         """Count work that an edit has done."""

@@ -10,6 +10,7 @@ from sdedit.errors import PlanError
 from sdedit.runtime import Job, Progress
 from sdedit.runtime.editor.placing import largest_area, wanted_size
 from sdedit.runtime.images import encode_png, multiples
+from sdedit.runtime.settings import Settings
 
 from .admission import Admission, Place
 from .limits import Limits
@@ -39,6 +40,10 @@ class Backend(Protocol):
     def wait(self) -> float:
         """Seconds that a new edit would wait, about."""
 
+    @property
+    def typical(self) -> float:
+        """Seconds of work of one edit, about, for requests that have not been read; 0 if they cause no wait here."""
+
     async def close(self) -> None:
         """End what is left and let go of the models."""
 
@@ -50,7 +55,8 @@ class LocalBackend:
         """The backend owns the models' editors, and closes them."""
         self._models = models
         self._limits = limits
-        self._admission = Admission(limits.wait_seconds)
+        first = next(iter(models.values()))
+        self._admission = Admission(limits.wait_seconds, Settings.steps * first.seconds)
         self._decoders = asyncio.Semaphore(limits.decoders)
         self._large = asyncio.Semaphore(1)
 
@@ -61,6 +67,10 @@ class LocalBackend:
     def wait(self) -> float:
         return self._admission.wait
 
+    @property
+    def typical(self) -> float:
+        return self._admission.typical
+
     async def edit(self, request: EditRequest, tell: Tell) -> Finished:
         """See Backend. Too large pictures, too much work and a full queue are refused before a picture is decoded."""
         model = choose(self._models, request.model)
@@ -68,7 +78,7 @@ class LocalBackend:
         place = self._admission.enter(request.evaluations * model.seconds)
         try:
             pixels, cost = await asyncio.to_thread(check_cost, request, model, self._limits)
-            place.units = request.evaluations * cost * model.seconds
+            self._admission.weigh(place, request.evaluations * cost * model.seconds)
             async with self._large if pixels > LARGE_PIXELS else nullcontext(), self._decoders:
                 job = await self._submit(model, request)
             try:

@@ -3,8 +3,12 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
+from starlette.requests import Request
+
+from .arrivals import Arrival
 from .backend import Backend
 from .limits import Limits
 from .problems import Problem, check_wait, overloaded, problem_of
@@ -22,7 +26,8 @@ class Running:
     preview: its newest step with a preview.
     """
 
-    def __init__(self, backend: Backend, request: EditRequest) -> None:
+    def __init__(self, backend: Backend, request: EditRequest, begins: Callable[[], None] = lambda: None) -> None:
+        """begins: called just before the backend takes the edit or refuses it."""
         self.id = secrets.token_urlsafe(16)
         self.created = time.time()
         self.newest: Step | None = None
@@ -30,7 +35,7 @@ class Running:
         self._news = asyncio.Event()
         self._why: Problem | None = None
         self._problem: Problem | None = None
-        self.task = asyncio.get_running_loop().create_task(backend.edit(request, self.tell))
+        self.task = asyncio.get_running_loop().create_task(self._edit(backend, request, begins))
         self.task.add_done_callback(lambda _: self._news.set())
 
     @property
@@ -90,6 +95,10 @@ class Running:
                     last = step.step
                     yield step
 
+    async def _edit(self, backend: Backend, request: EditRequest, begins: Callable[[], None]) -> Finished:
+        begins()
+        return await backend.edit(request, self.tell)
+
     async def _next_news(self) -> bool:
         """Whether there are news within QUIET_SECONDS; waits for the first without a limit."""
         limit = None if self.newest is None else QUIET_SECONDS
@@ -111,25 +120,35 @@ class Desk:
         self.draining = False
         self._running: set[Running] = set()
         self._sessions: dict[str, Running] = {}
-        telemetry.watch(lambda: len(self._running), lambda: backend.wait)
+        self._arrivals: set[Arrival] = set()
+        telemetry.watch(lambda: len(self._running), lambda: self.wait)
 
-    def check_open(self) -> None:
-        """Raise Problem 503 if a new edit would be refused. To be called before its body is read."""
+    @property
+    def wait(self) -> float:
+        """Seconds that a new edit would wait, about: behind those in flight and those whose requests are being read."""
+        return self._wait(None)
+
+    @contextmanager
+    def arriving(self, request: Request) -> Iterator[Arrival]:
+        """Count a request until its edit begins or fails. Raises Problem 503 if it should not be read.
+
+        The caller stays inside until the edit has begun: so it counts at every moment, and once.
+        """
+        arrival = Arrival(request, self._check_arrival)
+        self._arrivals.add(arrival)
         try:
-            if self.draining:
-                raise overloaded("the server is ending", 5)
-            check_wait(self.backend.wait, self.limits.wait_seconds)
-        except Problem as problem:
-            self.telemetry.ended(problem, 0.0)
-            raise
+            self._check_arrival(arrival)
+            yield arrival
+        finally:
+            self._arrivals.discard(arrival)
 
-    def open(self, request: EditRequest) -> Running:
+    def open(self, request: EditRequest, arrival: Arrival) -> Running:
         """Begin an edit; an older one of its session is cancelled. Raises Problem 503 while the server ends."""
         if self.draining:
             raise overloaded("the server is ending", 5)
         if request.session is not None and (older := self._sessions.get(request.session)) is not None:
             older.cancel(Problem(409, "a newer edit of the session took the place of this one", "superseded"))
-        running = Running(self.backend, request)
+        running = Running(self.backend, request, lambda: self._arrivals.discard(arrival))
         self._running.add(running)
         if request.session is not None:
             self._sessions[request.session] = running
@@ -144,6 +163,19 @@ class Desk:
         """End all edits; their clients are told."""
         for running in list(self._running):
             running.cancel(overloaded("the server is ending, and the edit was not done in time", 5))
+
+    def _wait(self, arrival: Arrival | None) -> float:
+        """The wait behind all others than this arrival."""
+        return self.backend.wait + self.backend.typical * sum(a.share for a in self._arrivals if a is not arrival)
+
+    def _check_arrival(self, arrival: Arrival) -> None:
+        try:
+            if self.draining:
+                raise overloaded("the server is ending", 5)
+            check_wait(self._wait(arrival), self.limits.wait_seconds)
+        except Problem as problem:
+            self.telemetry.ended(problem, 0.0)
+            raise
 
     def _ended(self, running: Running, request: EditRequest) -> None:
         self._running.discard(running)

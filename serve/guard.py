@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdedit.errors import shown
 
+from .arrivals import declared_bytes
 from .limits import Limits
 from .problems import Problem, overloaded
 from .telemetry import Telemetry
@@ -71,7 +72,7 @@ class Guard:
             headers = {**problem.headers, "connection": "close"}  # its body is not read
             await JSONResponse(problem.as_json(), problem.status, headers)(scope, receive, send_safely)
             return
-        body = Body(receive, Headers(scope=scope).get("content-length", ""), self._limits, self)
+        body = Body(receive, declared_bytes(Headers(scope=scope)), self._limits, self)
         try:
             await self._app(scope, body.receive, send_safely)
         finally:
@@ -97,9 +98,9 @@ class Guard:
 class Body:
     """The body of one request, counted as it comes. size: bytes so far."""
 
-    def __init__(self, receive: Receive, declared: str, limits: Limits, guard: Guard) -> None:
+    def __init__(self, receive: Receive, declared: int, limits: Limits, guard: Guard) -> None:
         self._receive = receive
-        self._declared = int(declared) if declared.isascii() and declared.isdigit() else 0
+        self._declared = declared
         self._limits = limits
         self._guard = guard
         self.size = 0

@@ -89,10 +89,10 @@ def shelf_of(request: Request) -> Shelf:
 async def post_job(request: Request) -> Response:
     """Begin an edit and answer at once; errors in its arguments are found here."""
     desk = desk_of(request)
-    desk.check_open()
-    form = await read_form(request, desk.limits)
-    running = desk.open(read_request(form.files, form.fields))
-    await attended(request, running, running.started())
+    with desk.arriving(request) as arrival:
+        form = await read_form(arrival.request, desk.limits)
+        running = desk.open(read_request(form.files, form.fields), arrival)
+        await attended(request, running, running.started())
     shelf_of(request).add(running)
     return JSONResponse(describe(running), 202, {"location": f"/v1/jobs/{running.id}"})
 

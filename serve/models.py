@@ -90,7 +90,7 @@ def describe(name: str, bundle: Bundle) -> dict[str, Any]:
             "free": image.free,
             "classes": bundle.classes,
             "null_label": bundle.null_label,
-            "guidance": bundle.null_label is not None,
+            "guidance": bundle.guided,
             "levels": len(bundle.schedule),
             "text": bundle.manifest.text is not None,
             "palette": [asdict(material) for material in read_palette(bundle)] or None,

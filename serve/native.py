@@ -22,12 +22,12 @@ def desk_of(request: Request) -> Desk:
 async def post_edit(request: Request) -> Response:
     """Make an edit; the answer is a PNG, JSON or a stream of events."""
     desk = desk_of(request)
-    desk.check_open()
-    form = await read_form(request, desk.limits)
-    wanted = read_request(form.files, form.fields)
-    kind = answer_kind(request.headers.get("accept", ""), wanted.settings.images)
-    running = desk.open(wanted)
-    await attended(request, running, running.started())
+    with desk.arriving(request) as arrival:
+        form = await read_form(arrival.request, desk.limits)
+        wanted = read_request(form.files, form.fields)
+        kind = answer_kind(request.headers.get("accept", ""), wanted.settings.images)
+        running = desk.open(wanted, arrival)
+        await attended(request, running, running.started())
     return await answer(request, running, kind)
 
 

@@ -28,6 +28,9 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.kind = kind
         self.headers = dict(headers or {})
 
+    def __reduce__(self) -> tuple[type["Problem"], tuple[int, str, str, dict[str, str]]]:
+        return type(self), (self.status, self.message, self.kind, self.headers)  # to send it to another process
+
     def as_json(self) -> dict[str, Any]:
         """The body of the answer, as OpenAI's clients read it."""
         return {"error": {"message": self.message, "type": self.kind, "param": None, "code": None}}

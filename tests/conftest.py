@@ -103,6 +103,19 @@ def bundle_with_kernels(build_once: Callable[[str, Build], Path]) -> Bundle:
     return read_bundle(build_once("with-kernels", extend) / "with-kernels")
 
 
+@pytest.fixture(scope="session")
+def earth_with_graph(build_once: Callable[[str, Build], Path]) -> Path:
+    """The shipped model with graph/."""
+    from sdedit.export.additions import extend_bundle
+    from sdedit.export.graph.addition import graph_addition
+    from sdedit.runtime.bundle import SHIPPED
+
+    def extend(folder: Path) -> None:
+        extend_bundle(SHIPPED, folder / "earth", [graph_addition()], lambda line: None)
+
+    return build_once("graph", extend) / "earth"
+
+
 @pytest.fixture
 def fake(fake_library: ctypes.CDLL, bundle_with_kernels: Bundle) -> Iterator[FakeDriver]:
     fake = FakeDriver(fake_library, bundle_with_kernels.path / "kernels")

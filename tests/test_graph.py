@@ -1,21 +1,20 @@
 """The whole edit as one ONNX graph: the Editor's bytes for every preset, at any size, and a self-test that catches."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino_uint64
 import pytest
 from command_line import Run
 from PIL import Image
 
-from sdedit.export.additions import extend_bundle
-from sdedit.export.graph.addition import graph_addition
 from sdedit.export.graph.builder import FLOAT, INT64, UINT64, Builder, Names, model_of, value
 from sdedit.export.graph.noise import key_schedule, normal
-from sdedit.export.graph.selftest import failures, inputs_of
+from sdedit.export.graph.selftest import failures, fill_inputs, inputs_of
 from sdedit.kernels import twin
 from sdedit.kernels.noise import normal_numpy
 from sdedit.runtime.bundle import SHIPPED, read_bundle
@@ -29,13 +28,6 @@ Session = Any
 
 
 @pytest.fixture(scope="module")
-def extended(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """The shipped model with graph/."""
-    build = lambda folder: extend_bundle(SHIPPED, folder / "earth", [graph_addition()], lambda line: None)  # noqa: E731
-    return build_once("graph", build) / "earth"
-
-
-@pytest.fixture(scope="module")
 def loop() -> Iterator[Loop]:
     bundle = read_bundle(SHIPPED)
     loop = Loop(CpuDevice(load_engine(bundle, "onnxruntime", "float32", 1), bundle.inputs, 1, twin()))
@@ -44,13 +36,20 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture(scope="module")
-def edit_session(extended: Path) -> Session:
-    return session(str(extended / "graph" / "edit.onnx"))
+def edit_session(earth_with_graph: Path) -> Session:
+    return session(str(earth_with_graph / "graph" / "edit.onnx"))
+
+
+@pytest.fixture(scope="module")
+def selftest(earth_with_graph: Path) -> dict[str, Any]:
+    """The content of selftest.json."""
+    found: dict[str, Any] = json.loads((earth_with_graph / "graph" / "selftest.json").read_text(encoding="utf-8"))
+    return found
 
 
 def session(model: str | bytes) -> Session:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -66,17 +65,9 @@ def strengths(height: int, width: int) -> np.ndarray:
     return mask
 
 
-def inputs(guide: np.ndarray, mask: np.ndarray, sampler: str, keep: str, repeats: int) -> dict[str, np.ndarray]:
-    return {
-        "guide": guide,
-        "mask": mask,
-        "t0": np.asarray(0.6),
-        "steps": np.asarray(3),
-        "seed": np.asarray(2**63 + 5, np.uint64),
-        "sampler": np.asarray(list(SAMPLERS).index(sampler)),
-        "keep": np.asarray(KEEPS.index(keep)),
-        "repeats": np.asarray(repeats),
-    }
+def edit_of(sampler: str, keep: str, repeats: int) -> dict[str, float]:
+    places = {"sampler": list(SAMPLERS).index(sampler), "keep": KEEPS.index(keep)}
+    return {"t0": 0.6, "steps": 3, "seed": 2**63 + 5, "repeats": repeats, **places}
 
 
 CASES = [
@@ -88,7 +79,13 @@ CASES = [
 
 @pytest.mark.parametrize(("sampler", "keep", "repeats", "size"), CASES)
 def test_a_graph_computes_what_the_loop_does(
-    loop: Loop, edit_session: Session, sampler: str, keep: str, repeats: int, size: tuple[int, int]
+    loop: Loop,
+    selftest: dict[str, Any],
+    edit_session: Session,
+    sampler: str,
+    keep: str,
+    repeats: int,
+    size: tuple[int, int],
 ) -> None:
     guide, mask = picture(*size), strengths(*size)
     bundle = read_bundle(SHIPPED)
@@ -98,14 +95,15 @@ def test_a_graph_computes_what_the_loop_does(
     finished: list[Any] = []
     while loop.busy:
         finished = loop.step()
-    result, got = edit_session.run(None, inputs(guide, mask, sampler, keep, repeats))
+    result, got = edit_session.run(None, fill_inputs(selftest, guide, mask, edit_of(sampler, keep, repeats)))
     assert got[0].tobytes() == finished[0][1].tobytes()
     assert (result == np.asarray(to_image(finished[0][1]))).all()
 
 
-def test_steps_end_where_the_edit_ends(extended: Path, edit_session: Session) -> None:
-    steps = session(str(extended / "graph" / "step.onnx"))
-    given = inputs(picture(64, 64), strengths(64, 64), "dpmpp_2m", "official", 2)
+def test_steps_end_where_the_edit_ends(earth_with_graph: Path, selftest: dict[str, Any], edit_session: Session) -> None:
+    steps = session(str(earth_with_graph / "graph" / "step.onnx"))
+    settings = edit_of("dpmpp_2m", "official", 2)
+    given = fill_inputs(selftest, picture(64, 64), strengths(64, 64), settings)
     result, state = edit_session.run(None, given)
     names = ("x", "h", "guide_now", "begin")
     carried = dict.fromkeys(names, np.full((1, 3, 64, 64), np.nan, np.float32))
@@ -118,11 +116,11 @@ def test_steps_end_where_the_edit_ends(extended: Path, edit_session: Session) ->
     assert preview.shape == result.shape
 
 
-def test_the_weights_of_a_step_are_the_networks(extended: Path) -> None:
-    graph = extended / "graph"
-    assert (graph / "network.onnx").samefile(extended / "network.onnx")
+def test_the_weights_of_a_step_are_the_networks(earth_with_graph: Path) -> None:
+    graph = earth_with_graph / "graph"
+    assert (graph / "network.onnx").samefile(earth_with_graph / "network.onnx")
     assert (graph / "step.onnx").stat().st_size < 400_000
-    read_bundle(extended, verify_all=True)
+    read_bundle(earth_with_graph, verify_all=True)
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
@@ -139,28 +137,33 @@ def test_noise_has_numpys_bits(size: int) -> None:
         assert z.tobytes() == normal_numpy(seed, image, repeat, step, 1, size).tobytes()
 
 
-def test_the_self_test_catches_openvino(extended: Path) -> None:
+def test_the_self_test_catches_openvino(earth_with_graph: Path, selftest: dict[str, Any]) -> None:
     """OpenVINO 2026.4 computes other bits without an error. A version that passes may be named in the docs."""
     openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[cpu]'")
-    test = json.loads((extended / "graph" / "selftest.json").read_text(encoding="utf-8"))
     try:
-        compiled = openvino.Core().compile_model(str(extended / "graph" / "edit.onnx"), "CPU")
+        compiled = openvino.Core().compile_model(str(earth_with_graph / "graph" / "edit.onnx"), "CPU")
     except RuntimeError as error:
         pytest.skip(f"OpenVINO refuses the graph, which is as good: {str(error)[:200]!r}")
-    defaults = {"image": np.uint64(0), "eta": np.float64(-1), "repeats": np.int64(1), "clip": np.float32(1)}
-    taken = {name for port in compiled.inputs for name in port.names}
-    given = {**{name: np.asarray(v) for name, v in defaults.items()}, **inputs_of(test, "kept")}
-    found = compiled({name: array for name, array in given.items() if name in taken})
-    assert failures(test, "kept", found["result"], found["state"])
+    found = compiled(inputs_of(selftest, "kept"))
+    assert failures(selftest, "kept", found["result"], found["state"])
 
 
-def test_the_self_test_passes_and_sees_one_wrong_byte(extended: Path, edit_session: Session) -> None:
-    test = json.loads((extended / "graph" / "selftest.json").read_text(encoding="utf-8"))
-    for case in test["cases"]:
-        result, state = edit_session.run(None, inputs_of(test, case))
-        assert failures(test, case, result, state) == []
+@pytest.mark.parametrize(("operator", "attributes", "a", "b"), openvino_uint64.CASES)
+def test_the_reproduction_for_openvino_reproduces(operator: str, attributes: dict[str, str], a: int, b: int) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[cpu]'")
+    model = openvino_uint64.model_of(operator, attributes)
+    inputs = {"a": np.array([a], np.uint64), "b": np.array([b], np.uint64)}
+    right = {"Add": a + b, "Mul": a * b, "BitShift": a >> b}[operator]
+    assert openvino_uint64.in_onnxruntime(model, inputs) == right
+    assert openvino_uint64.in_openvino(model, inputs) != right, "docs/graph.md may say that OpenVINO computes uint64"
+
+
+def test_the_self_test_passes_and_sees_one_wrong_byte(selftest: dict[str, Any], edit_session: Session) -> None:
+    for case in selftest["cases"]:
+        result, state = edit_session.run(None, inputs_of(selftest, case))
+        assert failures(selftest, case, result, state) == []
         result[0, 0, 0] ^= 1
-        assert failures(test, case, result, state)
+        assert failures(selftest, case, result, state)
 
 
 def test_the_command_adds_the_part(run: Run, tmp_path: Path) -> None:

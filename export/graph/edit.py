@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.plan import KEEPS, SAMPLERS
@@ -58,9 +57,7 @@ def step_model(bundle: Bundle, network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prepare(g: Builder, bundle: Bundle, network: onnx.ModelProto) -> tuple[Edit, str]:
-    """Compute what all rows share, and the guide as a state; settings with a default become optional inputs."""
-    for name, (default, dtype) in defaults(bundle).items():
-        g.constants.append(numpy_helper.from_array(np.asarray(default, dtype), name))
+    """Compute what all rows share, and the guide as a state."""
     scaled = g.sub(g.div(g.cast("guide", FLOAT), g.f32(127.5)), g.f32(1))
     guide = g.op("Unsqueeze", g.op("Transpose", scaled, perm=[2, 0, 1]), g.i64([0]))
     mask = g.div(g.cast("mask", FLOAT), g.f32(255))
@@ -69,20 +66,26 @@ def prepare(g: Builder, bundle: Bundle, network: onnx.ModelProto) -> tuple[Edit,
     return Edit(network, plan, keys, mask, shape, "image", bundle.classes, bundle.null_label), guide
 
 
-def defaults(bundle: Bundle) -> dict[str, tuple[object, type[np.generic]]]:
-    """The inputs that a host may leave out, with their values then."""
-    found: dict[str, tuple[object, type[np.generic]]] = {
-        "image": (0, np.uint64),
-        "sampler": (list(SAMPLERS).index("dpmpp_2m"), np.int64),
-        "eta": (-1.0, np.float64),
-        "keep": (KEEPS.index("fresh"), np.int64),
-        "repeats": (1, np.int64),
-        "clip": (1.0, np.float32),
+def scalars(bundle: Bundle) -> dict[str, tuple[type[np.generic], float | None]]:
+    """The inputs that are scalars: dtype and default, None where a host must choose.
+
+    To ONNX they have no defaults: onnxruntime-node ignores what is given for an input that has one.
+    """
+    found: dict[str, tuple[type[np.generic], float | None]] = {
+        "t0": (np.float64, None),
+        "steps": (np.int64, None),
+        "seed": (np.uint64, None),
+        "image": (np.uint64, 0),
+        "sampler": (np.int64, list(SAMPLERS).index("dpmpp_2m")),
+        "eta": (np.float64, -1.0),
+        "keep": (np.int64, KEEPS.index("fresh")),
+        "repeats": (np.int64, 1),
+        "clip": (np.float32, 1.0),
     }
     if bundle.classes:
-        found["label"] = (0 if bundle.null_label is None else bundle.null_label, np.int64)
+        found["label"] = (np.int64, 0 if bundle.null_label is None else bundle.null_label)
     if bundle.null_label is not None:
-        found["guidance"] = (1.0, np.float32)
+        found["guidance"] = (np.float32, 1.0)
     return found
 
 
@@ -99,10 +102,7 @@ def finished(
     inputs = [
         value("guide", UINT8, picture(bundle)),
         value("mask", UINT8, picture(bundle)[:2]),
-        value("t0", DOUBLE, []),
-        value("steps", INT64, []),
-        value("seed", UINT64, []),
-        *(value(name, kinds[dtype], []) for name, (_, dtype) in defaults(bundle).items()),
+        *(value(name, kinds[dtype], []) for name, (dtype, _) in scalars(bundle).items()),
     ]
     opset = max([OPSET, *(entry.version for entry in network.opset_import if entry.domain == "")])
     model = model_of(g.graph(name, inputs + starts, ends), opset)

@@ -7,6 +7,7 @@ bytes are the Editor's where the network's evaluation gives the same bits, and n
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from sdedit.runtime.engines import load_engine
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
 
 from ..calibration import fewer_steps, open_editor
+from .edit import scalars
 
 SEED = 2**40 + 7
 T0, STEPS = 0.5, 4
@@ -43,6 +45,9 @@ def make_selftest(bundle: Bundle) -> dict[str, Any]:
     return {
         "samplers": list(SAMPLERS),
         "keeps": list(KEEPS),
+        "inputs": {
+            name: {"dtype": dtype.__name__, "default": value} for name, (dtype, value) in scalars(bundle).items()
+        },
         "shape": list(guide.shape),
         "guide": base64.b64encode(guide.tobytes()).decode(),
         "t0": T0,
@@ -73,16 +78,19 @@ def expected(result: np.ndarray) -> dict[str, Any]:
 
 def inputs_of(test: dict[str, Any], case: str) -> dict[str, np.ndarray]:
     """The inputs of edit.onnx for a case of selftest.json."""
-    shape = test["shape"]
-    return {
-        "guide": np.frombuffer(base64.b64decode(test["guide"]), np.uint8).reshape(shape),
-        "mask": np.full(shape[:2], test["cases"][case]["mask"], np.uint8),
-        "t0": np.asarray(test["t0"], np.float64),
-        "steps": np.asarray(test["steps"], np.int64),
-        "seed": np.asarray(int(test["seed"]), np.uint64),
-        "sampler": np.asarray(test["sampler"], np.int64),
-        "keep": np.asarray(test["cases"][case]["keep"], np.int64),
-    }
+    shape, wanted = test["shape"], test["cases"][case]
+    guide = np.frombuffer(base64.b64decode(test["guide"]), np.uint8).reshape(shape)
+    settings = {**{name: test[name] for name in ("t0", "steps", "seed", "sampler")}, "keep": wanted["keep"]}
+    return fill_inputs(test, guide, np.full(shape[:2], wanted["mask"], np.uint8), settings)
+
+
+def fill_inputs(
+    test: dict[str, Any], guide: np.ndarray, mask: np.ndarray, settings: Mapping[str, float | str]
+) -> dict[str, np.ndarray]:
+    """The inputs of edit.onnx: guide uint8 [H, W, C], mask uint8 [H, W], and scalars; defaults for those not given."""
+    values = {name: settings.get(name, entry["default"]) for name, entry in test["inputs"].items()}
+    found = {name: np.asarray(value).astype(test["inputs"][name]["dtype"]) for name, value in values.items()}
+    return {"guide": guide, "mask": mask, **found}
 
 
 def failures(test: dict[str, Any], case: str, result: np.ndarray, state: np.ndarray) -> list[str]:

@@ -123,8 +123,10 @@ def read_settings(wishes: Wishes, model: Mapping[str, Any], masked: bool) -> tup
     if sampler is None:
         sampler = next(iter(SAMPLERS))
         wishes.warnings.append(f"sampler {shown(asked)} is not known: {sampler} is used")
-    if wishes.text("prompt") and not model["sdedit"]["text"]:
+    prompt = wishes.text("prompt") or None
+    if prompt and not model["sdedit"]["text"]:
         wishes.warnings.append(f"prompt is not used: {model['id']} takes no text")
+        prompt = None
     seed = wishes.count("seed", -1, -1)
     return (
         Settings(
@@ -134,10 +136,10 @@ def read_settings(wishes: Wishes, model: Mapping[str, Any], masked: bool) -> tup
             eta=wishes.number("eta", 0.0) if sampler == "DDIM" else None,
             seed="random" if seed < 0 else seed,
             images=wishes.count("batch_size", 1, 1) * wishes.count("n_iter", 1, 1),
-            prompt=wishes.text("prompt") if model["sdedit"]["text"] else None,
             fit=FITS.get(wishes.count("resize_mode", 0), "crop"),
             size=None if masked else read_size(wishes, model),
             feather=min(wishes.count("mask_blur", 4), 64),
+            prompt=prompt,
         ),
         sampler,
     )
@@ -157,9 +159,20 @@ def read_size(wishes: Wishes, model: Mapping[str, Any]) -> str:
 async def img2img(request: Request) -> Response:
     """Make an edit. White pixels of the mask may change, black ones if inpainting_mask_invert is 1."""
     desk = desk_of(request)
-    desk.check_open()
-    body = await read_json(request)
-    wishes = Wishes(body)
+    with desk.arriving(request) as arrival:
+        body = await read_json(arrival.request)
+        wishes = Wishes(body)
+        wanted, sampler = await read_edit(request, body, wishes)
+        running = desk.open(wanted, arrival)
+        request.app.state.a1111_running = running
+        finished = await attended(request, running, running.result())
+    images = [text_of(image.png) for image in finished.images]
+    parameters = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
+    return JSONResponse({"images": images, "parameters": parameters, "info": info(finished, sampler, wishes)})
+
+
+async def read_edit(request: Request, body: Mapping[str, Any], wishes: Wishes) -> tuple[EditRequest, str]:
+    """The edit that a body asks for, and A1111's name of its sampler. Raises Problem, PlanError and ImageError."""
     pictures = body.get("init_images")
     if not isinstance(pictures, list) or not pictures:
         raise Problem(404, "Init image not found")
@@ -168,14 +181,10 @@ async def img2img(request: Request) -> Response:
     model = await find_model(request, wishes.model() or chosen_model(request))
     settings, sampler = read_settings(wishes, model, mask is not None)
     if mask is not None and wishes.count("inpainting_mask_invert", 0):
+        desk = desk_of(request)
         async with desk.decoders:
             mask = await asyncio.to_thread(inverted, mask, "mask", desk.limits)
-    running = desk.open(EditRequest(guide, settings, mask, None, model["id"], PREVIEW_EVERY))
-    request.app.state.a1111_running = running
-    finished = await attended(request, running, running.result())
-    images = [text_of(image.png) for image in finished.images]
-    parameters = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
-    return JSONResponse({"images": images, "parameters": parameters, "info": info(finished, sampler, wishes)})
+    return EditRequest(guide, settings, mask, None, model["id"], PREVIEW_EVERY), sampler
 
 
 def info(finished: Finished, sampler: str, wishes: Wishes) -> str:

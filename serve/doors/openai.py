@@ -53,19 +53,19 @@ NO_TOKENS = {
 async def post_edit(request: Request) -> Response:
     """Make an edit. The mask's transparent pixels may change; without a mask, the image's own."""
     desk = desk_of(request)
-    desk.check_open()
-    form = await read_form(request, desk.limits)
-    data = next((form.files[name] for name in IMAGE_FIELDS if name in form.files), None)
-    if data is None:
-        raise Problem(400, "the file image is missing: send it as multipart/form-data")
-    model = await find_model(request, named("model", form.fields.get("model", "")))
-    by_alpha = "mask" in form.files
-    if not by_alpha:
-        async with desk.decoders:
-            by_alpha = await asyncio.to_thread(has_transparency, data, "image", desk.limits)
-    wanted, warnings = read_edit(form, data, model, by_alpha)
-    running = desk.open(wanted)
-    await attended(request, running, running.started())
+    with desk.arriving(request) as arrival:
+        form = await read_form(arrival.request, desk.limits)
+        data = next((form.files[name] for name in IMAGE_FIELDS if name in form.files), None)
+        if data is None:
+            raise Problem(400, "the file image is missing: send it as multipart/form-data")
+        model = await find_model(request, named("model", form.fields.get("model", "")))
+        by_alpha = "mask" in form.files
+        if not by_alpha:
+            async with desk.decoders:
+                by_alpha = await asyncio.to_thread(has_transparency, data, "image", desk.limits)
+        wanted, warnings = read_edit(form, data, model, by_alpha)
+        running = desk.open(wanted, arrival)
+        await attended(request, running, running.started())
     if form.fields.get("stream", "").lower() in ("true", "1"):
         return EventStream(running, events(running, warnings))
     finished = await attended(request, running, running.result())
@@ -79,13 +79,14 @@ def read_edit(form: Form, data: bytes, model: Mapping[str, Any], by_alpha: bool)
 
     Raises Problem, PlanError and ImageError.
     """
-    options = {name: text for name, text in form.fields.items() if name in OPTIONS and name != "size"}
+    unused = ("size",) if model["sdedit"]["text"] else ("size", "prompt")
+    options = {name: text for name, text in form.fields.items() if name in OPTIONS and name not in unused}
     warnings = [
         f"{name} is not used"
         for name, text in form.fields.items()
         if name not in (*OPTIONS, *USED) and text not in NEUTRAL.get(name, ("",))
     ] + [f"file {shown(name)} is not used" for name in form.files if name not in (*IMAGE_FIELDS, "mask")]
-    if not model["sdedit"]["text"] and options.pop("prompt", ""):
+    if "prompt" in unused and form.fields.get("prompt"):
         warnings.append(f"prompt is not used: {model['id']} takes no text")
     if form.fields.get("n"):
         options["images"] = form.fields["n"]

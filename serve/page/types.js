@@ -41,6 +41,19 @@
  *     carry their recipes, in the order of their numbers. Rejects with an AbortError, or an Error whose message is for
  *     people.
  *
+ * @typedef {Object} Slot One edit in flight, as kernels/layout.py has it: [C, H, W] flattened, but mask [H, W].
+ * @property {Float32Array} x State.
+ * @property {Float32Array} h Last prediction of the finished image.
+ * @property {Float32Array} guide
+ * @property {Float32Array} mask 1: edit, 0: keep, between: from which fraction of t0 on.
+ * @property {bigint} seed
+ * @property {number} image
+ * @property {number} alpha0 Float32, as all numbers of a row that are no integers.
+ * @property {number} sigma0
+ *
+ * @typedef {Record<"time" | "a_x" | "a_o" | "clip" | "guidance" | "c_x" | "c_0" | "c_h" | "c_z" | "k_g" | "k_z" |
+ *     "threshold" | "h_threshold" | "step" | "repeat" | "keep_noise", number>} Row A plan's row, one evaluation.
+ *
  * @typedef {Object} Result A finished image.
  * @property {Blob} png
  * @property {string} url Address of the PNG, for img elements.
