@@ -61,6 +61,12 @@ def slowly(x: np.ndarray, _: float) -> np.ndarray:
     return np.float32(0.1) * x
 
 
+def very_slowly(x: np.ndarray, _: float) -> np.ndarray:
+    """The same network, too slow for 250 steps to end before a browser does something, however busy the machine is."""
+    time.sleep(0.1)
+    return np.float32(0.1) * x
+
+
 @dataclass
 class Served:
     """A running server and a client of it."""

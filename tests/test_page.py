@@ -10,7 +10,7 @@ from pages import browser, editor, painter, served  # fixtures
 from painter import Painter, painting
 from PIL import Image
 from playwright.sync_api import Browser, expect
-from serving import Served, fade, serving, slowly, wait_for
+from serving import Served, fade, serving, very_slowly, wait_for
 from stubs import stub_editor
 
 from sdedit.runtime import Editor
@@ -97,7 +97,7 @@ def test_without_live_nothing_is_sent(painter: Painter) -> None:
 
 
 def test_a_newer_stroke_cancels_the_older_edit(browser: Browser) -> None:
-    with serving({"earth64": stub_editor(slowly)}, page=True) as served, painting(browser, served.url) as painter:
+    with serving({"earth64": stub_editor(very_slowly)}, page=True) as served, painting(browser, served.url) as painter:
         painter.settings(steps=250, size="native")
         painter.page.locator("#live").check()
         expect(painter.page.locator("#go")).to_have_text("Stop")
@@ -116,7 +116,7 @@ def test_a_newer_stroke_cancels_the_older_edit(browser: Browser) -> None:
 
 
 def test_previews_stream_and_escape_stops(browser: Browser) -> None:
-    with serving({"earth64": stub_editor(slowly)}, page=True) as served, painting(browser, served.url) as painter:
+    with serving({"earth64": stub_editor(very_slowly)}, page=True) as served, painting(browser, served.url) as painter:
         painter.settings(steps=250, size="native")
         finished = painter.page.locator("#after").get_attribute("src")
         painter.page.locator("#go").click()
