@@ -29,6 +29,10 @@ class EngineError(SdeditError):
     """An engine or device is missing, refuses the network, or returns what cannot be used."""
 
 
+class DeviceLostError(EngineError):
+    """A GPU was lost during an edit, or before: its editor makes no edits any more, and others may."""
+
+
 class HubError(SdeditError):
     """A model of the Hugging Face Hub cannot be found, downloaded or pushed."""
 

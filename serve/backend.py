@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from math import prod
 from typing import Any, Protocol
 
-from sdedit.errors import PlanError
+from sdedit.errors import DeviceLostError, PlanError
 from sdedit.runtime import Job, Progress
 from sdedit.runtime.editor.placing import largest_area, wanted_size
 from sdedit.runtime.images import encode_png, multiples
@@ -44,21 +44,39 @@ class Backend(Protocol):
     def typical(self) -> float:
         """Seconds of work of one edit, about, for requests that have not been read; 0 if they cause no wait here."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether it will make no edit any more, since all of its devices are lost."""
+
     async def close(self) -> None:
         """End what is left and let go of the models."""
 
 
-class LocalBackend:
-    """Editors of this process, one a model, behind one queue."""
+class Decoding:
+    """Bounds the pictures of one process that are decoded at the same time."""
 
-    def __init__(self, models: Mapping[str, Model], limits: Limits) -> None:
-        """The backend owns the models' editors, and closes them."""
+    def __init__(self, limits: Limits) -> None:
+        self._all = asyncio.Semaphore(limits.decoders)
+        self._large = asyncio.Semaphore(1)
+
+    @asynccontextmanager
+    async def of(self, pixels: int) -> AsyncIterator[None]:
+        """Wait for one's turn to decode a request's pictures, of so many pixels together."""
+        async with self._large if pixels > LARGE_PIXELS else nullcontext(), self._all:
+            yield
+
+
+class LocalBackend:
+    """Editors of this process on one device, one a model, behind one queue."""
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits, decoding: Decoding | None = None) -> None:
+        """The backend owns the models' editors, and closes them. decoding: shared with the backends beside it."""
         self._models = models
         self._limits = limits
         first = next(iter(models.values()))
         self._admission = Admission(limits.wait_seconds, Settings.steps * first.seconds)
-        self._decoders = asyncio.Semaphore(limits.decoders)
-        self._large = asyncio.Semaphore(1)
+        self._decoding = decoding or Decoding(limits)
+        self.lost = False
 
     async def models(self) -> list[dict[str, Any]]:
         return [describe(model.name, model.editor.bundle) for model in self._models.values()]
@@ -71,20 +89,31 @@ class LocalBackend:
     def typical(self) -> float:
         return self._admission.typical
 
-    async def edit(self, request: EditRequest, tell: Tell) -> Finished:
-        """See Backend. Too large pictures, too much work and a full queue are refused before a picture is decoded."""
+    @property
+    def edits(self) -> int:
+        """Edits in flight."""
+        return self._admission.edits
+
+    async def edit(self, request: EditRequest, tell: Tell, *, again: bool = False) -> Finished:
+        """See Backend. Too large pictures, too much work and a full queue are refused before a picture is decoded.
+
+        again: another backend took it and was lost, so a full queue does not refuse it.
+        """
         model = choose(self._models, request.model)
         check_amount(request, self._limits)
-        place = self._admission.enter(request.evaluations * model.seconds)
+        place = self._admission.enter(request.evaluations * model.seconds, always=again)
         try:
             pixels, cost = await asyncio.to_thread(check_cost, request, model, self._limits)
             self._admission.weigh(place, request.evaluations * cost * model.seconds)
-            async with self._large if pixels > LARGE_PIXELS else nullcontext(), self._decoders:
+            async with self._decoding.of(pixels):
                 job = await self._submit(model, request)
             try:
                 return await self._follow(job, request, place, tell)
             finally:
                 job.cancel()  # its task was cancelled; a job that has ended does not mind
+        except DeviceLostError:
+            self.lost = True
+            raise
         finally:
             self._admission.leave(place)
 

@@ -20,6 +20,8 @@ async def readyz(request: Request) -> Response:
     desk = desk_of(request)
     if desk.draining:
         return PlainTextResponse("ending\n", 503)
+    if desk.backend.lost:
+        return PlainTextResponse("lost\n", 503)
     if desk.wait > desk.limits.wait_seconds:
         return PlainTextResponse("full\n", 503)
     return PlainTextResponse("ready\n")

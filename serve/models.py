@@ -42,10 +42,15 @@ def load_models(open_editors: Mapping[str | None, Callable[[], Editor]]) -> dict
             models[given] = Model(given, editor, 1.0)  # before it is measured: so it is closed if that fails
             models[given] = Model(given, editor, measure(editor))
     except BaseException:
-        for model in models.values():
-            model.editor.close()
+        close_models(models)
         raise
     return models
+
+
+def close_models(models: Mapping[str, Model]) -> None:
+    """Close the editors of models."""
+    for model in models.values():
+        model.editor.close()
 
 
 def measure(editor: Editor) -> float:

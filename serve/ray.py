@@ -91,6 +91,7 @@ class RayBackend:
     """Backend whose edits are made by replicas of Edits. Ray's queue bounds how many wait."""
 
     wait = typical = 0.0
+    lost = False
 
     def __init__(self, edits: Any, plan: Plan) -> None:
         """edits: a handle of Edits."""

@@ -46,6 +46,19 @@ async def edit_items(backend: Backend, request: EditRequest) -> AsyncIterator[It
         running.cancel(client_gone())
 
 
+def in_order(tell: Tell) -> Tell:
+    """The function that tells each step once, in order, though the edit may be begun again."""
+    last = -1
+
+    def tell_newer(step: Step) -> None:
+        nonlocal last
+        if step.step > last:
+            last = step.step
+            tell(step)
+
+    return tell_newer
+
+
 async def resend(
     begin: Callable[[], Items], lost: tuple[type[Exception], ...], tell: Tell, pauses: Sequence[float] = PAUSES
 ) -> Finished:
@@ -54,7 +67,7 @@ async def resend(
     lost: errors that say that a maker was lost; a stream that stops before its end says so too. Raises Problem: the
     edit's own, or 503 if every try was lost.
     """
-    last = -1
+    told = in_order(tell)
     for pause in (*pauses, None):
         items = begin()
         try:
@@ -63,9 +76,7 @@ async def resend(
                     return item
                 if isinstance(item, Problem):
                     raise item
-                if item.step > last:
-                    last = item.step
-                    tell(item)
+                told(item)
         except lost:
             pass
         finally:

@@ -19,11 +19,12 @@ import requests
 
 from sdedit.runtime import Editor
 from sdedit.serve.app import make_app
-from sdedit.serve.backend import Backend, LocalBackend
+from sdedit.serve.backend import Backend
 from sdedit.serve.guard import served_hosts
 from sdedit.serve.limits import Limits
 from sdedit.serve.models import Model
 from sdedit.serve.server import DrainingServer, bind, make_server
+from sdedit.serve.spreading import SpreadingBackend
 from sdedit.serve.telemetry import Telemetry
 
 ROOT = Path(__file__).parent.parent
@@ -112,18 +113,25 @@ def serving(
     editors: Mapping[str, Editor],
     limits: Limits | None = None,
     *,
+    others: Mapping[str, Mapping[str, Editor]] | None = None,
     key: str | None = None,
     seconds: float = 0.001,
     page: bool = False,
 ) -> Iterator[Served]:
-    """A server of these editors, which it closes. seconds: taken as the duration of an evaluation."""
+    """A server of these editors, which it closes. seconds: taken as the duration of an evaluation.
+
+    others: editors on further devices, by the device and the model.
+    """
     limits = limits or Limits(grace_seconds=5)
-    models = {name: Model(name, editor, seconds) for name, editor in editors.items()}
+    models = {
+        device: {name: Model(name, editor, seconds) for name, editor in there.items()}
+        for device, there in {"cpu": editors, **(others or {})}.items()
+    }
+    telemetry, ready = Telemetry(), threading.Event()
 
     async def open_backend() -> Backend:
-        return LocalBackend(models, limits)
+        return SpreadingBackend(models, limits, telemetry)
 
-    telemetry, ready = Telemetry(), threading.Event()
     hosts = served_hosts("127.0.0.1", ())
     app = make_app(open_backend, limits=limits, telemetry=telemetry, hosts=hosts, key=key, page=page)
     bound = bind("127.0.0.1", 0)

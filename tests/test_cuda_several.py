@@ -1,20 +1,30 @@
 """Several GPUs, and several editors on one: none disturbs another, whatever happens to it."""
 
+import asyncio
+import io
 import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cuda_devices import NOTHING, WAIT, in_a_new_thread, make_device, make_task, on_cpu, same
+from cuda_devices import NOTHING, WAIT, in_a_new_thread, make_device, make_task, mixing, on_cpu, same
 from fake_driver import FakeDriver
+from PIL import Image
 from stubs import run
 
-from sdedit.errors import EngineError
+from sdedit.errors import DeviceLostError, EngineError
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.cuda import Gpu
 from sdedit.runtime.devices.opening import parse_device
+from sdedit.runtime.images import encode_png
 from sdedit.runtime.loop import Loop
+from sdedit.runtime.settings import Settings
+from sdedit.serve.limits import Limits
+from sdedit.serve.models import Model
+from sdedit.serve.spreading import SpreadingBackend, device_names
+from sdedit.serve.telemetry import Telemetry
+from sdedit.serve.wire import EditRequest, Finished
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +107,71 @@ def test_a_gpu_that_is_lost_takes_no_other_with_it(fake: FakeDriver, bundle: Bun
             assert edit.recipe["device"] == "cuda:1"
 
     with_two_gpus(fake, check)
+
+
+def test_a_server_of_two_gpus_loses_no_edit_with_one_of_them(fake: FakeDriver, bundle: Bundle) -> None:
+    """The first GPU's fault is its context's, as an illegal access is: the second one makes both edits."""
+    calls = []
+
+    def faulty(x: np.ndarray, told: float) -> np.ndarray:
+        calls.append(told)
+        if len(calls) > 5:
+            raise RuntimeError("an illegal access, in a test")
+        return mixing(x, told)
+
+    guide = encode_png(Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)), {})
+    requests = [EditRequest(guide, Settings(steps=8, seed=seed), preview_every=2) for seed in range(2)]
+    steps: dict[int, list[int]] = {0: [], 1: []}
+    telemetry = Telemetry()
+
+    async def serve(models: dict[str, dict[str, Model]]) -> list[Finished]:
+        backend = SpreadingBackend(models, Limits(), telemetry)
+        edits = [
+            backend.edit(request, lambda step, seed=seed: steps[seed].append(step.step))  # type: ignore[misc]
+            for seed, request in enumerate(requests)
+        ]
+        found = await asyncio.wait_for(asyncio.gather(*edits), WAIT)
+        await backend.close()
+        return found
+
+    def check() -> None:
+        devices = [make_device(fake, bundle, function=faulty), make_device(fake, bundle, index=1)]
+        models = {device.name: {"tiny": Model("tiny", Editor(bundle, device), 0.01)} for device in devices}
+        found = asyncio.run(serve(models))
+        with Editor(bundle, on_cpu(bundle)) as alone:
+            expected = [alone.edit(guide, steps=8, seed=seed).images[0].pil.tobytes() for seed in range(2)]
+        assert [Image.open(io.BytesIO(edit.images[0].png)).tobytes() for edit in found] == expected
+        assert [edit.images[0].recipe["device"] for edit in found] == ["cuda:1", "cuda:1"]
+
+    with_two_gpus(fake, check)
+    assert len(calls) == 6
+    assert all(told == sorted(set(told)) for told in steps.values())
+    lines = telemetry.text().decode().splitlines()
+    assert {'sdedit_device_lost{device="cuda"} 1.0', 'sdedit_device_lost{device="cuda:1"} 0.0'} <= set(lines)
+    assert {f'sdedit_device_edits_total{{device="{name}"}} {n}.0' for name, n in (("cuda", 1), ("cuda:1", 2))} <= set(
+        lines
+    )
+
+
+@pytest.mark.parametrize(("status", "error"), [(0, EngineError), (700, DeviceLostError)])
+def test_an_engines_error_is_a_loss_if_the_gpu_is_lost(fake: FakeDriver, status: int, error: type[Exception]) -> None:
+    """The engine's error alone does not say so: the GPU is asked."""
+    gpu = Gpu()
+
+    def stumble() -> None:
+        fake.library.fake_fail(status)
+        raise EngineError("the engine stumbled")
+
+    with pytest.raises(EngineError, match="the engine stumbled") as raised, gpu.calls("in a test"):
+        stumble()
+    assert raised.type is error
+    assert (gpu.lost is not None) == (error is DeviceLostError)
+    gpu.close()
+
+
+def test_all_gpus_are_counted_by_the_driver(fake: FakeDriver) -> None:
+    fake.set_gpus(3)
+    assert device_names("all") == ["cuda", "cuda:1", "cuda:2"]
 
 
 def test_work_for_the_wrong_gpu_is_refused(fake: FakeDriver, bundle: Bundle) -> None:

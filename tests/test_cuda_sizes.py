@@ -13,9 +13,12 @@ from stubs import StubEngine, run
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
-from sdedit.runtime.bundle import Bundle
+from sdedit.runtime.bundle import Bundle, network_inputs
 from sdedit.runtime.bundle.manifest import ImageSpec
+from sdedit.runtime.cuda import Gpu
 from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.devices.cuda_tiles import TiledCudaEngine, tile_bytes
+from sdedit.runtime.engines import DeviceArray
 from sdedit.runtime.loop import KEPT_SHAPES, Loop
 
 SIZES = [(8, 8), (8, 12), (16, 4), (8, 8), (20, 8)]
@@ -158,6 +161,37 @@ def test_memory_that_the_pool_keeps_is_free(fake: FakeDriver, free: Bundle) -> N
     fake.library.fake_set_kept(ctypes.c_uint64(1_000_000))
     device.check_shape((3, 8, 16), None)
     device.close()
+
+
+@pytest.mark.parametrize(("slots", "shape", "tile"), [(1, (3, 16, 16), 12), (2, (3, 20, 28), 8)])
+def test_tiles_count_as_memory(fake: FakeDriver, free: Bundle, slots: int, shape: tuple[int, ...], tile: int) -> None:
+    """A size is accepted where its buffers fit to the byte, and refused where one byte is missing."""
+    device = make_device(fake, free, slots=slots)
+    before = sum(fake.live.values())
+    tiled = device.for_shape(shape, tile)
+    needed = sum(fake.live.values()) - before
+    tiled.close()
+    fake.library.fake_set_free(ctypes.c_uint64(needed))
+    device.check_shape(shape, tile)
+    fake.library.fake_set_free(ctypes.c_uint64(needed - 1))
+    with pytest.raises(EngineError, match=rf"{slots} slots of 3x{shape[1]}x{shape[2]} need .*: {slots - 1} would fit$"):
+        device.check_shape(shape, tile)
+    device.close()
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_buffers_of_tiles_are_all_counted(fake: FakeDriver, free: Bundle, guided: bool) -> None:
+    """Labels and the unconditional pass have some too: as many bytes as the binding allocates."""
+    inputs = network_inputs((3, 20, 28), 4 if guided else 0)
+    gpu = Gpu()
+    engine = StandInEngine(fake, mixing)
+    tiled = TiledCudaEngine(gpu, engine, 8, 4)
+    arrays = {name: DeviceArray(256, (1, *spec.shape), spec.dtype) for name, spec in inputs.items()}
+    for _ in range(2 if guided else 1):
+        tiled.bind(arrays, DeviceArray(256, (1, 3, 20, 28)))
+    assert sum(fake.live.values()) == tile_bytes(inputs, (3, 8, 8), guided)
+    tiled.close()
+    gpu.close()
 
 
 def test_sides_that_the_kernels_do_not_take_are_refused(fake: FakeDriver, free: Bundle) -> None:

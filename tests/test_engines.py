@@ -1,6 +1,8 @@
 """Engines: the same network on each, the same bytes twice, what they refuse, and what "auto" means."""
 
 import dataclasses
+import importlib
+import importlib.machinery
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,10 @@ from sdedit.errors import EngineError
 from sdedit.runtime import Editor, engines, read_bundle
 from sdedit.runtime.bundle import NETWORK, SHIPPED
 from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
-from sdedit.runtime.engines import load_engine, open_engine, opening
+from sdedit.runtime.engines import installed_engines, load_engine, open_engine, opening
 from sdedit.runtime.engines import openvino as openvino_engine
 from sdedit.runtime.engines.importing import import_openvino
+from sdedit.runtime.engines.names import first_engine
 from sdedit.runtime.engines.remembered import Measured
 from sdedit.runtime.machine import available_processors
 from sdedit.runtime.schedule import Schedule
@@ -234,3 +237,35 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({}, []),
+        ({"onnxruntime": "capi/libonnxruntime.so", "torch": "lib/libtorch_cpu.so"}, []),
+        (
+            {"onnxruntime": "capi/libonnxruntime_providers_cuda.so", "torch": "lib/torch_cuda.dll"},
+            ["onnxruntime", "torch"],
+        ),
+        ({"onnxruntime": "capi/libonnxruntime.so", "torch": "lib/libtorch_cuda.so"}, ["torch"]),
+        ({"tensorrt": "tensorrt.so"}, ["tensorrt"]),
+    ],
+)
+def test_a_build_without_cuda_is_no_engine_of_a_gpu(
+    files: dict[str, str], found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So "auto" takes the next engine, where onnxruntime for the CPU is beside torch for GPUs."""
+    for package, file in files.items():
+        path = tmp_path / package / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+        (tmp_path / package / "__init__.py").touch()
+    find = importlib.machinery.PathFinder.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: find(name, [str(tmp_path)]))
+    assert installed_engines("cuda") == found
+    if found:
+        assert first_engine("cuda", "float32") == found[0]
+    else:
+        with pytest.raises(EngineError, match=r"^no engine of device cuda for float32 is installed \(tensorrt, onn"):
+            first_engine("cuda", "float32")

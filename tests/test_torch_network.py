@@ -1,5 +1,8 @@
 """Networks that torch rebuilds from ONNX, on torch's CPU against onnxruntime; the engine itself needs a GPU."""
 
+import threading
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from sdedit.errors import EngineError
 from sdedit.runtime.bundle import SHIPPED, Bundle, Network, network_inputs, read_bundle
 from sdedit.runtime.checks.parity import TOLERANCES, parity_inputs, relative_error
 from sdedit.runtime.engines import load_engine
+from sdedit.runtime.engines.torch import TorchOnGpu
 from sdedit.runtime.engines.torch_network import TorchNetwork
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +66,31 @@ def test_a_batch_gives_each_image_its_output(tmp_path: Path) -> None:
         together = network(joined).numpy()
         alone = [network({name: torch.from_numpy(v) for name, v in inputs.items()}).numpy()[0] for inputs in both]
     assert relative_error(together, np.stack(alone)) <= 1e-5
+
+
+def test_editors_of_several_gpus_keep_float32_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's flags are those of the process: one thread must not put TF32 back while another one computes."""
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "use_mem_pool", lambda pool, device: nullcontext())
+    found = set()
+
+    def compute() -> None:
+        on_gpu = TorchOnGpu.__new__(TorchOnGpu)
+        on_gpu._torch, on_gpu.device, on_gpu._stream, on_gpu._pool = torch, "cuda:0", None, None
+        for _ in range(300):
+            with on_gpu.active():
+                time.sleep(0)  # let the other thread run
+                found.add(torch.backends.cudnn.allow_tf32)
+
+    before = torch.backends.cudnn.allow_tf32
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert found == {False}
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_an_operator_that_it_does_not_have_is_one_line(tmp_path: Path) -> None:

@@ -95,18 +95,18 @@ def setting_option(name: str, declared: "Option", kind: type, default: Any) -> D
     )
 
 
-def engine_options(slots: int = 1) -> tuple[Decorator, ...]:
+def engine_options(slots: int = 1, several_gpus: bool = False) -> tuple[Decorator, ...]:
     """The options of the engine and device that evaluate the network, with the names that this version has.
 
-    slots: the default number.
+    slots: the default number. several_gpus: whether --device takes more than one name.
     """
     from sdedit.runtime.devices import DEVICES
     from sdedit.runtime.engines import ENGINE_NAMES, PRECISION_NAMES
 
     group = "What runs it"
 
-    def names(what: str, flag: str, accepted: tuple[str, ...]) -> Decorator:
-        text = f"{what}: {', '.join(accepted)}."
+    def names(what: str, flag: str, accepted: tuple[str, ...], more: str = "") -> Decorator:
+        text = f"{what}: {', '.join(accepted)}{more}."
         return option(group, flag, type=Name(accepted), default=accepted[0], show_default=True, help=text)
 
     return (
@@ -119,7 +119,9 @@ def engine_options(slots: int = 1) -> tuple[Decorator, ...]:
             help="Number of CPU threads of the engine.  [default: measured by tune, or all processors]",
         ),
         option(group, "--slots", default=slots, show_default=True, help="Images that are edited at the same time."),
-        names("Device", "--device", DEVICES),
+        names(
+            "Device", "--device", DEVICES, ", several GPUs as cuda:0,cuda:1, all GPUs as all" if several_gpus else ""
+        ),
     )
 
 

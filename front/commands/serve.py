@@ -71,7 +71,7 @@ LIMIT_OPTIONS = (
     "--api-key", envvar="SDEDIT_API_KEY", help="Key that clients must send. Better: the variable SDEDIT_API_KEY."
 )
 @click.option("--no-page", is_flag=True, help="Serve the API without the page.")
-@together(LIMIT_OPTIONS, engine_options(slots=2))
+@together(LIMIT_OPTIONS, engine_options(slots=2, several_gpus=True))
 def serve_command(
     bundles: tuple[tuple[str | None, Path | None], ...],
     host: str,
@@ -84,11 +84,10 @@ def serve_command(
     """Serve edits over HTTP, and a page to paint on, until Ctrl-C or SIGTERM."""
     try:
         from sdedit.serve.app import make_app
-        from sdedit.serve.backend import LocalBackend
         from sdedit.serve.guard import is_loopback, served_hosts
         from sdedit.serve.limits import Limits
-        from sdedit.serve.models import load_models
         from sdedit.serve.server import address_of, bind, make_server, run_server
+        from sdedit.serve.spreading import SpreadingBackend, device_names, load_on_devices
         from sdedit.serve.telemetry import Telemetry
     except ImportError as error:
         raise_interrupt(error)
@@ -99,6 +98,7 @@ def serve_command(
     wanted = dict(bundles or ((None, None),))
     if len(wanted) < len(bundles):
         raise click.UsageError("--bundle: each of several needs a name of its own, NAME=PATH")
+    devices = device_names(options.pop("device"))
     limits = Limits(**{field.name: options.pop(field.name) for field in fields(Limits) if field.name in options})
     telemetry = Telemetry()
     try:
@@ -106,20 +106,22 @@ def serve_command(
     except OSError as error:
         raise click.UsageError(f"--host {host} --port {port}: {reason(error)}") from None
     with bound:
-        models = load_models({name: partial(open_editor, path, options) for name, path in wanted.items()})
+        open_editors = {name: partial(open_editor, path, options) for name, path in wanted.items()}
+        models = load_on_devices(devices, open_editors)
 
-        async def open_backend() -> LocalBackend:
-            return LocalBackend(models, limits)
+        async def open_backend() -> SpreadingBackend:
+            return SpreadingBackend(models, limits, telemetry)
 
         hosts = served_hosts(host, allow_host)
         app = make_app(open_backend, limits=limits, telemetry=telemetry, hosts=hosts, key=api_key, page=not no_page)
-        line = f"sdedit serves {printable(', '.join(models))} at {address_of(bound)} (Ctrl-C ends it)"
+        line = f"sdedit serves {printable(', '.join(models[devices[0]]))} at {address_of(bound)} (Ctrl-C ends it)"
         run_server(make_server(app, limits, telemetry, lambda: click.echo(line)), bound)
 
 
-def open_editor(path: Path | None, options: dict[str, Any]) -> "Editor":
-    """Load a model and say so on stderr."""
+def open_editor(path: Path | None, options: dict[str, Any], device: str) -> "Editor":
+    """Load a model on a device and say so on stderr."""
     from sdedit.runtime import Editor
 
-    click.echo(f"loading {printable(str(path or 'the shipped model'))}", err=True)
-    return Editor.open(path, **options)
+    there = "" if device == "cpu" else f" on {device}"
+    click.echo(f"loading {printable(str(path or 'the shipped model'))}{there}", err=True)
+    return Editor.open(path, device=device, **options)

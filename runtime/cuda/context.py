@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sdedit.errors import EngineError, reason
+from sdedit.errors import DeviceLostError, EngineError, reason
 
 from .driver import probe
 
@@ -95,17 +95,33 @@ class Gpu:
 
     @contextmanager
     def calls(self, doing: str) -> Iterator[None]:
-        """Wrap all calls of cuda.core: make the GPU current for this thread, and turn errors into EngineErrors."""
+        """Wrap all calls of cuda.core: make the GPU current for this thread, and turn errors into EngineErrors.
+
+        An error after which the GPU does nothing more is a DeviceLostError.
+        """
         if self.lost is not None:
-            raise EngineError(f"{self.name} is lost, {self.lost}: open another editor")
+            raise DeviceLostError(f"{self.name} is lost, {self.lost}: open another editor")
         try:
             self._core.Device(self.index).set_current()
             yield
-        except EngineError:
+        except DeviceLostError:
             raise
+        except EngineError as error:
+            if (failure := self._failure()) is None:
+                raise
+            self.lost = f"it failed {doing}: {failure}"
+            raise DeviceLostError(f"{self.name} failed {doing}: {failure}; {error}") from None
         except Exception as error:  # cuda.core raises CUDAError, RuntimeError and others
             self.lost = f"it failed {doing}: {reason(error)}"
-            raise EngineError(f"{self.name} failed {doing}: {reason(error)}") from None
+            raise DeviceLostError(f"{self.name} failed {doing}: {reason(error)}") from None
+
+    def _failure(self) -> str | None:
+        """Why the device does nothing more; None if it works. An engine whose call failed does not say which it is."""
+        try:
+            self._stream.sync()
+        except Exception as error:  # errors of a device stay
+            return reason(error)
+        return None
 
     # Memory. Copies are in the order of the stream; pinned memory must stay as it is until they are done.
 

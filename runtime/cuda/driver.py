@@ -19,6 +19,20 @@ def probe(index: int = 0) -> int:
     number.
     """
     major = required_major()
+    version, count = ask_driver()
+    if index >= count:
+        raise EngineError(f"there is no GPU {index}: the NVIDIA driver finds {count}, numbered from 0")
+    if version < 1000 * major:
+        found = f"{version // 1000}.{version % 1000 // 10}"
+        raise EngineError(
+            f"the NVIDIA driver runs CUDA {found}, the installed cuda-bindings need {major}.0: "
+            f"update the driver or pip install 'cuda-bindings<{major}'"
+        )
+    return version
+
+
+def ask_driver() -> tuple[int, int]:
+    """The driver's CUDA version, as `probe` gives it, and its number of GPUs. Raises EngineError if there is none."""
     try:
         driver = ctypes.CDLL(LIBRARY)
     except OSError:
@@ -28,15 +42,7 @@ def probe(index: int = 0) -> int:
     status = status or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
         raise EngineError(f"the NVIDIA driver finds no GPU, CUDA error {status}: use device cpu")
-    if index >= count.value:
-        raise EngineError(f"there is no GPU {index}: the NVIDIA driver finds {count.value}, numbered from 0")
-    if version.value < 1000 * major:
-        found = f"{version.value // 1000}.{version.value % 1000 // 10}"
-        raise EngineError(
-            f"the NVIDIA driver runs CUDA {found}, the installed cuda-bindings need {major}.0: "
-            f"update the driver or pip install 'cuda-bindings<{major}'"
-        )
-    return version.value
+    return version.value, count.value
 
 
 def required_major() -> int:

@@ -26,7 +26,7 @@ from ..plan import MAX_ROWS
 from .arrays import device_arrays, null_name
 from .cuda_kernels import load_kernels
 from .cuda_memory import CudaArrays, all_bytes, too_large
-from .cuda_tiles import TiledCudaEngine
+from .cuda_tiles import TiledCudaEngine, tile_bytes
 
 AHEAD = 2
 """Steps that may be enqueued and not done, so that the GPU need not wait for the host. A cancelled job ends that much
@@ -179,8 +179,9 @@ class CudaDevice:
         specs = device_arrays(resized(self._inputs, shape), self.slots, self._guided)
         with self._gpu.calls("to tell its free memory"):
             free = self._gpu.free_memory()
-        if self.slots * all_bytes(specs) > free:
-            raise EngineError(too_large(self._gpu, specs, free))
+        tiles = 0 if tile is None else tile_bytes(self._inputs, tile_of(shape, tile), self._guided)
+        if self.slots * (all_bytes(specs) + tiles) > free:
+            raise EngineError(too_large(self._gpu, specs, free, tiles))
 
     def for_shape(self, shape: tuple[int, ...], tile: int | None) -> "CudaDevice":
         self.check_shape(shape, tile)

@@ -182,9 +182,12 @@ def all_bytes(specs: ArraySpecs) -> int:
     return sum(slot_bytes(specs, name) for name in specs)
 
 
-def too_large(gpu: Gpu, specs: ArraySpecs, free: int) -> str:
-    """The line about arrays that do not fit into the GPU's memory. free: bytes that it has for them."""
-    (slots, *image), each = specs["x"][0], all_bytes(specs)
+def too_large(gpu: Gpu, specs: ArraySpecs, free: int, tiles: int = 0) -> str:
+    """The line about arrays that do not fit into the GPU's memory. free: bytes that it has for them.
+
+    tiles: further bytes of each slot, for its tiles.
+    """
+    (slots, *image), each = specs["x"][0], all_bytes(specs) + tiles
     return (
         f"{gpu.name} is out of memory: {slots} slots of {'x'.join(map(str, image))} need {slots * each / 1e6:.1f} MB, "
         f"{free / 1e6:.1f} MB are free: {free // each} would fit"

@@ -1,10 +1,12 @@
 """Engines of a GPU used from the host: one evaluation at a time, and states in tiles that the host blends."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from ..bundle import TensorSpec, resized
 from ..cuda import Gpu
 from ..engines import CudaEngine, DeviceArray, Enqueue, Evaluate, TiledEngine
 
@@ -104,3 +106,10 @@ class TiledCudaEngine:
         self._on_host.close()
         self._gpu.free(*self._held)
         self._held = []
+
+
+def tile_bytes(inputs: Mapping[str, TensorSpec], shape: tuple[int, ...], guided: bool) -> int:
+    """Bytes on the GPU for a slot's tiles of that shape: the network's inputs and output, twice if it is guided."""
+    specs = resized(inputs, shape)
+    one = sum(prod(spec.shape) * spec.dtype.itemsize for spec in (*specs.values(), specs["x"]))
+    return (2 if guided else 1) * one

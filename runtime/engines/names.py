@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from numbers import Integral
+from pathlib import Path
 
 from sdedit.errors import EngineError, install_hint, shown
 
@@ -25,6 +26,9 @@ PRECISION_NAMES = tuple(dict.fromkeys(p for engines in ENGINES.values() for name
 PACKAGES = {"tensorrt": ("tensorrt_rtx", "tensorrt")}
 """Packages of which an engine needs one; other engines have the name of their package."""
 
+CUDA_PARTS = {"onnxruntime": "capi/*onnxruntime_providers_cuda*", "torch": "lib/*torch_cuda*"}
+"""Files in the folder of an engine's package that only its builds for CUDA have."""
+
 MAX_THREADS = 1024
 """Above, engines fail in ways of their own."""
 
@@ -38,18 +42,23 @@ def precisions_of(device: str, engine: str = "auto") -> tuple[str, ...]:
 
 def installed_engines(device: str = "cpu") -> list[str]:
     """The device's engines that are installed, in the table's order."""
-    return [name for name in ENGINES[device] if is_installed(name)]
+    return [name for name in ENGINES[device] if is_installed(name, device)]
 
 
-def is_installed(engine: str) -> bool:
-    return any(importlib.util.find_spec(package) is not None for package in PACKAGES.get(engine, (engine,)))
+def is_installed(engine: str, device: str) -> bool:
+    """Whether the engine's package is installed, in a build for that kind of device."""
+    specs = [importlib.util.find_spec(package) for package in PACKAGES.get(engine, (engine,))]
+    if device == "cuda" and engine in CUDA_PARTS:
+        folders = [Path(folder) for spec in specs if spec for folder in spec.submodule_search_locations or ()]
+        return any(any(folder.glob(CUDA_PARTS[engine])) for folder in folders)
+    return any(specs)
 
 
 def first_engine(device: str, precision: str) -> str:
     """The engine that "auto" means: the first installed one that has the precision. Raises EngineError if none is."""
     having = [name for name, precisions in ENGINES[device].items() if precision in precisions]
     for name in having:
-        if is_installed(name):
+        if is_installed(name, device):
             return name
     missing = f"no engine of device {device} for {precision} is installed ({', '.join(having)})"
     raise EngineError(f"{missing}: {install_hint(device)}")

@@ -4,6 +4,7 @@ For machines that have torch and no TensorRT. It was never executed on a GPU: To
 whose memory torch's CPU can use. TorchOnGpu, which holds all calls of torch.cuda, is not tested.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from .torch_network import TorchNetwork, import_torch
 
 if TYPE_CHECKING:
     from ..cuda import Gpu
+
+
+FLAGS = threading.Lock()
+"""Held while torch's flags, which the whole process shares, are ours: editors on several GPUs have a thread each."""
 
 
 class TorchEngine:
@@ -70,7 +75,8 @@ class TorchOnGpu:
         self._torch = torch
         self.device = f"cuda:{gpu.index}"
         self._stream = torch.cuda.ExternalStream(gpu.stream, device=self.device)
-        self._pool: Any = torch.cuda.MemPool()
+        with torch.cuda.device(self.device):  # a pool is of torch's current GPU
+            self._pool: Any = torch.cuda.MemPool()
 
     def tensor(self, array: DeviceArray) -> Any:
         """The array's memory as a tensor."""
@@ -84,13 +90,14 @@ class TorchOnGpu:
     def active(self) -> ExitStack:
         """While it is open, this thread's torch runs on our stream, allocates from our pool and learns nothing.
 
-        float32 is float32: torch's default for convolutions is TF32.
+        float32 is float32: torch's default for convolutions is TF32. Other editors' threads wait meanwhile.
         """
         stack, cuda = ExitStack(), self._torch.cuda
+        stack.enter_context(FLAGS)
         stack.enter_context(self._torch.inference_mode())
         stack.enter_context(self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         stack.enter_context(cuda.stream(self._stream))
-        stack.enter_context(cuda.use_mem_pool(self._pool))
+        stack.enter_context(cuda.use_mem_pool(self._pool, self.device))
         return stack
 
 
