@@ -1,4 +1,4 @@
-"""Laplacian blending, a baseline for composites: `python -m sdedit.evaluation.baselines --help`."""
+"""Laplacian and Poisson blending, baselines for composites: `python -m sdedit.evaluation.baselines --help`."""
 
 if __name__ == "__main__":  # before the imports, which take seconds
     from sdedit.entry import run_module
@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from sdedit.console import run_command
-from sdedit.errors import ImageError
+from sdedit.errors import ImageError, SdeditError, install_hint, raise_interrupt
 from sdedit.runtime.codec import to_image
 from sdedit.runtime.images import check_output, save_image
 
@@ -57,6 +57,49 @@ def doubled(image: np.ndarray) -> np.ndarray:
     return found
 
 
+def poisson_blend(pasted: np.ndarray, photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The pasted part's differences between neighbours, continued from the photo around it: Perez et al. 2003.
+
+    Arguments and result are those of laplacian_blend; the mask edits where it is above 0. Each pixel p of the mask
+    solves equation 7: |N| f_p - sum of f_q over neighbours q in the mask = sum of the photo over the other neighbours
+    + sum of g_p - g_q over all, g being `pasted` and N the up to four neighbours in the picture. Outside the mask the
+    photo is unchanged. Raises ImageError for a mask of the whole picture, which leaves the level open, and SdeditError
+    without scipy.
+    """
+    try:
+        from scipy.sparse import coo_array, diags_array
+        from scipy.sparse.linalg import spsolve
+    except ImportError as error:
+        raise_interrupt(error)
+        raise SdeditError(f"Poisson blending needs scipy: {install_hint('evaluate')}") from None
+    inside = mask > 0
+    if inside.all():
+        raise ImageError("Poisson blending needs a pixel that the mask keeps: it edits the whole picture")
+    g, known = (np.moveaxis(np.asarray(image, np.float64), 0, -1) for image in (pasted, photo))
+    ys, xs = np.nonzero(inside)
+    numbers = np.cumsum(inside).reshape(inside.shape) - 1
+    neighbours, right = np.zeros(len(ys)), np.zeros((len(ys), g.shape[2]))
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    for down, along in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        y, x = ys + down, xs + along
+        own = np.flatnonzero((y >= 0) & (y < inside.shape[0]) & (x >= 0) & (x < inside.shape[1]))
+        y, x = y[own], x[own]
+        neighbours[own] += 1
+        right[own] += g[ys[own], xs[own]] - g[y, x]
+        unknown = inside[y, x]
+        right[own[~unknown]] += known[y[~unknown], x[~unknown]]
+        pairs.append((own[unknown], numbers[y[unknown], x[unknown]]))
+    places = tuple(np.concatenate(found) for found in zip(*pairs, strict=True))
+    shape = (len(ys), len(ys))
+    matrix = diags_array(neighbours) - coo_array((np.ones(len(places[0])), places), shape=shape)
+    blend = known.copy()
+    blend[ys, xs] = spsolve(matrix.tocsc(), right).reshape(right.shape) if len(ys) else 0
+    return np.clip(np.moveaxis(blend, -1, 0), -1, 1).astype(np.float32)
+
+
+METHODS = {"laplacian": laplacian_blend, "poisson": poisson_blend}
+"""Name -> the function that blends."""
+
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -65,7 +108,10 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--masks", required=True, type=FOLDER, help="Folder of masks, white where something was pasted.")
 @click.option("--photos", required=True, type=FOLDER, help="Folder of the photos before the pasting.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of results.")
-def command(guides: Path, masks: Path, photos: Path, out: Path) -> None:
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), default="laplacian", show_default=True, help="How to blend."
+)
+def command(guides: Path, masks: Path, photos: Path, out: Path, method: str) -> None:
     """Blend each composite of GUIDES into the photo of its name in PHOTOS, where its mask is white, to OUT/NAME.png.
 
     Measure the blends with sdedit evaluate --results OUT, and copy and paste with --results GUIDES.
@@ -81,7 +127,7 @@ def command(guides: Path, masks: Path, photos: Path, out: Path) -> None:
         pair = read_images([path, originals[stem]], "image")
         mask = read_masks(inputs, [stem], (pair.shape[3], pair.shape[2]))
         assert mask is not None
-        save_image(to_image(laplacian_blend(pair[0], pair[1], mask[0])), target, {})
+        save_image(to_image(METHODS[method](pair[0], pair[1], mask[0])), target, {})
 
 
 def main() -> None:

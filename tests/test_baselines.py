@@ -1,4 +1,4 @@
-"""Laplacian blending: what it must be by theory, as a command on folders, and its mistakes."""
+"""Laplacian and Poisson blending: what it must be by theory, as a command on folders, and its mistakes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sdedit.errors import ImageError
-from sdedit.evaluation.baselines import command, laplacian_blend
+from sdedit.evaluation.baselines import command, laplacian_blend, poisson_blend
 
 
 def some_pair(height: int = 48, width: int = 64) -> np.ndarray:
@@ -41,6 +41,47 @@ def test_a_step_becomes_a_slope_and_detail_keeps_its_edge() -> None:
     assert fine[:28].min() > 10 * fine[36:].max()
 
 
+@pytest.fixture(params=[0, 1, 2])
+def blob(request: pytest.FixtureRequest) -> np.ndarray:
+    """A mask [9, 11] of several parts that touches the border, of one pixel, and of all but one."""
+    if request.param == 1:
+        return np.pad([[1.0]], ((4, 4), (5, 5)))
+    mask = (np.random.default_rng(3).random((9, 11)) < 0.6).astype(float)
+    return mask if request.param == 0 else (np.arange(99) != 40).reshape(9, 11).astype(float)
+
+
+def test_poisson_blending_is_a_direct_solve_of_its_equations(blob: np.ndarray) -> None:
+    """Equation 7 of the paper, pixel by pixel, and numpy's dense solver."""
+    pasted, photo = 0.2 * some_pair(9, 11).astype(np.float64)
+    places = [(y, x) for y in range(9) for x in range(11) if blob[y, x]]
+    matrix, right = np.zeros((len(places), len(places))), np.zeros((len(places), 3))
+    for row, (y, x) in enumerate(places):
+        for place in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
+            if 0 <= place[0] < 9 and 0 <= place[1] < 11:
+                matrix[row, row] += 1
+                right[row] += pasted[:, y, x] - pasted[(slice(None), *place)]
+                if place in places:
+                    matrix[row, places.index(place)] -= 1
+                else:
+                    right[row] += photo[(slice(None), *place)]
+    wanted = photo.copy()
+    for place, value in zip(places, np.linalg.solve(matrix, right), strict=True):
+        wanted[(slice(None), *place)] = value
+    found = poisson_blend(pasted, photo, blob)
+    assert found == pytest.approx(np.clip(wanted, -1, 1), abs=1e-6)  # the result is float32
+    assert np.array_equal(found[:, blob == 0], photo.astype(np.float32)[:, blob == 0])
+
+
+def test_poisson_blending_takes_on_the_level_around_it() -> None:
+    photo = some_pair()[0] / 2
+    mask = np.zeros((48, 64))
+    mask[10:30, 20:50] = 1
+    assert poisson_blend(photo + np.float32(0.3), photo, mask) == pytest.approx(photo, abs=1e-6)
+    assert np.array_equal(poisson_blend(photo, photo, 0 * mask), photo)
+    with pytest.raises(ImageError, match="it edits the whole picture"):
+        poisson_blend(photo, photo, 0 * mask + 1)
+
+
 def test_folders_are_blended(tmp_path: Path) -> None:
     pair = np.rint((some_pair() + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
     masks = np.full((48, 64), 255, np.uint8)
@@ -52,6 +93,12 @@ def test_folders_are_blended(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, arguments)
     assert (done.exit_code, done.output) == (0, "")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), pair[0])
+    masks[:, :32] = 0
+    Image.fromarray(masks).save(tmp_path / "masks" / "a.png")
+    assert CliRunner().invoke(command, [*arguments, "--method", "poisson"]).exit_code == 0
+    blended = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(blended[:, :32], pair[1][:, :32])
+    assert not np.array_equal(blended, pair[1])
     (tmp_path / "photos" / "a.png").rename(tmp_path / "photos" / "b.png")
     done = CliRunner().invoke(command, arguments)
     assert isinstance(done.exception, ImageError)

@@ -69,6 +69,12 @@ def folder(name: str, text: str, required: bool = True) -> Callable[..., Any]:
 )
 @click.option("--threads", type=int, help="Number of CPU threads of the engines.  [default: as in edit]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw realism against faithfulness into this file.")
+@click.option(
+    "--study",
+    type=click.Path(path_type=Path),
+    help="Write a web page, FILE.html, on which people choose between two sets of results, or between one and real "
+    "images, and FILE.key.json, which says whose each picture is.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON, not as a table.")
 @BUNDLE
 def evaluate_command(
@@ -81,6 +87,7 @@ def evaluate_command(
     features: tuple[Path, ...],
     threads: int | None,
     plot: Path | None,
+    study: Path | None,
     as_json: bool,
     bundle: Path | None,
     **options: Any,
@@ -96,11 +103,15 @@ def evaluate_command(
     if plot is not None and not plot.parent.is_dir():
         raise SdeditError(f"plot {plot} cannot be written: {plot.parent} is not a folder")
     from sdedit.evaluation import measuring, runs, summary
+    from sdedit.evaluation.study import making
 
     chosen = [] if out is None else choose(**options)
+    if study is not None:
+        making.check_page(study, [run.name for run in chosen] or list(map(str, results)))
     inputs = runs.find_inputs(guides, masks)
     networks = measuring.load_networks(features, threads)
-    measurer = measuring.Measurer(inputs, list(runs.by_stem(reals).values()), networks)
+    pictures = list(runs.by_stem(reals).values())
+    measurer = measuring.Measurer(inputs, pictures, networks)
     if out is None:
         sets = {str(path): runs.find_results(path, inputs) for path in results}
     else:
@@ -110,6 +121,8 @@ def evaluate_command(
     if plot is not None:
         points = [(run.name.partition("_")[2], rows[run.name], f"{run.t0:g}") for run in chosen]
         summary.plot(points or [(name, values, "") for name, values in rows.items()], plot)
+    if study is not None:
+        making.make_study(sets, inputs, pictures, study)
     if as_json:
         heads = [asdict(run) for run in chosen] or [{"results": name} for name in rows]
         click.echo(
