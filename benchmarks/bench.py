@@ -2,16 +2,21 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from sdedit.console import Number, run_command
 from sdedit.errors import SdeditError, printable
-from sdedit.runtime.machine import available_processors, load_average, why_busy
+from sdedit.runtime.machine import available_processors, load_average
 
 from . import report
-from .machine import describe, peaks
+from .latent.bench import measure_latent
+from .latent.report import KIND
+from .latent.report import tables as latent_tables
+from .latent.shapes import SHAPES
+from .machine import peaks
 from .page import page
 from .scenarios import Scenario, scenarios
 from .suite import Suite, faults
@@ -31,6 +36,13 @@ FULL_MINUTES = 17.0
     is_flag=True,
     help="Finish in 90 seconds: the shipped model, masked edit, nothing that compiles first.",
 )
+@click.option("--latent", is_flag=True, help="Measure text-guided latent models with random weights instead.")
+@click.option("--shape", type=click.Choice([*SHAPES]), help="Sizes of the latent model.  [default: small]")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the latent models here; sd15 takes 8 GB.  [default: the user's cache]",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each contender.  [default: all processors]")
 @click.option("--seconds", type=Number(min=0), help="Seconds of timing per scenario.")
 @click.option("--load", type=click.Path(path_type=Path), help="Measure nothing and show this run, a file of --json.")
@@ -44,6 +56,9 @@ def command(
     bundle: Path | None,
     names: tuple[str, ...],
     quick: bool,
+    latent: bool,
+    shape: str | None,
+    folder: Path | None,
     threads: int | None,
     seconds: float | None,
     load: Path | None,
@@ -58,10 +73,19 @@ def command(
     a package is missing, time ran out, or anything failed: what could be measured is shown all the same.
     """
     earlier = None if old is None else report.read_run(old)
-    run = measure(bundle, names, quick, threads, seconds) if load is None else report.read_run(load)
+    if latent:
+        given = {"bundle": bundle, "quick": quick, "seconds": seconds, "load": load}
+        refuse_options("--latent", {**given, "markdown": markdown, "plot": plots})
+        run = measure_latent(SHAPES[shape or "small"], folder, names, check_threads(threads))
+    else:
+        refuse_options("no --latent", {"shape": shape, "folder": folder})
+        run = measure(bundle, names, quick, threads, seconds) if load is None else report.read_run(load)
     shown = report.printable_run(run)
     click.echo("\n" + report.header(shown) + "\n")
-    click.echo("\n".join(report.tables(shown)))
+    is_latent = run.get("kind") == KIND
+    click.echo("\n".join(latent_tables(shown) if is_latent else report.tables(shown)))
+    if is_latent:
+        refuse_options("a run of --latent", {"markdown": markdown, "plot": plots})
     if earlier is not None:
         click.echo("\n".join(report.compare(shown, report.printable_run(earlier))))
     if json_file is not None:
@@ -76,6 +100,13 @@ def command(
         markdown.write_text(page(run, paths), encoding="utf-8")
     if load is None:
         conclude(run)
+
+
+def refuse_options(what: str, given: Mapping[str, object]) -> None:
+    """Raise UsageError for an option that was given and does not go with `what`."""
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(f"--{name} does not go with {what}")
 
 
 def conclude(run: report.Run) -> None:
@@ -95,13 +126,7 @@ def measure(
     deadline = time.perf_counter() + 60 * (QUICK_MINUTES if quick else FULL_MINUTES)
     suite = Suite(threads, deadline, quick, seconds, say=lambda line: click.echo(printable(line), err=True))
     load = load_average()
-    run: report.Run = {
-        "revision": report.REVISION,
-        "command": command_line,
-        "machine": describe(threads),
-        "load_before": load,
-        "busy": why_busy(load),
-    }
+    run = report.start_run(command_line, threads, load)
     if run["busy"]:
         suite.say(f"{run['busy']}; all times are longer than on an idle machine")
     for line in suite.left_out(chosen):

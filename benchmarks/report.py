@@ -7,6 +7,9 @@ from typing import Any
 
 from sdedit.console import to_json
 from sdedit.errors import SdeditError, printable, reason
+from sdedit.runtime.machine import why_busy
+
+from .machine import describe
 
 REVISION = 1
 """Raise it when a reader of the old revision would misread new files."""
@@ -32,6 +35,17 @@ COLUMNS = (
     "step",
     "edit",
 )
+
+
+def start_run(command: str, threads: int, load: float | None) -> Run:
+    """The keys of a run that are known before it. load: the load average before it."""
+    return {
+        "revision": REVISION,
+        "command": command,
+        "machine": describe(threads),
+        "load_before": load,
+        "busy": why_busy(load),
+    }
 
 
 def read_run(path: Path) -> Run:
@@ -90,10 +104,15 @@ def tables(run: Run) -> Iterator[str]:
                 for row in sorted(measured, key=lambda row: -row["step_ms"]["median"])
             )
             yield ""
-        for row in scenario["rows"]:
-            if row["status"] != "measured":
-                yield f"- {row['name']}: {row['status']}: {row['why']}"
-        yield ""
+        yield from not_measured(scenario)
+
+
+def not_measured(scenario: dict[str, Any]) -> Iterator[str]:
+    """A line for each contender that was not measured, and an empty one."""
+    for row in scenario["rows"]:
+        if row["status"] != "measured":
+            yield f"- {row['name']}: {row['status']}: {row['why']}"
+    yield ""
 
 
 def loads(run: dict[str, Any]) -> str:
