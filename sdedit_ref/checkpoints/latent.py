@@ -35,6 +35,8 @@ PIPELINES = (
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
 )
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of a pipeline that an edit does not need."""
@@ -54,6 +56,9 @@ TEXT_MODELS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 GUIDANCE = {"free": 7.5, "embedded": 7.5, "none": 1.0}
 SUGGESTED_STEPS = 20
+
+FEW_STEPS = 4
+"""Suggested for consistency models."""
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -84,12 +89,6 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
     network = ConditionedUNet(unet)
     channels = vae.config.latent_channels
     factor = 2 ** (len(vae.config.decoder_block_out_channels if is_tiny(vae) else vae.config.block_out_channels) - 1)
-    suggested = {
-        "sampler": mapped.sampler,
-        "steps": SUGGESTED_STEPS,
-        "guidance": GUIDANCE[text.guidance],
-        "t0": 0.6,
-    }
     return Checkpoint(
         folder.resolve(),
         sha256=digest([folder, vae_folder]),
@@ -109,9 +108,20 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
             LatentDecoder(vae).eval().requires_grad_(False),
             factor,
             text,
-            suggested,
+            suggested_options(mapped.sampler, text.guidance),
         ),
     )
+
+
+def suggested_options(sampler: str, guidance: str) -> dict[str, Any]:
+    """Defaults of an edit. guidance: how the network takes it."""
+    few = sampler == "lcm"
+    return {
+        "sampler": sampler,
+        "steps": FEW_STEPS if few else SUGGESTED_STEPS,
+        "guidance": 1.0 if few and guidance == "free" else GUIDANCE[guidance],
+        "t0": 0.6,
+    }
 
 
 def read_index(folder: Path) -> Mapping[str, Any]:
