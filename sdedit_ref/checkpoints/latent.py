@@ -102,7 +102,7 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
         weights="as saved",
         answers=answers,
         notes=(*mapped.notes, *left_out(folder, index)),
-        inputs=inputs_of(unet, text.length),
+        inputs=inputs_of(unet, text.length, side),
         latent=LatentParts(
             LatentEncoder(vae).eval().requires_grad_(False),
             LatentDecoder(vae).eval().requires_grad_(False),
@@ -199,10 +199,11 @@ def check_parts(folder: Path, unet: Any, vae: Any) -> None:
         raise CheckpointError(
             f"{folder}: the U-Net makes {unet.config.out_channels} channels, the autoencoder has {latent}"
         )
-    if unet.config.in_channels == 2 * latent + 1:
-        raise CheckpointError(f"{folder}: its U-Net is told a mask (an inpainting model), which is not taken yet")
-    if unet.config.in_channels != latent:
-        raise CheckpointError(f"{folder}: the U-Net takes {unet.config.in_channels} channels, not {latent}")
+    if unet.config.in_channels not in (latent, 2 * latent + 1):
+        raise CheckpointError(
+            f"{folder}: the U-Net takes {unet.config.in_channels} channels, "
+            f"not {latent}, or {2 * latent + 1} for inpainting"
+        )
     if unet.config.encoder_hid_dim_type is not None or unet.config.class_embed_type is not None:
         raise CheckpointError(f"{folder}: its U-Net takes an image or a class (an IP-Adapter, an upscaler): not taken")
     if unet.config.addition_embed_type not in (None, "text_time"):
@@ -211,14 +212,16 @@ def check_parts(folder: Path, unet: Any, vae: Any) -> None:
         )
 
 
-def inputs_of(unet: Any, length: int) -> dict[str, tuple[int, ...]]:
-    """The U-Net's inputs besides x and time, by name: shapes without the batch."""
+def inputs_of(unet: Any, length: int, side: int) -> dict[str, tuple[int, ...]]:
+    """The U-Net's inputs besides x and time, by name: shapes without the batch. side: of its latents."""
     config = unet.config
     width = config.cross_attention_dim
     inputs: dict[str, tuple[int, ...]] = {"context": (length, width if isinstance(width, int) else width[0])}
     if config.addition_embed_type == "text_time":
         inputs["pooled"] = (config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,)
         inputs["size"] = (6,)
+    if config.in_channels > config.out_channels:
+        inputs["known"] = (config.in_channels - config.out_channels, side, side)
     if config.time_cond_proj_dim:
         inputs["guidance"] = ()
     return inputs
