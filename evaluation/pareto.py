@@ -38,6 +38,8 @@ T0 = 0.5
 YARDSTICK_STEPS = 500
 STEPS = (4, 6, 9, 13, 18, 25, 50)
 MASKED_STEPS = (9, 18, 25, 50)
+UNMASKED_SAMPLERS = tuple(name for name, preset in SAMPLERS.items() if not preset.renoise)
+"""Samplers that solve the reverse process; the others are for consistency models."""
 MASKED_SAMPLERS = ("ancestral", "dpmpp_2m")
 SCALES = "1:0.4,1.5:0.25,2:0.25,3:0.1"
 
@@ -155,7 +157,7 @@ def measure(editor: Editor, views: Views, seeds: int) -> Iterator[Point]:
     for masked in (False, True):
         for seed in range(seeds):
             yield measure_one(editor, views, masked, "ancestral", "fresh", YARDSTICK_STEPS, seed)
-    for sampler in SAMPLERS:
+    for sampler in UNMASKED_SAMPLERS:
         for steps in STEPS:
             yield measure_one(editor, views, False, sampler, "fresh", steps, 0)
     for sampler in MASKED_SAMPLERS:

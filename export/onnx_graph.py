@@ -16,6 +16,8 @@ import onnxscript  # noqa: F401 - torch.onnx.export needs it: where it is missin
 import torch
 from torch import nn
 
+from sdedit.runtime.bundle import KNOWN
+
 from .norms import with_large_norms_by_channel
 
 OPSET = 18
@@ -32,9 +34,6 @@ DATA_SUFFIX = ".data"
 TRACED_BATCHES = 63
 """Largest batch that the tracer is told of. diffusers' networks make a copy from 64 images on, and the tracer, told of
 any batch, finds that out at its end and begins again. The graph itself takes any batch."""
-
-KNOWN = "known"
-"""Name of the input that has the size of x: the mask and the latent of an inpainting network."""
 
 
 def to_onnx(

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from sdedit.errors import EngineError
 
-from .bundle import DECODER, ENCODER, Bundle
+from .bundle import DECODER, ENCODER, KNOWN, Bundle
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """A loaded network: inputs by name -> outputs by name."""
@@ -36,6 +37,12 @@ class Codec(Protocol):
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """A mask at picture size, float32 in [0, 1], as one of the state: float32 [H, W]."""
 
+    def conditions(self, picture: Image.Image, edited: np.ndarray) -> dict[str, np.ndarray]:
+        """Inputs of the network that tell it the picture around the mask, by name.
+
+        edited: bool [H, W], the pixels of the picture that may change.
+        """
+
     def decode(self, state: np.ndarray) -> Image.Image:
         """The picture of a finished state."""
 
@@ -54,6 +61,9 @@ class PixelCodec:
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         return mask
+
+    def conditions(self, picture: Image.Image, edited: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
 
     def decode(self, state: np.ndarray) -> Image.Image:
         return to_image(state)
@@ -74,6 +84,7 @@ class LatentCodec:
     def __init__(self, bundle: Bundle, load: Load) -> None:
         """load: called at the first use of the encoder and of the decoder."""
         self._factor = bundle.factor
+        self._inpaints = KNOWN in bundle.manifest.inputs
         self._preview = bundle.preview()
         self._load = load
 
@@ -93,10 +104,29 @@ class LatentCodec:
         return finite("encoder", self._encoder({"image": values[None]})["latent"][0])
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
-        """The maximum over each cell: no stroke is too thin to be edited, and greys stay greys."""
-        height, width = (side // self._factor for side in mask.shape)
-        cells = mask.reshape(height, self._factor, width, self._factor).max(axis=(1, 3))
+        """The maximum over each cell: no stroke is too thin to be edited, and greys stay greys.
+
+        An inpainting network knows the kept part itself. There the cells around are edited too, so that the decoder,
+        which looks at neighbours, finds one network's cells on both sides of the border.
+        """
+        cells = self._cells(mask)
+        if self._inpaints:
+            cells = sliding_window_view(np.pad(cells, 1, mode="edge"), (3, 3)).max(axis=(2, 3))
         return np.ascontiguousarray(cells, np.float32)
+
+    def conditions(self, picture: Image.Image, edited: np.ndarray) -> dict[str, np.ndarray]:
+        """An inpainting network's `known`, float32 [1 + C, h, w]: the mask, and the latent of the kept part on grey."""
+        if not self._inpaints:
+            return {}
+        mask = edited.astype(np.float32)
+        kept = self.encode_values(to_state(picture) * (np.float32(1) - mask))
+        return {KNOWN: np.concatenate([self._cells(mask)[None], kept])}
+
+    def _cells(self, mask: np.ndarray) -> np.ndarray:
+        """The largest value in each cell."""
+        height, width = (side // self._factor for side in mask.shape)
+        cells: np.ndarray = mask.reshape(height, self._factor, width, self._factor).max(axis=(1, 3))
+        return cells
 
     def decode(self, state: np.ndarray) -> Image.Image:
         return to_image(finite("decoder", self._decoder({"latent": state[None]})["image"][0]))

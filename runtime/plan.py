@@ -27,9 +27,10 @@ class Sampler:
     eta: float  # 0: deterministic, 1: the posterior's variance
     order: int = 1  # 2: extrapolate from the last prediction
     wide: bool = False  # True: the paper's larger variance, s^2 - r^2 s'^2
+    renoise: bool = False  # True: x0 is noised anew to each level, and x is forgotten
 
 
-SamplerName = Literal["ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_maruyama"]
+SamplerName = Literal["ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_maruyama", "lcm"]
 """The names of SAMPLERS, for editors that complete them and for type checkers."""
 
 SAMPLERS = {
@@ -39,6 +40,7 @@ SAMPLERS = {
     "dpmpp_2m_sde": Sampler(eta=1.0, order=2),
     "euler": Sampler(eta=0.0),
     "euler_maruyama": Sampler(eta=1.0, wide=True),
+    "lcm": Sampler(eta=1.0, renoise=True),
 }
 
 KeepName = Literal["fresh", "fixed", "paper", "official"]
@@ -59,12 +61,14 @@ class Plan:
     keeps_exactly: bool
 
 
-def fill_rows(levels: Sequence[Level], eta: float, order: int, wide: bool) -> list[tuple[float, float, float, float]]:
+def fill_rows(
+    levels: Sequence[Level], eta: float, order: int, wide: bool, renoise: bool = False
+) -> list[tuple[float, float, float, float]]:
     """The coefficients c_x, c_0, c_h, c_z of each step from one of `levels` to the next; the last level is clean.
 
     eta in [0, 1] scales the noise of DDIM's family (Song et al. 2021, eq. 16). order 2 is DPM-Solver++ (2M) (Lu et al.
     2022, Algorithm 2) and, with eta = 1, its SDE form. wide takes the noise of SDEdit's Algorithms 2 to 5, which is
-    larger.
+    larger. renoise is the multistep sampling of consistency models (Song et al. 2023, Algorithm 1): eta counts no more.
     """
     rows = []
     previous_gap = None
@@ -74,7 +78,7 @@ def fill_rows(levels: Sequence[Level], eta: float, order: int, wide: bool) -> li
             break
         r = a / a_next
         e = math.sqrt(max(s * s - r * r * s_next * s_next, 0.0))
-        d = eta * e * s_next / s
+        d = s_next if renoise else eta * e * s_next / s
         c_x = math.sqrt(max(s_next * s_next - d * d, 0.0)) / s
         c_0 = a_next - a * c_x
         c_h = 0.0
@@ -139,7 +143,7 @@ def make_plan(
     _check(keep, repeats, steps, clip, guidance)
     ks = schedule.visit(t0, steps)
     levels = [*map(schedule.level, ks), CLEAN]
-    coefficients = fill_rows(levels, preset.eta, preset.order, preset.wide)
+    coefficients = fill_rows(levels, preset.eta, preset.order, preset.wide, preset.renoise)
     once = np.zeros(steps, ROW)
     h_threshold = math.inf
     for n, row in enumerate(once):

@@ -13,7 +13,7 @@ def some_job(chance: random.Random) -> dict[str, Any]:
         "guide": values.integers(0, 256, (height, width, 3)).astype(np.uint8),
         "t0": chance.choice([0.4, 0.5, 0.9, 1.0]),
         "steps": chance.randint(1, 8),
-        "sampler": chance.choice(["ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler_maruyama"]),
+        "sampler": chance.choice(["ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler_maruyama", "lcm"]),
         "keep": chance.choice(["fresh", "fixed", "paper", "official"]),
         "repeats": chance.randint(1, 3),
         "seed": chance.getrandbits(64),

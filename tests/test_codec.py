@@ -74,6 +74,9 @@ class HalvedCodec:
     def mask(self, mask: np.ndarray) -> np.ndarray:
         return mask.reshape(32, 2, 32, 2).max(axis=(1, 3))
 
+    def conditions(self, picture: Image.Image, edited: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
     def decode(self, state: np.ndarray) -> Image.Image:
         green = np.empty((64, 64), np.float32)
         for index, part in enumerate(state):

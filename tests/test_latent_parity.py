@@ -48,6 +48,7 @@ TOLERANCE = 1e-4
 
 PROMPT, NEGATIVE = "a photo of the harbour, don't blur it", "ugly, watermark"
 DPM = diffusers.DPMSolverMultistepScheduler
+LCM = diffusers.LCMScheduler
 
 HARD = [
     "",
@@ -83,6 +84,21 @@ class Known:
 @pytest.fixture(scope="module")
 def known(build_once: Callable[[str, Build], Path]) -> Known:
     folder = build_once("latent-sd", lambda folder: save_sd(folder / "sd")) / "sd"
+    return Known(folder, diffusers.StableDiffusionPipeline.from_pretrained(folder), load_checkpoint(folder))
+
+
+@pytest.fixture(scope="module")
+def known_lcm(build_once: Callable[[str, Build], Path]) -> Known:
+    """A model distilled with guidance, which its U-Net takes as an input."""
+    folder = build_once("latent-lcm", lambda folder: save_sd(folder / "lcm", LCM(**TRAINING), time_cond_proj_dim=16))
+    folder = folder / "lcm"
+    return Known(folder, diffusers.StableDiffusionPipeline.from_pretrained(folder), load_checkpoint(folder))
+
+
+@pytest.fixture(scope="module")
+def known_inpainting(build_once: Callable[[str, Build], Path]) -> Known:
+    """A model whose U-Net is told the mask and the latent of what is kept."""
+    folder = build_once("latent-inpainting", lambda folder: save_sd(folder / "sd", in_channels=9)) / "sd"
     return Known(folder, diffusers.StableDiffusionPipeline.from_pretrained(folder), load_checkpoint(folder))
 
 
@@ -218,8 +234,36 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "SDXL, euler": (lambda: diffusers.EulerDiscreteScheduler(**TRAINING), {"kind": XL}),
     "SDXL, dpmpp_2m, no negative": (lambda: trailing(DPM), {"kind": XL, "negative": None}),
     "SDXL, negative of no words": (lambda: trailing(DPM), {"kind": XL, "negative": ""}),
+    "9 channels": (lambda: trailing(diffusers.DDIMScheduler, **DDIM), {"known": "known_inpainting", "mask": True}),
+    "9 channels, euler": (
+        lambda: trailing(diffusers.EulerDiscreteScheduler),
+        {"known": "known_inpainting", "mask": True, "t0": 0.8},
+    ),
+    "LCM": (lambda: LCM(**TRAINING), {"known": "known_lcm", "steps": 4, "t0": 1.0, "negative": None}),
+    "LCM, half": (lambda: LCM(**TRAINING), {"known": "known_lcm", "steps": 8, "t0": 0.5, "negative": None}),
+    "LCM of a fused LoRA": (lambda: LCM(**TRAINING), {"steps": 4, "t0": 0.8, "guidance": 1.5}),
     "v, dpmpp_2m": (lambda: trailing(DPM, prediction_type="v_prediction"), {"t0": 0.8}),
 }
+
+
+def mask_of(known: Known) -> np.ndarray:
+    """A mask of whole cells, where the nearest value is the maximum.
+
+    diffusers lets an inpainting network change every cell. We do so where a neighbour is edited, so every cell has one.
+    """
+    mask = np.zeros((32, 32), np.uint8)
+    if "known" not in known.checkpoint.inputs:
+        mask[8:24, 4:20] = 255
+        return mask
+    mask[:] = 255
+    for row, column in ((4, 4), (12, 20), (24, 8)):
+        mask[row : row + 4, column : column + 4] = 0
+    return mask
+
+
+def spacing(scheduler: Any) -> int:
+    """Training levels from one level of our table to the next."""
+    return 1000 // scheduler.config.original_inference_steps if isinstance(scheduler, LCM) else 1
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -231,13 +275,12 @@ def test_an_edit_is_diffusers_edit(
     case: str,
 ) -> None:
     make, options = CASES[case]
-    known: Known = request.getfixturevalue("known_xl" if options.get("kind") is XL else "known")
+    known: Known = request.getfixturevalue(options.get("known", "known_xl" if options.get("kind") is XL else "known"))
     scheduler = make()
     masked = options.get("mask", False)
     steps, t0, guidance = options.get("steps", 10), options.get("t0", 0.6), options.get("guidance", 7.5)
     negative = options.get("negative", NEGATIVE) if guidance != 1 else None
-    mask = np.zeros((32, 32), np.uint8)
-    mask[8:24, 4:20] = 255  # of whole cells, where the nearest value is the maximum
+    mask = mask_of(known)
     plain = diffusers.StableDiffusionInpaintPipeline if masked else diffusers.StableDiffusionImg2ImgPipeline
     kind = options.get("kind", plain)
     others = {"add_watermarker": False} if kind is XL else {"requires_safety_checker": False}
@@ -257,14 +300,14 @@ def test_an_edit_is_diffusers_edit(
         **call,
     ).images[0]
     count = int(steps * t0)
-    levels = [int(time) + 1 for time in pipeline.scheduler.timesteps[-count:]]
+    levels = [(int(time) + 1) // spacing(scheduler) for time in pipeline.scheduler.timesteps[-count:]]
     monkeypatch.setattr(Schedule, "visit", lambda self, t0, steps: levels)
     made: list[np.ndarray] = []
     monkeypatch.setattr("sdedit.runtime.editor.editor.load_component", components(known, made))
     bundle = bundle_of(tmp_path / "bundle", known, scheduler)
     config = {**scheduler.config, "_class_name": type(scheduler).__name__}
     sampler: Any = map_scheduler(tmp_path, with_defaults(tmp_path, config)).sampler
-    device = CpuDevice(TorchEngine(known.checkpoint.network), bundle.inputs, 1, twin(), guided=True, multiple_of=2)
+    device = CpuDevice(TorchEngine(known.checkpoint.network), bundle.inputs, 1, twin(), bundle.guided, multiple_of=2)
     with Editor(bundle, device) as editor:
         edit = editor.edit(
             photo(),
@@ -294,6 +337,34 @@ def test_our_spacing_is_trailing() -> None:
     for steps in (4, 10, 20, 50):
         scheduler.set_timesteps(steps)
         assert schedule.visit(1.0, steps) == [int(time) + 1 for time in scheduler.timesteps]
+
+
+def test_levels_of_a_consistency_model_are_those_of_its_scheduler(known_lcm: Known) -> None:
+    schedule = Schedule(known_lcm.checkpoint.schedule)
+    scheduler = LCM(**TRAINING)
+    assert len(schedule) == 50
+    for steps in range(1, 11):
+        scheduler.set_timesteps(steps)
+        ours = [schedule.level(k).time for k in schedule.visit(1.0, steps)]
+        apart = np.abs(np.subtract(ours, scheduler.timesteps.tolist())).max()
+        assert apart <= (0 if steps in (1, 2, 4, 5, 10) else 20)  # one of the 50 levels
+    latent = known_lcm.checkpoint.latent
+    assert latent is not None
+    assert latent.suggested == {"sampler": "lcm", "steps": 4, "guidance": 7.5, "t0": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"original_inference_steps": 0}, r"original_inference_steps 0 is not a number in 1\.\.1000"),
+        ({"original_inference_steps": 1000}, "timestep_scaling 10.0 with 1000 levels: predictions are no predictions"),
+        ({"timestep_scaling": "x"}, "timestep_scaling 'x' with 50 levels"),
+    ],
+)
+def test_schedulers_of_consistency_models_that_are_not_taken(options: dict[str, Any], message: str) -> None:
+    config = {"_class_name": "LCMScheduler", **TRAINING, **options}
+    with pytest.raises(CheckpointError, match=message):
+        map_scheduler(Path(), with_defaults(Path(), config))
 
 
 def test_tokens_are_those_of_transformers(known: Known) -> None:

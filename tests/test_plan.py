@@ -106,7 +106,7 @@ def test_rows_carry_a_clean_image_to_the_next_level(schedule: Schedule, sampler:
     """A perfect prediction x0 keeps x = a x0 + s z: its mean, and its variance but where the paper adds more."""
     preset = SAMPLERS[sampler]
     levels = [*map(schedule.level, schedule.visit(t0, steps)), CLEAN]
-    rows = fill_rows(levels, preset.eta, preset.order, preset.wide)
+    rows = fill_rows(levels, preset.eta, preset.order, preset.wide, preset.renoise)
     for (now, then), (c_x, c_0, c_h, c_z) in zip(itertools.pairwise(levels), rows, strict=True):
         assert c_x * now.alpha + c_0 + c_h == pytest.approx(then.alpha, rel=1e-9, abs=1e-12)
         variance = c_x**2 * now.sigma**2 + c_z**2
@@ -181,6 +181,16 @@ def test_second_order_is_dpm_solver_2m(schedule: Schedule, eta: float) -> None:
     assert c_0 == pytest.approx(weight * (1 + h / (2 * h_last)), rel=1e-9)
     assert c_h == pytest.approx(-weight * h / (2 * h_last), rel=1e-9)
     assert rows[2] == (0.0, 1.0, 0.0, 0.0)
+
+
+@EVERY_SCHEDULE
+def test_lcm_noises_each_prediction_anew(schedule: Schedule) -> None:
+    """Song et al. 2023, Algorithm 1: x' = a' x0 + s' z, whatever x was."""
+    ks = schedule.visit(0.8, 4)
+    rows = plan_of(schedule, t0=0.8, steps=4, sampler="lcm").rows
+    for row, k in zip(rows, ks[1:], strict=False):
+        a, s, _ = schedule.level(k)
+        assert [row[name] for name in ("c_x", "c_0", "c_h", "c_z")] == [0, np.float32(a), 0, np.float32(s)]
 
 
 def coefficients(plan: Plan) -> np.ndarray:

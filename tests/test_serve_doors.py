@@ -178,7 +178,7 @@ def test_a1111_is_told_what_is_done_otherwise(webui: Any) -> None:
 
 
 def test_a1111_answers_what_clients_ask(webui: Any) -> None:
-    assert webui.util_get_sampler_names() == ["DDIM", "DPM++ 2M", "DPM++ 2M SDE", "Euler", "Euler a"]
+    assert webui.util_get_sampler_names() == ["DDIM", "DPM++ 2M", "DPM++ 2M SDE", "Euler", "Euler a", "LCM"]
     assert [name.partition(" [")[0] for name in webui.util_get_model_names()] == ["earth64", "slow"]
     assert webui.util_get_current_model().startswith("earth64 [")
     webui.util_set_model("slow")

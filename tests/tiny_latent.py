@@ -13,6 +13,7 @@ from tiny import FIELDS, LEVELS, PARITY_LEVELS
 from sdedit.runtime.bundle import (
     DECODER,
     ENCODER,
+    MANIFEST,
     NETWORK,
     PREVIEW,
     REFERENCE,
@@ -138,6 +139,46 @@ def write_latent_bundle(folder: Path) -> Path:
     ]
     np.save(folder / REFERENCE, np.concatenate(outputs).astype(np.float32))
     write_manifest(folder, latent_fields(vocabulary))
+    return folder
+
+
+def write_inpainting_bundle(folder: Path) -> Path:
+    """The bundle with a network that is told the mask and the kept part: out = x / 2 + the kept part's latent."""
+    write_latent_bundle(folder)
+    latent = ["batch", 4, "height", "width"]
+    save(
+        folder / NETWORK,
+        [
+            helper.make_node("Slice", ["known", "one", "five", "one"], ["kept"]),
+            helper.make_node("ReduceMean", ["context", "axes"], ["mean"], keepdims=1),
+            helper.make_node("Mul", ["mean", "none"], ["nothing"]),
+            helper.make_node("Unsqueeze", ["nothing", "last"], ["told"]),
+            helper.make_node("Mul", ["x", "half"], ["halved"]),
+            helper.make_node("Add", ["halved", "kept"], ["with_kept"]),
+            helper.make_node("Add", ["with_kept", "told"], ["out"]),
+        ],
+        {
+            "one": np.array([1]),
+            "five": np.array([5]),
+            "axes": np.array([1, 2]),
+            "last": np.array([3]),
+            "none": np.float32([0]),
+            "half": np.float32([0.5]),
+        },
+        {"x": latent, "time": ["batch"], "context": ["batch", LENGTH, WIDTH], "known": ["batch", 5, "height", "width"]},
+        {"out": latent},
+    )
+    fields = json.loads((folder / MANIFEST).read_text())
+    fields["inputs"]["known"] = {"dtype": "float32", "shape": [5, *STATE[1:]]}
+    specs = {name: TensorSpec(np.dtype(np.float32), tuple(it["shape"])) for name, it in fields["inputs"].items()}
+    specs["x"] = TensorSpec(np.dtype(np.float32), STATE)
+    table = np.load(folder / SCHEDULE)
+    outputs = [
+        parity_input(table, k, index, STATE) / np.float32(2) + parity_conditions(specs, index)["known"][:, 1:]
+        for index, k in enumerate(PARITY_LEVELS)
+    ]
+    np.save(folder / REFERENCE, np.concatenate(outputs).astype(np.float32))
+    write_manifest(folder, fields)
     return folder
 
 

@@ -55,12 +55,12 @@ def sampler_columns(g: Builder, now: tuple[str, str], then: tuple[str, str], n: 
     """fill_rows: c_x, c_0, c_h and c_z. n: steps, ..., 1."""
     zero, one, two = g.f64(0), g.f64(1), g.f64(2)
     (a, s), (a_next, s_next) = now, then
-    eta, order, wide = preset(g)
+    eta, order, wide, renoise = preset(g)
     is_last, is_first = g.op("Equal", n, g.i64(1)), g.op("Equal", n, "steps")
     r = g.div(a, a_next)
     left = g.mul(g.mul(g.mul(r, r), s_next), s_next)
     e = g.op("Sqrt", g.op("Max", g.sub(g.mul(s, s), left), zero))
-    d = g.div(g.mul(g.mul(eta, e), s_next), s)
+    d = g.where(renoise, s_next, g.div(g.mul(g.mul(eta, e), s_next), s))
     c_x = g.div(g.op("Sqrt", g.op("Max", g.sub(g.mul(s_next, s_next), g.mul(d, d)), zero)), s)
     c_0 = g.sub(a_next, g.mul(a, c_x))
     gap = g.op("Log", g.div(g.mul(a_next, s), g.mul(a, s_next)))
@@ -77,14 +77,15 @@ def sampler_columns(g: Builder, now: tuple[str, str], then: tuple[str, str], n: 
     }
 
 
-def preset(g: Builder) -> tuple[str, str, str]:
-    """eta, order and wide of the input `sampler`; the input `eta`, where not below 0, stands for its own."""
+def preset(g: Builder) -> tuple[str, str, str, str]:
+    """eta, order, wide and renoise of the input `sampler`; the input `eta`, where not below 0, stands for its own."""
     presets = SAMPLERS.values()
     own = g.op("Gather", g.f64([preset.eta for preset in presets]), "sampler")
     eta = g.where(g.op("Less", "eta", g.f64(0)), own, "eta")
     order = g.op("Gather", g.i64([preset.order for preset in presets]), "sampler")
     wide = g.op("Gather", g.constant([preset.wide for preset in presets], np.bool_), "sampler")
-    return eta, order, wide
+    renoise = g.op("Gather", g.constant([preset.renoise for preset in presets], np.bool_), "sampler")
+    return eta, order, wide, renoise
 
 
 def predictions(g: Builder, prediction: str, a: str, s: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from .files import MANIFEST, file_sha256
 from .installed import SHIPPED, is_installed, refuse_installed
 from .kernels import read_kernels
-from .latent import DECODER, ENCODER, PIXELS, PIXELS_PARITY, PREVIEW, TEXT, Text, TextEncoder
+from .latent import DECODER, ENCODER, KNOWN, PIXELS, PIXELS_PARITY, PREVIEW, TEXT, Text, TextEncoder
 from .manifest import (
     MODEL_CARD,
     NETWORK,
@@ -23,6 +23,7 @@ from .writing import link_files, write_manifest
 __all__ = [
     "DECODER",
     "ENCODER",
+    "KNOWN",
     "MANIFEST",
     "MODEL_CARD",
     "NETWORK",

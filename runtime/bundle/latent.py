@@ -14,9 +14,12 @@ DECODER = "decoder.onnx"
 PREVIEW = "preview.npy"
 TEXT = "text.onnx"
 
-CONDITIONS = ("context", "pooled", "size", "guidance")
+KNOWN = "known"
+"""Name of the input [1 + C, h, w] that has the size of x: an inpainting network's mask and masked latent."""
+
+CONDITIONS = ("context", "pooled", "size", KNOWN, "guidance")
 """Names of a network's inputs besides x, time and label: the text's embedding [L, D], the pooled one [P], SDXL's sizes
-[6], and guidance as a number, for networks that were distilled with it."""
+[6], KNOWN, and guidance as a number, for networks that were distilled with it."""
 
 GUIDANCES = ("free", "embedded", "none")
 """How a network takes guidance: from an unconditional pass, as an input, or not at all (it was distilled without)."""
@@ -156,7 +159,12 @@ def check_components(fields: Mapping[str, Any], problems: Problems) -> None:
 
 
 def check_shapes(fields: Mapping[str, Any], problems: Problems) -> None:
-    """Note native sizes that are no states of the autoencoder."""
-    latent, image = fields["latent"], fields["image"]
+    """Note native sizes and input sizes that are no states of the autoencoder."""
+    latent, image, inputs = fields["latent"], fields["image"], fields["inputs"]
+    if KNOWN in inputs and not latent:
+        problems.append(f"inputs have {KNOWN}, but latent is null")
+    elif KNOWN in inputs:
+        wanted = (1 + latent.channels, image.height // latent.factor, image.width // latent.factor)
+        problems.require(inputs[KNOWN].shape == wanted, f"inputs.{KNOWN}.shape is not {list(wanted)}")
     if latent and image.multiple_of % latent.factor:
         problems.append(f"image.multiple_of {image.multiple_of} is not a multiple of latent.factor {latent.factor}")

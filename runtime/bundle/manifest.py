@@ -15,6 +15,7 @@ from sdedit.kernels.layout import MAX_ELEMENTS
 from ..schedule import MAX_LEVELS, PREDICTIONS
 from .files import MANIFEST, FileEntry
 from .latent import (
+    KNOWN,
     PIXELS,
     PIXELS_PARITY,
     InputSpec,
@@ -189,7 +190,7 @@ def network_inputs(state_shape: tuple[int, int, int], classes: int = 0) -> dict[
 
 def resized(inputs: Mapping[str, TensorSpec], shape: tuple[int, ...]) -> dict[str, TensorSpec]:
     """The inputs for states [C, H, W] of another size, which x has, and what an inpainting network is told to keep."""
-    pictures = {name: inputs[name] for name in ("x", "known") if name in inputs}
+    pictures = {name: inputs[name] for name in ("x", KNOWN) if name in inputs}
     return {**inputs, **{name: TensorSpec(s.dtype, (s.shape[0], *shape[1:])) for name, s in pictures.items()}}
 
 

@@ -215,10 +215,10 @@ class Editor:
         told = self._conditioner.tell(settings, canvas.part.height, canvas.part.width)
         guide_state, mask_state = self._codec.encode(canvas.part), self._codec.mask(canvas.mask)
         check_results(canvas, guide_state, len(numbers))
-        tasks = [
-            Task(plan, guide_state, mask_state, int(settings.seed), n, told.conditions, told.null_conditions, tile)
-            for n in numbers
-        ]
+        around = self._codec.conditions(canvas.part, canvas.mask >= threshold)
+        conditions = {**told.conditions, **around}
+        null = {**told.null_conditions, **(around if bundle.guided else {})}
+        tasks = [Task(plan, guide_state, mask_state, int(settings.seed), n, conditions, null, tile) for n in numbers]
         recipe = {**fixed_recipe(bundle, self.device), **sources, **settings.recipe(), **told.recipe}
         LOG.debug("job of %d images: %s", len(tasks), settings)
         return Job(self, self._worker, Ticket(tasks), canvas, self._codec, recipe, begun)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..bundle import KNOWN
 from .base import Engine, Evaluate
 
 OVERLAP = 4
@@ -30,12 +31,13 @@ class TiledEngine:
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
         """Implements engines.Engine."""
-        x = inputs["x"]
+        whole = {name: inputs[name] for name in ("x", KNOWN) if name in inputs}
+        x = whole["x"]
         height, width = (min(side, self._tile) for side in x.shape[2:])
         tops, lefts = (starts(side, self._tile, self._multiple_of) for side in x.shape[2:])
-        part = np.empty((*x.shape[:2], height, width), np.float32)
-        found = np.empty_like(part)
-        evaluate_tile = self._engine.bind({**inputs, "x": part}, found)
+        parts = {name: np.empty((*array.shape[:2], height, width), np.float32) for name, array in whole.items()}
+        found = np.empty_like(parts["x"])
+        evaluate_tile = self._engine.bind({**inputs, **parts}, found)
         weight = np.outer(ramp(height), ramp(width))
         places = [np.s_[..., top : top + height, left : left + width] for top in tops for left in lefts]
         total = np.zeros(x.shape[2:], np.float32)
@@ -45,7 +47,8 @@ class TiledEngine:
         def evaluate() -> None:
             out[...] = 0
             for place in places:
-                part[...] = x[place]
+                for name, array in whole.items():
+                    parts[name][...] = array[place]
                 evaluate_tile()
                 np.multiply(found, weight, out=found)
                 out[place] += found

@@ -35,6 +35,8 @@ PIPELINES = (
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
 )
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of a pipeline that an edit does not need."""
@@ -54,6 +56,9 @@ TEXT_MODELS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 GUIDANCE = {"free": 7.5, "embedded": 7.5, "none": 1.0}
 SUGGESTED_STEPS = 20
+
+FEW_STEPS = 4
+"""Suggested for consistency models."""
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -84,12 +89,6 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
     network = ConditionedUNet(unet)
     channels = vae.config.latent_channels
     factor = 2 ** (len(vae.config.decoder_block_out_channels if is_tiny(vae) else vae.config.block_out_channels) - 1)
-    suggested = {
-        "sampler": mapped.sampler,
-        "steps": SUGGESTED_STEPS,
-        "guidance": GUIDANCE[text.guidance],
-        "t0": 0.6,
-    }
     return Checkpoint(
         folder.resolve(),
         sha256=digest([folder, vae_folder]),
@@ -103,15 +102,26 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
         weights="as saved",
         answers=answers,
         notes=(*mapped.notes, *left_out(folder, index)),
-        inputs=inputs_of(unet, text.length),
+        inputs=inputs_of(unet, text.length, side),
         latent=LatentParts(
             LatentEncoder(vae).eval().requires_grad_(False),
             LatentDecoder(vae).eval().requires_grad_(False),
             factor,
             text,
-            suggested,
+            suggested_options(mapped.sampler, text.guidance),
         ),
     )
+
+
+def suggested_options(sampler: str, guidance: str) -> dict[str, Any]:
+    """Defaults of an edit. guidance: how the network takes it."""
+    few = sampler == "lcm"
+    return {
+        "sampler": sampler,
+        "steps": FEW_STEPS if few else SUGGESTED_STEPS,
+        "guidance": 1.0 if few and guidance == "free" else GUIDANCE[guidance],
+        "t0": 0.6,
+    }
 
 
 def read_index(folder: Path) -> Mapping[str, Any]:
@@ -189,10 +199,11 @@ def check_parts(folder: Path, unet: Any, vae: Any) -> None:
         raise CheckpointError(
             f"{folder}: the U-Net makes {unet.config.out_channels} channels, the autoencoder has {latent}"
         )
-    if unet.config.in_channels == 2 * latent + 1:
-        raise CheckpointError(f"{folder}: its U-Net is told a mask (an inpainting model), which is not taken yet")
-    if unet.config.in_channels != latent:
-        raise CheckpointError(f"{folder}: the U-Net takes {unet.config.in_channels} channels, not {latent}")
+    if unet.config.in_channels not in (latent, 2 * latent + 1):
+        raise CheckpointError(
+            f"{folder}: the U-Net takes {unet.config.in_channels} channels, "
+            f"not {latent}, or {2 * latent + 1} for inpainting"
+        )
     if unet.config.encoder_hid_dim_type is not None or unet.config.class_embed_type is not None:
         raise CheckpointError(f"{folder}: its U-Net takes an image or a class (an IP-Adapter, an upscaler): not taken")
     if unet.config.addition_embed_type not in (None, "text_time"):
@@ -201,14 +212,16 @@ def check_parts(folder: Path, unet: Any, vae: Any) -> None:
         )
 
 
-def inputs_of(unet: Any, length: int) -> dict[str, tuple[int, ...]]:
-    """The U-Net's inputs besides x and time, by name: shapes without the batch."""
+def inputs_of(unet: Any, length: int, side: int) -> dict[str, tuple[int, ...]]:
+    """The U-Net's inputs besides x and time, by name: shapes without the batch. side: of its latents."""
     config = unet.config
     width = config.cross_attention_dim
     inputs: dict[str, tuple[int, ...]] = {"context": (length, width if isinstance(width, int) else width[0])}
     if config.addition_embed_type == "text_time":
         inputs["pooled"] = (config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,)
         inputs["size"] = (6,)
+    if config.in_channels > config.out_channels:
+        inputs["known"] = (config.in_channels - config.out_channels, side, side)
     if config.time_cond_proj_dim:
         inputs["guidance"] = ()
     return inputs

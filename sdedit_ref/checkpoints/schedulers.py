@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .diffusers import betas_of, prediction_of, schedule_name
+from sdedit.errors import CheckpointError
+
+from .diffusers import betas_of, prediction_of, schedule_name, shown
 
 SAMPLERS = {
     "DDIMScheduler": "ddim",
@@ -15,6 +17,7 @@ SAMPLERS = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "EulerAncestralDiscreteScheduler": "ancestral",
     "EulerDiscreteScheduler": "euler",
+    "LCMScheduler": "lcm",
 }
 """Schedulers whose steps are rows of a plan, and the preset."""
 
@@ -32,6 +35,12 @@ OTHERS = (
 
 INSTEAD = "dpmpp_2m"
 
+SIGMA_DATA = 0.5
+"""diffusers' constant of c_skip and c_out."""
+
+NEGLIGIBLE = 1e-4
+"""Largest share of the state in a consistency model's prediction that is left out."""
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -48,6 +57,9 @@ def map_scheduler(path: Path, config: Mapping[str, Any]) -> Mapped:
     """Read a scheduler's config, completed by its defaults. Raises CheckpointError for another training process."""
     sampler, notes = sampler_of(config)
     table = variance_preserving_with_last(betas_of(path, config))
+    if sampler == "lcm":
+        table = distilled_levels(path, config, table)
+        return Mapped(table, schedule_name(config), prediction_of(path, config), sampler, tuple(notes))
     if config.get("timestep_spacing", "leading") == "leading":
         notes.append("its levels are spaced from the cleanest (leading); ours from the noisiest, as trailing")
     if config.get("set_alpha_to_one") is False:
@@ -61,6 +73,26 @@ def variance_preserving_with_last(betas: np.ndarray) -> np.ndarray:
 
     with np.errstate(divide="ignore"):
         return variance_preserving(betas)
+
+
+def distilled_levels(path: Path, config: Mapping[str, Any], table: np.ndarray) -> np.ndarray:
+    """The levels that a latent consistency model was distilled at (Luo et al. 2023): every 20th of 1000, as a rule.
+
+    Its prediction is c_out x0 + c_skip x (eq. 9). At these levels c_skip is so small that x0 stands for it.
+    Raises CheckpointError where that is not so.
+    """
+    count = config["original_inference_steps"]
+    if type(count) is not int or not 1 <= count <= len(table):
+        raise CheckpointError(f"{path}: original_inference_steps {shown(count)} is not a number in 1..{len(table)}")
+    each = len(table) // count
+    levels = table[each - 1 :: each][:count]
+    scaling = config["timestep_scaling"]
+    time = levels[0, 2] * scaling if isinstance(scaling, int | float) else 0.0
+    if not NEGLIGIBLE * time**2 >= SIGMA_DATA**2:
+        raise CheckpointError(
+            f"{path}: timestep_scaling {shown(scaling)} with {count} levels: predictions are no predictions of x0"
+        )
+    return levels
 
 
 def sampler_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:

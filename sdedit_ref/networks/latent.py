@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class ConditionedUNet(nn.Module):
     """x [B, C, h, w], time [B], context [B, L, D] -> out [B, C, h, w]; further inputs where the network has them.
 
-    pooled [B, P] and size [B, 6]: SDXL's (Podell et al. 2023). guidance [B]: of networks distilled with it (Luo et al.
-    2023), which embed guidance - 1.
+    pooled [B, P] and size [B, 6]: SDXL's (Podell et al. 2023). known [B, 1 + C, h, w]: of inpainting networks, the mask
+    (1: edited) and the latent of the masked picture. guidance [B]: of networks distilled with it (Luo et al. 2023),
+    which embed guidance - 1.
     """
 
     frequencies: Tensor
@@ -30,6 +31,7 @@ class ConditionedUNet(nn.Module):
         context: Tensor,
         pooled: Tensor | None = None,
         size: Tensor | None = None,
+        known: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Tensor:
         embedded = None
@@ -37,7 +39,7 @@ class ConditionedUNet(nn.Module):
             angles = (guidance - 1)[:, None] * self.frequencies
             embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
         out: Tensor = self.unet(
-            x,
+            x if known is None else torch.cat([x, known], dim=1),
             time,
             context,
             timestep_cond=embedded,

@@ -30,6 +30,7 @@ SAMPLERS: Mapping[str, SamplerName] = {
     "Euler": "euler",
     "Euler a": "ancestral",
     "DDIM": "ddim",
+    "LCM": "lcm",
 }
 """A1111's names of our samplers; the first is the default."""
 
