@@ -1,8 +1,9 @@
-"""What the page's worker computes in JavaScript beside the step: plans, boxes of photos, PNGs, as the Editor has them."""
+"""Plans, boxes of photos, pictures and PNGs that the page's worker makes in JavaScript: as the Editor has them."""
 
 import base64
 import io
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -95,9 +96,10 @@ def as_settings(options: Json) -> Settings:
 def test_plans_have_pythons_bits(tmp_path: Path) -> None:
     """The logarithm may differ in the last bit of a float64, which reaches a float32 once in some 10^8 coefficients."""
     rng = np.random.default_rng(0)
+    tables = schedules()
     cases: list[Json] = []
-    for number in range(1500):
-        table = schedules()[number % 3].table
+    for number in range(600):
+        table = tables[number % 3].table
         prediction = PREDICTIONS[number % 4]
         options = drawn_options(rng)
         cases.append(
@@ -114,11 +116,11 @@ def test_plans_have_pythons_bits(tmp_path: Path) -> None:
     for case, found in zip(cases, in_node(tmp_path, cases), strict=True):
         settings = as_settings(case["options"])
         schedule = Schedule(np.frombuffer(base64.b64decode(case["table"])).reshape(-1, 3))
-        try:
-            plan = settings.plan(schedule, case["prediction"])
-        except PlanError as error:
-            assert found["error"].split(" of ")[0].split(" is ")[0] == str(error).split(" of ")[0].split(" is ")[0]
+        if "error" in found:
+            with pytest.raises(PlanError, match=re.escape(found["error"].split(",")[0].split(" is ")[0])):
+                settings.plan(schedule, case["prediction"])
             continue
+        plan = settings.plan(schedule, case["prediction"])
         made += 1
         assert [found["alpha0"], found["sigma0"], found["keepsExactly"]] == [
             float(np.float32(plan.alpha0)),
@@ -132,7 +134,7 @@ def test_plans_have_pythons_bits(tmp_path: Path) -> None:
         assert rows.tobytes() == plan.rows.tobytes(), case["options"]
         recipe = settings.recipe()
         assert {**found["recipe"], "seed": int(found["recipe"]["seed"])} == recipe
-    assert made > 1000
+    assert made > 400
 
 
 def drawn_place(rng: np.random.Generator) -> Json:
@@ -163,7 +165,7 @@ def drawn_place(rng: np.random.Generator) -> Json:
 
 
 def test_places_and_pastes_have_the_editors_bytes(tmp_path: Path) -> None:
-    """The twins of canvas.py, masks.py and Pillow's Lanczos: boxes, reflections, feathers, all sizes, both ways back."""
+    """The twins of canvas.py, masks.py and Pillow's Lanczos: boxes, reflections, feathers, all sizes."""
     rng = np.random.default_rng(1)
     drawn = [drawn_place(rng) for _ in range(300)]
     pictures = rng.integers(0, 256, 3 * 100 * 100).astype(np.uint8)
@@ -182,17 +184,16 @@ def test_places_and_pastes_have_the_editors_bytes(tmp_path: Path) -> None:
     made = 0
     for case, found in zip(drawn, in_node(tmp_path, cases), strict=True):
         settings = Settings(**case["options"])
-        try:
-            canvas, _ = place(
-                case["guide"], case["mask"], None, settings, case["image"], case["threshold"], lambda size: None
-            )
-        except (PlanError, ImageError) as error:
-            assert found["error"].split(",")[0] == str(error).split(",")[0].split(": tile")[0]
+        arguments = (case["guide"], case["mask"], None, settings, case["image"], case["threshold"])
+        if "error" in found:
+            with pytest.raises((PlanError, ImageError), match=re.escape(found["error"])):
+                place(*arguments, lambda size: None)
             continue
+        canvas, _ = place(*arguments, lambda size: None)
         made += 1
         part = np.atleast_3d(np.asarray(canvas.part))
         assert found["box"] == list(canvas.box), case["options"]
-        assert np.array_equal(array_of(found["part"]), part), (case["options"], case["image"], case["guide"].shape, canvas.box, case["mask"] is None, made)
+        assert np.array_equal(array_of(found["part"]), part), case["options"]
         assert np.array_equal(array_of(found["mask"], "<f4")[..., 0], canvas.mask), case["options"]
         edited = pictures[: part.size].reshape(np.asarray(canvas.part).shape)
         picture = Image.fromarray(edited)
@@ -226,23 +227,22 @@ def test_a_png_keeps_pixels_and_recipe(tmp_path: Path, channels: int) -> None:
     assert json.loads(image.info["sdedit"]) == json.loads(text)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tile": 8}, "tile 8 needs sdedit serve: this page has only none"),
-        ({"mask_from": "alpha"}, "mask_from alpha needs sdedit serve: this page has only brightness"),
-        ({"fit": "pad"}, "fit pad is not one of crop, stretch, which this page has"),
-        ({"steps": "2.5"}, "steps 2.5 is not an integer that an edit takes"),
-        ({"t0": "0"}, "t0 0 is not a number that an edit takes"),
-        ({"seed": str(2**64)}, f"seed {2**64} is not in 0..{2**64 - 1}"),
-        ({"label": 3}, "label 3: tiny takes none"),
-        ({"guidance": 2}, 'tiny has no "no class" label, so guidance must be 1 (it is 2)'),
-        ({"sampler": "heun"}, f"sampler heun is not one of {', '.join(SAMPLERS)}"),
-        ({"sampler": "euler", "eta": 0.5}, "eta 0.5 belongs to sampler ddim; euler has its own"),
-        ({"repeats": 1000}, "steps x repeats = 25000 network evaluations exceed the 4096 that fit"),
-    ],
-)
-def test_mistakes_are_told(tmp_path: Path, options: Json, message: str) -> None:
+MISTAKES: list[tuple[Json, str]] = [
+    ({"tile": 8}, "tile 8 needs sdedit serve: this page has only none"),
+    ({"mask_from": "alpha"}, "mask_from alpha needs sdedit serve: this page has only brightness"),
+    ({"fit": "pad"}, "fit pad is not one of crop, stretch, which this page has"),
+    ({"steps": "2.5"}, "steps 2.5 is not an integer that an edit takes"),
+    ({"t0": "0"}, "t0 0 is not a number that an edit takes"),
+    ({"seed": str(2**64)}, f"seed {2**64} is not in 0..{2**64 - 1}"),
+    ({"label": 3}, "label 3: tiny takes none"),
+    ({"guidance": 2}, 'tiny has no "no class" label, so guidance must be 1 (it is 2)'),
+    ({"sampler": "heun"}, f"sampler heun is not one of {', '.join(SAMPLERS)}"),
+    ({"sampler": "euler", "eta": 0.5}, "eta 0.5 belongs to sampler ddim; euler has its own"),
+    ({"repeats": 1000}, "steps x repeats = 25000 network evaluations exceed the 4096 that fit"),
+]
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
     case = {"table": base64_of(cosine(20)), "prediction": FIELDS["prediction"], "samplers": samplers()}
-    (found,) = in_node(tmp_path, [{"kind": "plan", **case, "model": NO_LABELS, "options": options}])
-    assert found["error"] == message
+    cases = [{"kind": "plan", **case, "model": NO_LABELS, "options": options} for options, _ in MISTAKES]
+    assert [found["error"] for found in in_node(tmp_path, cases)] == [message for _, message in MISTAKES]

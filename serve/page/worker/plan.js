@@ -33,12 +33,13 @@ const CLEAN = { alpha: 1, sigma: 0, time: 0 };
  */
 export function makePlan(schedule, settings) {
   const { keep, repeats, steps, guidance, clip } = settings;
+  const sampler = samplerOf(schedule, settings);
   if (steps * repeats > MAX_ROWS) {
     throw new Error(`steps x repeats = ${steps * repeats} network evaluations exceed the ${MAX_ROWS} that fit`);
   }
   const ks = visit(schedule.table.length / 3, settings.t0, steps);
   const levels = [...ks.map((k) => levelOf(schedule.table, k)), CLEAN];
-  const coefficients = fillRows(levels, samplerOf(schedule, settings));
+  const coefficients = fillRows(levels, sampler);
   const once = ks.map((k, n) => {
     const [now, then] = [levels[n], levels[n + 1]];
     const [a_x, a_o] = predictX0(schedule.prediction, now);

@@ -1,4 +1,4 @@
-/** Pillow's Lanczos resize of 8-bit pictures (Image.resize with a box), with the same bytes. */
+/** Pillow's Lanczos resize of 8-bit pictures (Image.resize with a box): the bytes of Pillow 13. */
 
 /** @import { Picture } from "./pixels.js" */
 
@@ -16,17 +16,34 @@ const PRECISION = 22; // bits of a weight's fraction, as Pillow has them
  * @returns {Picture}
  */
 export function resize(picture, width, height, box = [0, 0, picture.width, picture.height]) {
-  const { channels } = picture;
   const [left, top, right, bottom] = box.map(Math.fround);
-  let data = picture.data;
-  if (width !== picture.width || left !== 0 || right !== width) {
-    data = resampleAxis(data, picture.height, picture.width, channels, weightsOf(picture.width, left, right, width));
-  }
-  if (height !== picture.height || top !== 0 || bottom !== height) {
-    data = resampleAxis(data, 1, picture.height, width * channels, weightsOf(picture.height, top, bottom, height));
-  }
-  return { width, height, channels, data };
+  const across = (/** @type {Picture} */ { data, height, channels }) => ({
+    width,
+    height,
+    channels,
+    data: resampleAxis(data, height, picture.width, channels, weightsOf(picture.width, left, right, width)),
+  });
+  const down = (/** @type {Picture} */ { data, width, channels }) => ({
+    width,
+    height,
+    channels,
+    data: resampleAxis(data, 1, picture.height, width * channels, weightsOf(picture.height, top, bottom, height)),
+  });
+  const passes = [];
+  if (width !== picture.width || left !== 0 || right !== width) passes.push(across);
+  if (height !== picture.height || top !== 0 || bottom !== height) passes.push(down);
+  if (downFirst(picture, width, height)) passes.reverse();
+  return passes.reduce((result, pass) => pass(result), picture);
 }
+
+/**
+ * Whether Pillow, from 13 on, resizes vertically first: where it reduces the height much more than the width.
+ * @param {Picture} picture
+ * @param {number} width
+ * @param {number} height
+ */
+const downFirst = (picture, width, height) =>
+  height < picture.height && picture.height - height > 2 * (picture.width - width);
 
 /**
  * An array of shape [outer, old, inner], its middle axis resampled. Each value is rounded, and clamped to 0..255.
