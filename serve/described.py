@@ -1,4 +1,4 @@
-"""What those who paint are told of a model: by a server, or in the files of a page without one."""
+"""Descriptions of models for those who paint: a server gives them, and the files of a page without one."""
 
 from dataclasses import asdict
 from typing import Any

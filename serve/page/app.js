@@ -53,7 +53,10 @@ async function start(backend) {
   watchFiles((file) => actions.open(file));
   keepChanges(painting, settings, results);
   document.documentElement.dataset.ready = "";
-  await backend.load((loaded, total) => say(`Getting the model: ${megabytes(loaded)} of ${megabytes(total)} MB`));
+  await backend.load((loaded, total) => {
+    const left = loaded < total;
+    say(left ? `Getting the model: ${megabytes(loaded)} of ${megabytes(total)} MB` : "Preparing the model");
+  });
   say(editing.busy ? "Editing" : greeting);
 }
 

@@ -7,7 +7,7 @@
  * @property {string} id
  * @property {string} sha256 Hash of the bundle; recipes name it.
  * @property {{height: number, width: number}} native Size that it was trained for, in pixels.
- * @property {number} channels Of its pictures: 1 for grey, 3 for RGB.
+ * @property {number} channels 1: its pictures are grey, 3: RGB.
  * @property {boolean} free Whether it takes other sizes.
  * @property {number} multiple_of What sides are multiples of.
  * @property {number} max_pixels Largest area that it edits at once.

@@ -70,7 +70,7 @@ export class WorkerBackend {
   /**
    * The worker's thread failed: so does everything that waits for it.
    * @param {Error} error
-   * @param {(error: Error) => void} reject Of the loading.
+   * @param {(error: Error) => void} reject Ends the loading.
    */
   #fail(error, reject) {
     reject(error);

@@ -10,7 +10,7 @@
  * @property {Model} model
  * @property {string} prediction
  * @property {Record<string, Sampler>} samplers
- * @property {Recipe} recipe What all recipes share.
+ * @property {Recipe} recipe The part that all recipes share.
  * @property {{script: string, wasm: Listed, network: Listed, schedule: Listed}} files
  */
 
@@ -29,7 +29,7 @@ const MOST_THREADS = 4;
 const ROOT = new URL("../", import.meta.url);
 
 /**
- * What `sdedit page` wrote about the model.
+ * The description of the model that `sdedit page` wrote.
  * @returns {Promise<About>}
  */
 export async function readAbout() {

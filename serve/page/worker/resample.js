@@ -5,7 +5,7 @@
 const SUPPORT = 3;
 const PRECISION = 22; // bits of a weight's fraction, as Pillow has them
 
-/** @typedef {{start: number, taps: Int32Array}} Weights Of one new pixel: its first old pixel, and each one's weight. */
+/** @typedef {{start: number, taps: Int32Array}} Weights Weights of one new pixel: first old pixel, and the weight of each from there. */
 
 /**
  * The part of a picture in `box`, resized.
