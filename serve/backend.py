@@ -13,8 +13,9 @@ from sdedit.runtime.images import encode_png, multiples
 from sdedit.runtime.settings import Settings
 
 from .admission import Admission, Place
+from .described import describe
 from .limits import Limits
-from .models import Model, choose, describe
+from .models import Model, choose
 from .pictures import checked_size
 from .problems import Problem
 from .wire import EditRequest, Finished, MadeImage, Step

@@ -1,15 +1,12 @@
-"""Models that are loaded, and what clients are told of them."""
+"""Models that are loaded."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from sdedit.errors import shown
-from sdedit.runtime import Bundle, Editor
-from sdedit.runtime.bundle.palette import read_palette
-from sdedit.runtime.settings import OPTIONS, Settings
+from sdedit.runtime import Editor
 
 from .problems import Problem
 
@@ -75,30 +72,3 @@ def choose(models: Mapping[str, Model], name: str | None) -> Model:
 def no_model(name: str | None, names: Sequence[str]) -> Problem:
     """The answer for a model that is not loaded."""
     return Problem(404, f"model {shown(name)} is not one of {', '.join(names)}", "model_not_found")
-
-
-def describe(name: str, bundle: Bundle) -> dict[str, Any]:
-    """A model as /v1/models has it: the keys of OpenAI's list, and `sdedit` for those who paint."""
-    image = bundle.image
-    return {
-        "id": name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "local",
-        "sdedit": {
-            "sha256": bundle.sha256,
-            "licence": bundle.manifest.licence,
-            "channels": image.channels,
-            "native": {"height": image.height, "width": image.width},
-            "max_pixels": image.max_pixels,
-            "multiple_of": image.multiple_of,
-            "free": image.free,
-            "classes": bundle.classes,
-            "null_label": bundle.null_label,
-            "guidance": bundle.guided,
-            "levels": len(bundle.schedule),
-            "text": bundle.manifest.text is not None,
-            "palette": [asdict(material) for material in read_palette(bundle)] or None,
-            "defaults": {name: getattr(Settings, name) for name in OPTIONS},
-        },
-    }

@@ -30,9 +30,10 @@ from sdedit.runtime.bundle import SHIPPED, read_bundle
 
 from .app import make_app
 from .backend import LocalBackend, Tell, check_amount
+from .described import describe
 from .guard import is_loopback, served_hosts
 from .limits import Limits
-from .models import describe, load_models, no_model
+from .models import load_models, no_model
 from .problems import overloaded
 from .resending import Item, edit_items, resend
 from .telemetry import Telemetry

@@ -1,7 +1,13 @@
-"""Fixtures for tests of the page: a browser, and a server whose network is a Python function."""
+"""Fixtures for tests of the page: a browser, and a server whose network is a Python function; and a static server."""
 
+import functools
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install '.[serve]'")
@@ -13,6 +19,8 @@ from serving import Served, fade, serving
 from stubs import stub_editor
 
 from sdedit.runtime import Editor
+from sdedit.runtime.recipe import read_recipe
+from sdedit.runtime.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +52,46 @@ def painter(browser: Browser, served: Served) -> Iterator[Painter]:
         painter.settings()
         yield painter
         assert painter.errors == []
+
+
+def recipe_of(png: bytes, folder: Path) -> dict[str, object]:
+    path = folder / "saved.png"
+    path.write_bytes(png)
+    return read_recipe(path)
+
+
+def made_by(editor: Editor, painter: Painter, recipe: dict[str, object]) -> np.ndarray:
+    """The Editor's own images of what is painted now, with the options of a recipe."""
+    mask = painter.pixels("mask")[..., 3] >= 128
+    options = Settings.from_recipe(recipe).options()
+    made = editor.edit(painter.pixels()[..., :3], mask=mask if mask.any() else None, **options)
+    return np.stack([np.asarray(image.pil) for image in made.images])
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Isolated(Quiet):
+    """The same, isolated from other origins, so that browsers let pages share memory between threads."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+
+@contextmanager
+def static_server(folder: Path, kind: type[Quiet] = Quiet) -> Iterator[str]:
+    """The address of a static server of the folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(kind, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(10)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import browser, editor, painter, served  # fixtures
+from pages import browser, editor, made_by, painter, recipe_of, served  # fixtures
 from painter import Painter, painting
 from PIL import Image
 from playwright.sync_api import Browser, expect
@@ -16,24 +16,9 @@ from stubs import stub_editor
 from sdedit.runtime import Editor
 from sdedit.runtime.bundle import SHIPPED, file_sha256, read_bundle
 from sdedit.runtime.recipe import read_recipe
-from sdedit.runtime.settings import Settings
 
 EXAMPLE = Path(__file__).parent.parent / "serve" / "page" / "example"
 QUICK = {"steps": 2, "size": "native"}
-
-
-def recipe_of(png: bytes, folder: Path) -> dict[str, object]:
-    path = folder / "saved.png"
-    path.write_bytes(png)
-    return read_recipe(path)
-
-
-def made_by(editor: Editor, painter: Painter, recipe: dict[str, object]) -> np.ndarray:
-    """The Editor's own images of what is painted now, with the options of a recipe."""
-    mask = painter.pixels("mask")[..., 3] >= 128
-    options = Settings.from_recipe(recipe).options()
-    made = editor.edit(painter.pixels()[..., :3], mask=mask if mask.any() else None, **options)
-    return np.stack([np.asarray(image.pil) for image in made.images])
 
 
 def test_the_example_is_an_edit_of_its_strokes_by_the_shipped_model() -> None:

@@ -1,17 +1,17 @@
 """The example of a host in the browser: ONNX Runtime's WASM in a Worker, with the Editor's picture."""
 
 import base64
-import functools
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import browser  # fixture
+from pages import (
+    browser,  # fixture
+    static_server,
+)
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
@@ -28,13 +28,6 @@ PIXELS = """() => {
 }"""
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files and logs nothing."""
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def address(tmp_path: Path, earth_with_graph: Path) -> Iterator[str]:
     """The page on a static server, with its packages and the shipped model's graph."""
@@ -44,13 +37,8 @@ def address(tmp_path: Path, earth_with_graph: Path) -> Iterator[str]:
     shutil.copytree(HOSTS, tmp_path / "hosts", ignore=shutil.ignore_patterns("node_modules"))
     (tmp_path / "hosts" / "browser" / "node_modules").symlink_to(packages, target_is_directory=True)
     (tmp_path / "hosts" / "browser" / "graph").symlink_to(earth_with_graph / "graph", target_is_directory=True)
-    handler = functools.partial(Quiet, directory=str(tmp_path / "hosts"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/browser/"
-        server.shutdown()
-        thread.join(10)
+    with static_server(tmp_path / "hosts") as server:
+        yield f"{server}/browser/"
 
 
 def test_the_browser_gives_the_editors_picture(browser: Browser, address: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "Make a first picture; needs no input.",
     "edit": "Turn a guide, or a folder of guides, into images.",
     "serve": "Serve edits over HTTP, and a page to paint on.",
+    "page": "Write that page as static files, with the model inside.",
     "strokes": "Turn a photo into a stroke painting, a guide.",
     "evaluate": "Measure how real and how faithful edits are.",
     "replay": "Make an image again from its recipe, and compare.",

@@ -17,7 +17,7 @@ from .manifest import (
     resized,
 )
 from .reading import Bundle, Network, read_bundle
-from .staging import staged
+from .staging import Kind, staged
 from .writing import link_files, write_manifest
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "TEXT",
     "Bundle",
     "ImageSpec",
+    "Kind",
     "Manifest",
     "Network",
     "TensorSpec",

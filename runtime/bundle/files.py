@@ -30,12 +30,12 @@ class FileEntry:
     bytes: int
 
 
-def read_manifest_bytes(path: Path) -> bytes:
-    """The bytes of the manifest in folder `path`; raises BundleError."""
-    with open_regular(path, MANIFEST) as file:
+def read_manifest_bytes(path: Path, name: str = MANIFEST) -> bytes:
+    """The bytes of the manifest, or another list of files, in folder `path`; raises BundleError."""
+    with open_regular(path, name) as file:
         text = file.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"bundle {path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+        raise BundleError(f"bundle {path}: {name} is larger than {MAX_MANIFEST_BYTES} bytes")
     return text
 
 

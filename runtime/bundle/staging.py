@@ -3,7 +3,8 @@
 The bundle is written to a temporary folder beside its place. That folder is locked while its process lives, so that
 the next export beside it removes what a killed process left. On Linux one call of the system exchanges the old bundle
 and the new one: there is a bundle at every moment. Elsewhere there are two renames; if the process is killed between
-them, the next export beside it brings the old bundle back.
+them, the next export beside it brings the old bundle back. Other folders that list their own files are put in their
+places in the same way: see Kind.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sdedit.errors import BundleError, reason
@@ -37,51 +39,62 @@ Identity = tuple[int, int] | None
 """Device and number of what is at a path; None if nothing is."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder. noun: its name in messages. listing: its file, in JSON, whose `files` names all others."""
+
+    noun: str
+    listing: str
+
+
+BUNDLE = Kind("bundle", MANIFEST)
+
+
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, kind: Kind = BUNDLE) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes if it does not.
 
-    Raises BundleError, at once, if `out` holds anything but a bundle, or lies among the installed models; and at the
-    end if anything was put there in the meantime: then that stays as it is, and the new bundle is kept beside it under
-    a name that the error states. A link stands for its target.
+    Raises BundleError, at once, if `out` holds anything but a folder of that kind, or lies among the installed models;
+    and at the end if anything was put there in the meantime: then that stays as it is, and the new folder is kept
+    beside it under a name that the error states. A link stands for its target.
     """
     try:
         refuse_installed(out)
         out = out.resolve() if out.is_symlink() else out
-        check_replaceable(out)
+        check_replaceable(out, kind)
         before = identity(out)
         out.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, RuntimeError) as error:  # a null character in the name, a circle of links
-        raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
+        raise BundleError(f"{kind.noun} {out} cannot be written: {reason(error)}") from None
     try:
         with temporary_folder(out.parent) as temporary:
             new = temporary / NEW
             new.mkdir()
             yield new
             flush(new)
-            put(new, out, before)
+            put(new, out, before, kind)
             flush_path(out.parent)
     except OSError as error:
-        raise BundleError(f"bundle {out} cannot be written: {reason(error)}") from None
+        raise BundleError(f"{kind.noun} {out} cannot be written: {reason(error)}") from None
 
 
-def check_replaceable(out: Path) -> None:
-    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its manifest lists.
+def check_replaceable(out: Path, kind: Kind) -> None:
+    """Raise BundleError unless nothing is lost with `out`: nothing is there, or only files that its listing names.
 
-    A bundle whose manifest is read-only is not replaced.
+    A folder whose listing is read-only is not replaced.
     """
-    if (out / MANIFEST).is_file() and not (out / MANIFEST).stat().st_mode & WRITABLE:
-        raise BundleError(f"bundle {out} is read-only: it is not replaced")
-    if not out.name or (out.exists() and not is_bundle_alone(out)):
-        raise BundleError(f"{out} exists and is not a bundle alone: it is not replaced")
+    if (out / kind.listing).is_file() and not (out / kind.listing).stat().st_mode & WRITABLE:
+        raise BundleError(f"{kind.noun} {out} is read-only: it is not replaced")
+    if not out.name or (out.exists() and not is_alone(out, kind)):
+        raise BundleError(f"{out} exists and is not a {kind.noun} alone: it is not replaced")
 
 
-def is_bundle_alone(folder: Path) -> bool:
-    """Whether it is a folder of files that its own manifest lists; an empty folder is one."""
+def is_alone(folder: Path, kind: Kind) -> bool:
+    """Whether it is a folder of files that its own listing names; an empty folder is one."""
     if not folder.is_dir():
         return False
     try:
-        listed = {MANIFEST, *json.loads(read_manifest_bytes(folder))["files"]}
+        listed = {kind.listing, *json.loads(read_manifest_bytes(folder, kind.listing))["files"]}
     except (BundleError, ValueError, TypeError, KeyError, RecursionError):
         listed = set()
     return all(file.is_dir() or file.relative_to(folder).as_posix() in listed for file in folder.rglob("*"))
@@ -96,34 +109,36 @@ def identity(path: Path) -> Identity:
     return found.st_dev, found.st_ino
 
 
-def put(new: Path, out: Path, before: Identity) -> None:
+def put(new: Path, out: Path, before: Identity, kind: Kind) -> None:
     """Move `new` to `out`, if what is there is what was there before and still nothing is lost with it."""
     if before is None:
         placed = move_to_free(new, out)
     elif identity(out) != before:
         placed = False
     elif rename_by_system(new, out, RENAME_EXCHANGE):
-        placed = is_unchanged(new, before)  # looked at where nobody else puts files
+        placed = is_unchanged(new, before, kind)  # looked at where nobody else puts files
         if not placed:
             rename_by_system(new, out, RENAME_EXCHANGE)
     else:
-        placed = replace_in_two_steps(new, out, before)
+        placed = replace_in_two_steps(new, out, before, kind)
     if not placed:
         kept = beside(out, new)
-        raise BundleError(f"{out} changed while the bundle was written, and stays as it is; the new bundle is {kept}")
+        raise BundleError(
+            f"{out} changed while the {kind.noun} was written, and stays as it is; the new {kind.noun} is {kept}"
+        )
 
 
-def is_unchanged(path: Path, before: Identity) -> bool:
-    return identity(path) == before and is_bundle_alone(path)
+def is_unchanged(path: Path, before: Identity, kind: Kind) -> bool:
+    return identity(path) == before and is_alone(path, kind)
 
 
-def replace_in_two_steps(new: Path, out: Path, before: Identity) -> bool:
+def replace_in_two_steps(new: Path, out: Path, before: Identity, kind: Kind) -> bool:
     """Move `out` away and `new` to `out`, or nothing at all; whether `out` was what it was before."""
     old = new.with_name(OLD)
     new.with_name(PLACE).write_text(out.name, encoding="utf-8", errors="surrogateescape")
     out.rename(old)
     try:
-        if not is_unchanged(old, before):
+        if not is_unchanged(old, before, kind):
             old.rename(out)
             return False
         new.rename(out)

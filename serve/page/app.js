@@ -1,7 +1,7 @@
 /** The page: makes its parts, and starts. */
 
 import { Actions } from "./actions.js";
-import { serverBackend } from "./backend.js";
+import { makeBackend } from "./backend.js";
 import { Cursor } from "./cursor.js";
 import { button, contextOf, element, input, makeCanvas, messageOf, say } from "./dom.js";
 import { Editing } from "./editing.js";
@@ -47,12 +47,21 @@ async function start(backend) {
   new Cursor(tools);
   followPainting(painting, history, view);
   palette.choose(Math.min(3, palette.materials.length - 1));
-  await begin(chosen(), painting, settings, results);
+  const greeting = await begin(chosen(), painting, settings, results);
+  say(greeting);
   bindKeys(actions.bindings());
   watchFiles((file) => actions.open(file));
   keepChanges(painting, settings, results);
   document.documentElement.dataset.ready = "";
+  await backend.load((loaded, total) => {
+    const left = loaded < total;
+    say(left ? `Getting the model: ${megabytes(loaded)} of ${megabytes(total)} MB` : "Preparing the model");
+  });
+  say(editing.busy ? "Editing" : greeting);
 }
+
+/** @param {number} bytes */
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
 /**
  * Fill the choice of models. Returns a function that tells the chosen one.
@@ -117,7 +126,7 @@ function followPainting(painting, history, view) {
 }
 
 /**
- * Show what was kept in this browser; on a first visit the example.
+ * Show what was kept in this browser; on a first visit the example. Returns what to say of it.
  * @param {Model} model
  * @param {Painting} painting
  * @param {Settings} settings
@@ -131,8 +140,7 @@ async function begin(model, painting, settings, results) {
     input("live").checked = kept.live;
     button("clear-mask").hidden = !painting.masked;
     if (kept.result) await results.finish([kept.result.png], kept.result.guide);
-    say("Your painting is back.");
-    return;
+    return "Your painting is back.";
   }
   const ground = model.palette?.[1]?.colour ?? "#808080";
   const example = await loadExample(model);
@@ -145,7 +153,7 @@ async function begin(model, painting, settings, results) {
   const colour = context.getImageData(0, 0, width, height);
   painting.restore({ colour, mask: new ImageData(width, height), photo: null, ground });
   if (example) await settings.take((await results.finish([example.result], example.strokes))[0].recipe);
-  say(example ? "An example. Paint on it, or begin a new one." : "Paint, and see.");
+  return example ? "An example. Paint on it, or begin a new one." : "Paint, and see.";
 }
 
 /**
@@ -176,4 +184,4 @@ function keepChanges(painting, settings, results) {
   input("live").addEventListener("change", later);
 }
 
-start(serverBackend()).catch((error) => say(messageOf(error), "error"));
+start(makeBackend()).catch((error) => say(messageOf(error), "error"));

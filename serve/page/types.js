@@ -7,11 +7,13 @@
  * @property {string} id
  * @property {string} sha256 Hash of the bundle; recipes name it.
  * @property {{height: number, width: number}} native Size that it was trained for, in pixels.
+ * @property {number} channels 1: its pictures are grey, 3: RGB.
  * @property {boolean} free Whether it takes other sizes.
  * @property {number} multiple_of What sides are multiples of.
  * @property {number} max_pixels Largest area that it edits at once.
  * @property {number} levels Levels of the schedule.
  * @property {number} classes Labels are 0 .. classes - 1; 0: none.
+ * @property {number | null} null_label The label of no class, if there is one.
  * @property {boolean} guidance Whether guidance other than 1 is accepted.
  * @property {boolean} text Whether it takes a prompt.
  * @property {Material[] | null} palette
@@ -37,6 +39,8 @@
  *
  * @typedef {Object} Backend What makes edits: a server, or a worker in the browser.
  * @property {() => Promise<Model[]>} models
+ * @property {(onBytes: (loaded: number, total: number) => void) => Promise<void>} load Get ready to edit. Edits that are
+ *     asked for before wait. onBytes: called with the bytes that have come so far, and that come in all.
  * @property {(request: EditRequest, calls: EditCalls) => Promise<Blob[]>} edit The finished images as PNG files that
  *     carry their recipes, in the order of their numbers. Rejects with an AbortError, or an Error whose message is for
  *     people.

@@ -1,0 +1,211 @@
+"""The page without a server: `sdedit page`, and edits in a browser with the Editor's bytes."""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from command_line import Run, assert_mistake
+from onnx import TensorProto, helper, numpy_helper
+from pages import Isolated, browser, made_by, recipe_of, static_server  # browser: a fixture
+from painter import Painter, painting
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from tiny import FIELDS, halving_network, write_bundle, write_free_bundle
+from tiny_latent import write_latent_bundle
+
+from sdedit.runtime import Editor, read_bundle
+from sdedit.runtime.bundle import NETWORK, SHIPPED, write_manifest
+from sdedit.serve.static_page import find_runtime, write_page
+
+Json = dict[str, Any]
+LOADED = 240_000
+"""Milliseconds after which a page that has not loaded fails its test: a busy machine takes a minute."""
+
+CLASSES = 3
+
+STATUS = """addEventListener("DOMContentLoaded", () => {
+  const status = document.getElementById("status");
+  window.said = [];
+  new MutationObserver(() => said.push(status.textContent)).observe(status, {childList: true});
+})"""
+
+EDIT = """async ([guide, mask, options]) => {
+  const { makeBackend } = await import("./backend.js");
+  window.backend ??= makeBackend();
+  await backend.load(() => {});
+  const blob = (text) => text && new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], {type: "image/png"});
+  const [model] = await backend.models();
+  const calls = {onPreview: () => {}, signal: new AbortController().signal};
+  const images = await backend.edit({model: model.id, guide: blob(guide), mask: blob(mask), options}, calls);
+  const texts = [];
+  for (const image of images) {
+    const bytes = new Uint8Array(await image.arrayBuffer());
+    texts.push(btoa(String.fromCharCode(...bytes)));
+  }
+  return texts;
+}"""
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """The folder of onnxruntime-web, where npm put it."""
+    folder = Path(os.environ.get("NODE_PATH") or "node_modules") / "onnxruntime-web"
+    if not folder.is_dir():
+        pytest.skip("onnxruntime-web is not installed: npm install onnxruntime-web@1.30.0, then set NODE_PATH")
+    return folder
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """A package with the names of onnxruntime-web's files."""
+    folder = tmp_path / "package"
+    (folder / "dist").mkdir(parents=True)
+    (folder / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.2.3"}', encoding="utf-8")
+    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
+        (folder / "dist" / name).write_bytes(name.encode())
+    return folder
+
+
+Site = Callable[[Path], Path]
+
+
+@pytest.fixture
+def site(package: Path, tmp_path: Path) -> Site:
+    """site(bundle): the folder of its page."""
+
+    def written(bundle: Path) -> Path:
+        write_page(read_bundle(bundle), find_runtime(package), tmp_path / "site")
+        return tmp_path / "site"
+
+    return written
+
+
+def write_labelled_bundle(folder: Path) -> Path:
+    """out = x / 2 + a colour for each label; the last label is that of no class."""
+    write_bundle(folder)
+    model = halving_network(free=True)
+    colours = np.float32([[0.1, 0, 0], [0, 0.2, 0], [0, 0, 0.3], [0.4, 0.4, 0.4]]).reshape(4, 3, 1, 1)
+    graph = model.graph
+    graph.node[0].output[0] = "half_x"
+    graph.node.append(helper.make_node("Gather", ["colours", "label"], ["colour"]))
+    graph.node.append(helper.make_node("Add", ["half_x", "colour"], ["out"]))
+    graph.initializer.append(numpy_helper.from_array(colours, "colours"))
+    graph.input.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]))
+    onnx.save(model, folder / NETWORK)
+    image = {**FIELDS["image"], "multiple_of": 4, "free": True, "max_pixels": 1024}
+    labels = {"conditioning": "label", "classes": CLASSES, "null_label": CLASSES}
+    write_manifest(folder, {**FIELDS, "image": image, **labels})
+    return folder
+
+
+def png_of(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def edits_in(page: Page, guide: bytes, mask: bytes | None, options: Json) -> list[np.ndarray]:
+    """The images that the page's back end makes."""
+    texts = [None if data is None else base64.b64encode(data).decode() for data in (guide, mask)]
+    found = page.evaluate(EDIT, [*texts, options])
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in found]
+
+
+def ready(painter: Painter) -> None:
+    """Wait until the model is there."""
+    expect(painter.page.locator("#status")).to_have_text("Paint, and see.", timeout=LOADED)
+
+
+OPTIONS: list[Json] = [
+    {},
+    {"sampler": "ancestral", "steps": 5, "images": 2},
+    {"sampler": "euler_maruyama", "steps": 4, "keep": "official", "repeats": 2},
+    {"sampler": "dpmpp_2m_sde", "steps": 6, "size": "16", "seed": str(2**64 - 1)},
+    {"sampler": "ddim", "eta": 0.5, "steps": 3, "keep": "fixed", "size": "guide"},
+    {"sampler": "euler", "steps": 2, "size": "16", "fit": "stretch", "clip": "inf", "t0": 1},
+]
+
+
+def test_edits_have_the_editors_bytes(browser: Browser, site: Site, tmp_path: Path) -> None:
+    """The network here rounds in one way only, so every byte is equal: presets, keep rules, sizes, masks, labels."""
+    bundle = write_labelled_bundle(tmp_path / "labelled")
+    rng = np.random.default_rng(0)
+    guide = rng.integers(0, 256, (21, 30, 3), np.uint8)
+    mask = np.zeros((21, 30), np.uint8)
+    mask[4:15, 6:19] = 255
+    with (
+        Editor.open(bundle, engine="onnxruntime", threads=1) as editor,
+        static_server(site(bundle)) as address,
+        painting(browser, address, opened=False) as painter,
+    ):
+        painter.page.goto(address)
+        labelled = [options | {"label": 1, "guidance": 2.5} for options in OPTIONS[:2]]
+        for options in (*OPTIONS, *labelled):
+            for masked in (False, True):
+                given = {"t0": 0.6, "steps": 4, "seed": 3, "label": 0, **options}
+                sent = given | {"seed": str(given["seed"])}
+                made = edits_in(painter.page, png_of(guide), png_of(mask) if masked else None, sent)
+                wanted = editor.edit(
+                    guide,
+                    mask if masked else None,
+                    **given | {"seed": int(given["seed"]), "clip": float(given.get("clip", 1))},
+                )
+                assert len(made) == len(wanted.images)
+                for found, image in zip(made, wanted.images, strict=True):
+                    assert np.array_equal(found, np.asarray(image.pil)), (options, masked)
+        assert painter.errors == []
+
+
+# the command
+
+
+def test_page_writes_files_and_replaces_its_own(run: Run, stand_in: Path, tmp_path: Path) -> None:
+    tiny, out = write_free_bundle(tmp_path / "tiny"), tmp_path / "site"
+    arguments = ("page", "--out", out, "--bundle", tiny, "--onnxruntime-web", stand_in)
+    code, stdout, stderr = run(*arguments)
+    assert (code, stderr) == (0, "")
+    assert stdout.splitlines()[1] == f"Try it: python -m http.server --bind 127.0.0.1 --directory {out}"
+    about = json.loads((out / "model" / "model.json").read_bytes())
+    assert about["model"]["sha256"] == read_bundle(tiny).sha256
+    assert about["recipe"]["engine"]["version"] == "1.2.3 (web)"
+    for entry in (about["files"]["network"], about["files"]["wasm"], about["files"]["schedule"]):
+        assert (out / entry["path"]).stat().st_size == entry["bytes"]
+    assert (out / about["files"]["network"]["path"]).read_bytes() == (tiny / NETWORK).read_bytes()
+    assert not (out / "server.js").exists()
+    (out / "index.html").unlink()
+    assert run(*arguments)[0] == 0
+    assert (out / "index.html").is_file()
+    (out / "mine.txt").write_text("mine", encoding="utf-8")
+    assert_mistake(run(*arguments), "exists and is not a page alone: it is not replaced")
+    assert (out / "mine.txt").is_file()
+
+
+def test_page_tells_what_it_lacks(run: Run, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NODE_PATH", raising=False)
+    out = ("page", "--out", tmp_path / "site", "--bundle", write_free_bundle(tmp_path / "tiny"))
+    cure = "npm install onnxruntime-web@1.30.0, then --onnxruntime-web node_modules/onnxruntime-web"
+    assert_mistake(run(*out), f"cannot be read: No such file or directory: {cure}")
+    monkeypatch.setenv("NODE_PATH", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    stand_in.rename(tmp_path / "node" / "onnxruntime-web")
+    assert run(*out)[0] == 0
+    (tmp_path / "node" / "onnxruntime-web" / "dist" / "ort-wasm-simd-threaded.wasm").unlink()
+    assert_mistake(run(*out), f"has no dist/ort-wasm-simd-threaded.wasm: {cure}")
+    (tmp_path / "node" / "onnxruntime-web" / "package.json").write_text("{}", encoding="utf-8")
+    assert_mistake(run(*out), "its package.json is not that of onnxruntime-web")
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_page_refuses_latent_networks(run: Run, stand_in: Path, tmp_path: Path) -> None:
+    bundle = write_latent_bundle(tmp_path / "latent")
+    arguments = ("page", "--out", tmp_path / "site", "--bundle", bundle, "--onnxruntime-web", stand_in)
+    assert_mistake(run(*arguments), "has a latent network; accepted are networks of pixels")
+    assert not (tmp_path / "site").exists()
