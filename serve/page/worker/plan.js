@@ -14,7 +14,7 @@ const INTEGERS = ["step", "repeat", "keep_noise"];
 /** @type {Level} */
 const CLEAN = { alpha: 1, sigma: 0, time: 0 };
 
-/** @typedef {{eta: number, order: number, wide: boolean}} Sampler */
+/** @typedef {{eta: number, order: number, wide: boolean, renoise: boolean}} Sampler */
 
 /**
  * @typedef {Object} Schedule
@@ -89,7 +89,7 @@ function samplerOf({ samplers }, { sampler, eta }) {
   if (!preset) throw new Error(`sampler ${sampler} is not one of ${Object.keys(samplers).join(", ")}`);
   if (eta === null) return preset;
   if (sampler !== "ddim") throw new Error(`eta ${eta} belongs to sampler ddim; ${sampler} has its own`);
-  return { eta, order: 1, wide: false };
+  return { eta, order: 1, wide: false, renoise: false };
 }
 
 /**
@@ -97,7 +97,7 @@ function samplerOf({ samplers }, { sampler, eta }) {
  * @param {Level[]} levels
  * @param {Sampler} sampler
  */
-function fillRows(levels, { eta, order, wide }) {
+function fillRows(levels, { eta, order, wide, renoise }) {
   /** @type {number | null} */
   let before = null;
   return levels.slice(0, -1).map(({ alpha: a, sigma: s }, n) => {
@@ -105,7 +105,7 @@ function fillRows(levels, { eta, order, wide }) {
     if (sNext === 0) return [0, 1, 0, 0];
     const r = a / aNext;
     const e = Math.sqrt(Math.max(s * s - r * r * sNext * sNext, 0));
-    const d = (eta * e * sNext) / s;
+    const d = renoise ? sNext : (eta * e * sNext) / s;
     const c_x = Math.sqrt(Math.max(sNext * sNext - d * d, 0)) / s;
     let c_0 = aNext - a * c_x;
     let c_h = 0;
