@@ -83,7 +83,8 @@ SECTIONS = {
     "Precisions": "Stroke paintings of 6 colours. The engine is the one that the machine has for the precision.",
     "Quality of the guide": "Stroke paintings of 2, 6 and 16 colours, the paper's ablation.",
     "Tasks": "The paper's three tasks, with the same options.",
-    "Composites beside simpler ways": "The middle of one view in another. Copy and paste is the guide itself.",
+    "Composites beside simpler ways": "The middle of one view in another. Copy and paste is the guide itself. "
+    "The mask is the pasted square, so an edit keeps its border; Poisson blending takes on the colours around it.",
 }
 """Heading -> what stands below it."""
 

@@ -72,6 +72,13 @@ def test_the_page_has_every_section_and_measure(made: Result, arguments: list[st
         assert Image.open(Path(arguments[-1]).parent / name).width > 300
 
 
+def test_the_document_is_a_page_of_this_command() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "quality.md").read_text(encoding="utf-8")
+    assert [line for line in re.findall(r"^## (.*)$", text, re.MULTILINE) if line not in SECTIONS] == []
+    for part in (*SECTIONS, *SECTIONS.values(), *BLIND, *BLIND.values()):
+        assert part in text
+
+
 def test_what_the_tables_must_show(made: Result) -> None:
     """Faithfulness falls with t0; copying changes nothing; only keep rules that end clean are exact outside."""
     by_t0 = list(numbers(made.output, "t0", "l2").values())
