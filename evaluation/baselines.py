@@ -62,9 +62,10 @@ def poisson_blend(pasted: np.ndarray, photo: np.ndarray, mask: np.ndarray) -> np
 
     Arguments and result are those of laplacian_blend; the mask edits where it is above 0. Each pixel p of the mask
     solves equation 7: |N| f_p - sum of f_q over neighbours q in the mask = sum of the photo over the other neighbours
-    + sum of g_p - g_q over all, g being `pasted` and N the up to four neighbours in the picture. Outside the mask the
-    photo is unchanged. Raises ImageError for a mask of the whole picture, which leaves the level open, and SdeditError
-    without scipy.
+    + sum of g_p - g_q over those in the mask, g being `pasted` and N the up to four neighbours in the picture. The
+    paper's last sum has the other neighbours too; a composite holds the photo there, and would be its own solution.
+    Outside the mask the photo is unchanged. Raises ImageError for a mask of the whole picture, which leaves the level
+    open, and SdeditError without scipy.
     """
     try:
         from scipy.sparse import coo_array, diags_array
@@ -85,10 +86,11 @@ def poisson_blend(pasted: np.ndarray, photo: np.ndarray, mask: np.ndarray) -> np
         own = np.flatnonzero((y >= 0) & (y < inside.shape[0]) & (x >= 0) & (x < inside.shape[1]))
         y, x = y[own], x[own]
         neighbours[own] += 1
-        right[own] += g[ys[own], xs[own]] - g[y, x]
         unknown = inside[y, x]
         right[own[~unknown]] += known[y[~unknown], x[~unknown]]
-        pairs.append((own[unknown], numbers[y[unknown], x[unknown]]))
+        own, y, x = own[unknown], y[unknown], x[unknown]
+        right[own] += g[ys[own], xs[own]] - g[y, x]
+        pairs.append((own, numbers[y, x]))
     places = tuple(np.concatenate(found) for found in zip(*pairs, strict=True))
     shape = (len(ys), len(ys))
     matrix = diags_array(neighbours) - coo_array((np.ones(len(places[0])), places), shape=shape)

@@ -136,8 +136,11 @@ def write(path: Path, text: str) -> None:
         raise SdeditError(f"{path} cannot be written: {reason(error)}") from None
 
 
-def make_views(picture: Path, hold_out: str, shape: tuple[int, int, int], count: int) -> Views:
-    """`count` views to paint and as many others of the region `hold_out`; raises ImageError."""
+def held_out_crops(picture: Path, hold_out: str, shape: tuple[int, int, int]) -> Crops:
+    """Views of the region `hold_out`, LEFT,TOP,RIGHT,BOTTOM of the picture, for images of that shape.
+
+    Raises ImageError.
+    """
     channels, height, size = shape
     box = parse_numbers(hold_out)
     if channels != 3 or height != size:
@@ -146,9 +149,14 @@ def make_views(picture: Path, hold_out: str, shape: tuple[int, int, int], count:
         raise ImageError(f"hold-out {hold_out!r} is not LEFT,TOP,RIGHT,BOTTOM")
     left, top, right, bottom = box
     paths = find_pictures(picture, size)
-    crops = Crops(paths, size, seed=1, scales=parse_scales(SCALES), within=(left, top, right, bottom), turns=True)
+    return Crops(paths, size, seed=1, scales=parse_scales(SCALES), within=(left, top, right, bottom), turns=True)
+
+
+def make_views(picture: Path, hold_out: str, shape: tuple[int, int, int], count: int) -> Views:
+    """`count` views to paint and as many others of the region `hold_out`; raises ImageError."""
+    crops = held_out_crops(picture, hold_out, shape)
     sources, others = cut(crops, 0, count), cut(crops, count, count)
-    strokes, mask = paint(sources), middle_mask(size)
+    strokes, mask = paint(sources), middle_mask(shape[2])
     return Views(strokes, np.where(mask > 0, strokes, sources), others, mask)
 
 

@@ -89,24 +89,25 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, functions=functions)
 
 
-def write_bundle(folder: Path) -> Path:
-    """A bundle of the halving network."""
+def write_bundle(folder: Path, shape: tuple[int, int, int] = SHAPE) -> Path:
+    """A bundle of the halving network. shape: of its reference."""
     folder.mkdir(parents=True)
     schedule = cosine(LEVELS)
-    noise = [normal_numpy(0, image, 0, 0, KIND_BEGIN, int(np.prod(SHAPE))) for image in range(len(PARITY_LEVELS))]
+    noise = [normal_numpy(0, image, 0, 0, KIND_BEGIN, int(np.prod(shape))) for image in range(len(PARITY_LEVELS))]
     sigmas = schedule[np.array(PARITY_LEVELS) - 1, 1].astype(np.float32)
     onnx.save(halving_network(), folder / NETWORK)
     np.save(folder / SCHEDULE, schedule)
-    np.save(folder / REFERENCE, np.stack(noise).reshape(-1, *SHAPE) * sigmas[:, None, None, None] / np.float32(2))
+    np.save(folder / REFERENCE, np.stack(noise).reshape(-1, *shape) * sigmas[:, None, None, None] / np.float32(2))
     write_manifest(folder, FIELDS)
     return folder
 
 
-def write_free_bundle(folder: Path, multiple_of: int = 4, max_pixels: int = 1024) -> Path:
-    """The same bundle for images of any size."""
-    write_bundle(folder)
+def write_free_bundle(folder: Path, multiple_of: int = 4, max_pixels: int = 1024, size: int = SHAPE[1]) -> Path:
+    """The same bundle for images of any size. size: its native side."""
+    write_bundle(folder, (3, size, size))
     onnx.save(halving_network(free=True), folder / NETWORK)
-    image = {**FIELDS["image"], "multiple_of": multiple_of, "free": True, "max_pixels": max_pixels}
+    free = {"multiple_of": multiple_of, "free": True, "max_pixels": max_pixels}
+    image = {**FIELDS["image"], "height": size, "width": size, **free}
     write_manifest(folder, {**FIELDS, "image": image})
     return folder
 
