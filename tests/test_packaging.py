@@ -112,7 +112,7 @@ def test_the_extension_is_stripped_and_for_every_python(packed: Path) -> None:
 
 
 def test_metadata_is_complete(metadata: Message) -> None:
-    for field in ("Author", "Keywords", "Classifier", "License-Expression", "License-File", "Summary"):
+    for field in ("Author", "Keywords", "Classifier", "License-Expression", "License-File", "Project-URL", "Summary"):
         assert metadata[field], field
     assert not any(value.startswith("License ::") for value in metadata.get_all("Classifier", []))
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")

@@ -87,13 +87,20 @@ class Builder:
         return self.op("Div", a, b)
 
     def where(self, condition: str, a: str, b: str) -> str:
-        """np.where, but onnxruntime's may return 0.0 for -0.0: `select` keeps it."""
+        """np.where, but onnxruntime's may return 0.0 for -0.0: `select` and `choose` keep it."""
         return self.op("Where", condition, a, b)
 
     def select(self, condition: str, a: str, b: str, shape: str) -> str:
         """np.where that keeps -0.0: a gather from `a` and `b`, both [1, ...] of `shape`, one behind the other."""
         index = self.op("Expand", self.cast(self.op("Not", condition), INT64), shape)
         return self.op("GatherElements", self.op("Concat", a, b, axis=0), index, axis=0)
+
+    def choose(self, condition: str, a: str, b: str) -> str:
+        """np.where that keeps -0.0, for values that broadcast to the condition's shape."""
+        first = self.i64([0])
+        row, shape = self.op("Unsqueeze", condition, first), self.op("Shape", condition)
+        a, b = (self.op("Unsqueeze", self.op("Expand", part, shape), first) for part in (a, b))
+        return self.op("Squeeze", self.select(row, a, b, self.op("Shape", row)), first)
 
     def graph(self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> GraphProto:
         return helper.make_graph(self.nodes, name, inputs, outputs, self.constants)

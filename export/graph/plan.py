@@ -35,13 +35,14 @@ def make_plan(g: Builder, schedule: Schedule, prediction: str) -> Plan:
     now, then = (a, s), (shifted(g, a, 1.0), shifted(g, s, 0.0))
     threshold = g.div(g.cast(ks, DOUBLE), g.cast(first, DOUBLE))
     before = g.op("Slice", threshold, g.i64([0]), g.i64([-1]))
-    is_after = g.op("Gather", g.constant([keep in ("paper", "official") for keep in KEEPS], np.bool_), "keep")
+    is_now = g.op("Gather", g.constant([keep in ("paper", "official") for keep in KEEPS], np.bool_), "keep")
+    is_now = g.op("Expand", is_now, g.op("Shape", ks))
     columns = {
         "time": time,
         **predictions(g, prediction, a, s),
         **sampler_columns(g, now, then, n),
-        "k_g": g.where(is_after, now[0], then[0]),
-        "k_z": g.where(is_after, now[1], then[1]),
+        "k_g": g.choose(is_now, now[0], then[0]),
+        "k_z": g.choose(is_now, now[1], then[1]),
         "threshold": threshold,
         "h_threshold": g.op("Concat", g.f64([np.inf]), before, axis=0),
     }
@@ -67,13 +68,14 @@ def sampler_columns(g: Builder, now: tuple[str, str], then: tuple[str, str], n: 
     previous = g.op("Slice", g.op("Concat", g.f64([1]), gap, axis=0), g.i64([0]), g.i64([-1]))
     q = g.div(gap, g.mul(two, previous))
     second = g.op("And", g.op("Equal", order, g.i64(2)), g.op("Not", g.op("Or", is_first, is_last)))
-    c_h = g.where(second, g.mul(g.op("Neg", c_0), q), zero)
-    c_0 = g.where(second, g.mul(c_0, g.add(one, q)), c_0)
+    c_h = g.choose(second, g.mul(g.op("Neg", c_0), q), zero)
+    c_0 = g.choose(second, g.mul(c_0, g.add(one, q)), c_0)
+    noise = g.choose(g.op("Expand", wide, g.op("Shape", n)), e, d)
     return {
-        "c_x": g.where(is_last, zero, c_x),
-        "c_0": g.where(is_last, one, c_0),
-        "c_h": g.where(is_last, zero, c_h),
-        "c_z": g.where(is_last, zero, g.where(wide, e, d)),
+        "c_x": g.choose(is_last, zero, c_x),
+        "c_0": g.choose(is_last, one, c_0),
+        "c_h": g.choose(is_last, zero, c_h),
+        "c_z": g.choose(is_last, zero, noise),
     }
 
 
@@ -81,7 +83,7 @@ def preset(g: Builder) -> tuple[str, str, str, str]:
     """eta, order, wide and renoise of the input `sampler`; the input `eta`, where not below 0, stands for its own."""
     presets = SAMPLERS.values()
     own = g.op("Gather", g.f64([preset.eta for preset in presets]), "sampler")
-    eta = g.where(g.op("Less", "eta", g.f64(0)), own, "eta")
+    eta = g.choose(g.op("Less", "eta", g.f64(0)), own, "eta")
     order = g.op("Gather", g.i64([preset.order for preset in presets]), "sampler")
     wide = g.op("Gather", g.constant([preset.wide for preset in presets], np.bool_), "sampler")
     renoise = g.op("Gather", g.constant([preset.renoise for preset in presets], np.bool_), "sampler")
