@@ -163,6 +163,92 @@ def test_edits_have_the_editors_bytes(browser: Browser, site: Site, tmp_path: Pa
         assert painter.errors == []
 
 
+def test_the_page_edits_saves_and_tells(browser: Browser, site: Site, run: Run, tmp_path: Path) -> None:
+    """It also has a mask and four variations; the Editor replays a saved result."""
+    bundle = write_free_bundle(tmp_path / "free")
+    with (
+        Editor.open(bundle, engine="onnxruntime", threads=1) as editor,
+        static_server(site(bundle)) as address,
+        painting(browser, address, opened=False) as painter,
+    ):
+        painter.page.add_init_script(STATUS)
+        painter.open()
+        ready(painter)
+        said = painter.page.evaluate("said")
+        assert any(line.startswith("Getting the model: ") for line in said)
+        assert "Preparing the model" in said
+        painter.settings(steps=3)
+        painter.press("7")
+        painter.stroke([(0.2, 0.2), (0.7, 0.5)])
+        result = painter.edit()
+        png, strokes = painter.download("Control+s"), painter.download("Control+Shift+s")
+        assert np.array_equal(made_by(editor, painter, recipe_of(png, tmp_path))[0], result)
+        (tmp_path / "saved.png").write_bytes(png)
+        (tmp_path / "strokes.png").write_bytes(strokes)
+        code, stdout, _ = run("replay", tmp_path / "saved.png", "--guide", tmp_path / "strokes.png", "--bundle", bundle)
+        assert (code, "identical" in stdout) == (0, True), stdout
+        painter.press("m")
+        painter.stroke([(0.5, 0.5), (0.52, 0.52)])
+        painter.settings(size="native")
+        painter.press("v")
+        painter.done()
+        cells = painter.page.locator("#grid button")
+        expect(cells.locator("img:visible")).to_have_count(4)
+        cells.nth(2).click()
+        recipe = recipe_of(painter.download("Control+s"), tmp_path)
+        assert np.array_equal(made_by(editor, painter, recipe)[2], painter.shown())
+        painter.settings(t0=0.05, steps=20)
+        painter.page.locator("#go").click()
+        painter.says("steps 20 is not in 1..1, the levels that the schedule has up to t0 0.05")
+        assert painter.errors == []
+
+
+@pytest.fixture(scope="module")
+def earth(browser: Browser, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    """The page of the shipped model, loaded, isolated so that it uses two threads."""
+    folder = tmp_path_factory.mktemp("earth") / "site"
+    write_page(read_bundle(SHIPPED), find_runtime(package), folder)
+    with static_server(folder, Isolated) as address, painting(browser, address) as painter:
+        expect(painter.page.locator("#status")).to_contain_text("An example", timeout=LOADED)
+        yield painter
+        assert painter.errors == []
+
+
+def test_the_shipped_model_gives_the_editors_picture(earth: Painter, tmp_path: Path) -> None:
+    """WASM has no fused multiply-add, so the network's outputs differ by some 1e-5, which moves single bytes by 1."""
+    earth.settings(steps=2, size="native")
+    result = earth.edit()
+    recipe = recipe_of(earth.download("Control+s"), tmp_path)
+    with Editor.open(SHIPPED, engine="onnxruntime", threads=1) as editor:
+        away = np.abs(made_by(editor, earth, recipe)[0].astype(int) - result)
+    assert away.max() <= 1
+    assert (away > 0).mean() < 0.005
+    assert recipe["engine"]["threads"] > 1
+
+
+def test_previews_come_and_escape_stops(earth: Painter) -> None:
+    earth.settings(steps=250, size="native")
+    shown = earth.page.locator("#after")
+    finished = shown.get_attribute("src")
+    earth.page.locator("#go").click()
+    expect(shown).not_to_have_attribute("src", finished or "")
+    assert float(earth.page.locator("#progress").get_attribute("value") or 0) > 0
+    earth.press("Escape")
+    earth.says("Stopped")
+    expect(shown).to_have_attribute("src", finished or "")
+    earth.settings(steps=1)
+    earth.edit()
+
+
+def test_a_file_that_is_not_whole_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
+    folder = site(write_free_bundle(tmp_path / "free"))
+    (network,) = (folder / "model").glob("*.onnx")
+    network.write_bytes(network.read_bytes()[:-3])
+    with static_server(folder) as address, painting(browser, address) as painter:
+        expect(painter.page.locator("#status")).to_have_attribute("data-kind", "error", timeout=LOADED)
+        painter.says(rf"model/{network.name} has \d+ bytes instead of \d+: reload the page")
+
+
 # the command
 
 

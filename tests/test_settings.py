@@ -113,6 +113,7 @@ def test_docs_have_the_tables_that_the_commands_give() -> None:
         "edit",
         "evaluate",
         "serve",
+        "page",
         "strokes",
         "export",
         "extend",

@@ -29,7 +29,7 @@ export class WorkerBackend {
       this.#worker.onmessage = (/** @type {MessageEvent<News>} */ { data }) => {
         if (data.kind === "bytes") onBytes(data.loaded, data.total);
         else if (data.kind === "loaded") resolve();
-        else if (data.kind === "failed") reject(new Error(data.message));
+        else if (data.kind === "failed") this.#fail(new Error(data.message), reject);
         else this.#hear(data);
       };
       this.#worker.onerror = ({ message }) => this.#fail(new Error(message || "the worker did not start"), reject);
@@ -73,6 +73,8 @@ export class WorkerBackend {
    * @param {(error: Error) => void} reject Ends the loading.
    */
   #fail(error, reject) {
+    this.#worker.terminate();
+    this.#worker.onmessage = null; // news of downloads may be on their way
     reject(error);
     for (const waiting of this.#edits.values()) waiting.reject(error);
     this.#edits.clear();
