@@ -1,9 +1,10 @@
 """Prove the CUDA device on a real GPU: `python -m sdedit.benchmarks.gpu --bundle BUNDLE --out FOLDER [--quick]`.
 
 BUNDLE has kernels and, if wanted, engines: `sdedit extend BUNDLE --cubins all --tensorrt all`. Nothing is downloaded.
-Each part runs in a process of its own with a time limit, so a crash or a hang costs one part. FOLDER gets a JSON file
-for each part, gpu.json with all of them, and gpu.md for people. Parts that FOLDER has already are not run again, so the
-command can be repeated after an interruption; delete a part's file to run it again.
+Each part runs in a process of its own with a time limit, so a crash or a hang costs one part, and of that part only
+what it had not found yet. FOLDER gets a JSON file for each part, and after each part gpu.json with all of them and
+gpu.md for people. Parts that FOLDER has already are not run again, so the command can be repeated after an
+interruption; delete a part's file to run it again.
 """
 
 if __name__ == "__main__":  # before the imports, which take seconds
@@ -13,10 +14,14 @@ if __name__ == "__main__":  # before the imports, which take seconds
     raise SystemExit
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +34,24 @@ from sdedit.runtime.cuda.driver import probe
 
 SECONDS: Mapping[str, int] = {
     "machine": 20,
-    "tests": 70,
-    "doctor": 45,
-    "kernels": 80,
-    "speed": 45,
-    "engines": 90,
+    "kernels": 60,
+    "tests": 60,
+    "doctor": 40,
+    "speed": 40,
+    "engines": 85,
+    "sanitizers": 50,
     "torch_loop": 25,
     "official": 20,
     "torch_compile": 60,
-    "diffusers": 20,
+    "diffusers": 15,
 }
 """Parts in the order in which they run, with their time limits in seconds: below 8 minutes together."""
 
 SHOWN = 2000
 """Characters of a failed part's output that are kept."""
+
+ENDING = 10.0
+"""Seconds in which a process that was killed ends."""
 
 Command = Callable[[str, Path], Sequence[str]]
 """Name of a part, and the file that it writes -> the command that runs it."""
@@ -64,8 +73,6 @@ def gpu_command(bundle: Path, out: Path, quick: bool, device: int) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     results = run_parts(SECONDS, out, command, click.echo)
-    write(out / "gpu.json", to_json(results) + "\n")
-    write(out / "gpu.md", page(results))
     click.echo(f"{out / 'gpu.md'}")
     failed = [name for name, result in results.items() if not result["ok"]]
     if failed:
@@ -75,22 +82,33 @@ def gpu_command(bundle: Path, out: Path, quick: bool, device: int) -> None:
 def run_parts(
     seconds: Mapping[str, int], out: Path, command: Command, say: Callable[[str], object]
 ) -> dict[str, dict[str, Any]]:
-    """Run the parts that `out` does not have; returns all results by part: ok, seconds, and found or why."""
-    results = {}
+    """Run the parts that `out` does not have, and write the pages after each.
+
+    Returns all results by part: ok, seconds, found, and why if it failed.
+    """
+    results: dict[str, dict[str, Any]] = {}
     for name, limit in seconds.items():
         file = out / f"{name}.json"
         results[name] = read_result(file) or run_part(name, limit, file, command)
+        write(out / "gpu.json", to_json(results) + "\n")
+        write(out / "gpu.md", page(results))
         say(f"{name}: {'ok' if results[name]['ok'] else results[name]['why']}")
     return results
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
     """The result of a part that ended well in an earlier run; None if there is none."""
+    result = read_object(file)
+    return result if result.get("ok") is True else None
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and result.get("ok") is True else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def run_part(name: str, limit: int, file: Path, command: Command) -> dict[str, Any]:
@@ -98,18 +116,42 @@ def run_part(name: str, limit: int, file: Path, command: Command) -> dict[str, A
     begun = time.perf_counter()
     found = file.with_suffix(".found")
     found.unlink(missing_ok=True)
-    why = ""
-    try:
-        done = subprocess.run(command(name, found), capture_output=True, text=True, check=False, timeout=limit)
-        if done.returncode:
-            why = f"exit code {done.returncode}: {' '.join((done.stderr or done.stdout).split())[-SHOWN:]}"
-    except subprocess.TimeoutExpired:
-        why = f"it took more than {limit} s"
-    result: dict[str, Any] = {"ok": not why, "seconds": round(time.perf_counter() - begun, 1)}
-    result |= {"why": why} if why else {"found": json.loads(found.read_text(encoding="utf-8"))}
+    why = why_it_failed(command(name, found), limit)
+    facts = read_object(found)
+    why = why or ("" if facts else "it found nothing")
+    result: dict[str, Any] = {"ok": not why, "seconds": round(time.perf_counter() - begun, 1), "found": facts}
+    if why:
+        result["why"] = why
     found.unlink(missing_ok=True)
     write(file, to_json(result) + "\n")
     return result
+
+
+def why_it_failed(command: Sequence[str], limit: int) -> str:
+    """Run a command, for `limit` seconds at most; returns why it failed, "" if it did not.
+
+    At the limit its children end with it: they would use the GPU beside the parts that follow.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return f"it took more than {limit} s"
+        finally:
+            end_group(process)
+        output.seek(0)
+        return f"exit code {code}: {' '.join(output.read().split())[-SHOWN:]}" if code else ""
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children; on Windows the process alone."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait(ENDING)
 
 
 def write(file: Path, text: str) -> None:
@@ -124,12 +166,12 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = ["# The CUDA device on this machine", ""]
     for name, result in results.items():
         lines += [f"## {name}", "", f"{'ok' if result['ok'] else 'FAILED'}, {result['seconds']} s", ""]
-        if result["ok"]:
+        if not result["ok"]:
+            lines += [str(result["why"]), ""]
+        if result["found"]:
             lines += ["| what | found |", "|---|---|"]
             lines += [f"| {what} | {said(value)} |" for what, value in result["found"].items()]
-        else:
-            lines += [str(result["why"])]
-        lines.append("")
+            lines.append("")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """The parts of `python -m sdedit.benchmarks.gpu`, each run in a process of its own. Times are the host's, with waits.
 
-A part returns what it found as names and values; it raises if something is wrong.
+A part yields what it finds as names and values, and each is written at once; it raises if something is wrong.
 """
 
 if __name__ == "__main__":  # before the imports, which take seconds
@@ -16,7 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +44,25 @@ from sdedit.runtime.loop import Device, Loop, Task
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
 
 from .contenders import not_installed
+from .gpu import write
 from .measure import timed_by
 
-Found = dict[str, Any]
+Found = Iterator[tuple[str, Any]]
 
 PACKAGES = ("cuda-core", "cuda-bindings", "tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch", "triton", "numpy")
 
 SIDES = ((4, 4), (8, 8), (8, 12), (24, 24), (64, 64), (48, 80))
 """Height and width of the states whose bits are compared."""
 
-SANITIZERS = ("memcheck", "racecheck", "initcheck")
+SLOTS = 8
+MANY_SLOTS = 64
+"""Slots whose state no cache of a GPU holds: of 256x256, it is 300 MB; that of SLOTS is 38 MB."""
+
+SANITIZERS: Mapping[str, Sequence[str]] = {"memcheck": ("--report-api-errors", "no"), "racecheck": (), "initcheck": ()}
+"""Tools of compute-sanitizer with their options: cuda.core asks for what a driver may not have, which is no error."""
+
+SHOWN = 1500
+"""Characters of a test's or tool's output that are kept if it failed."""
 
 
 @dataclass(frozen=True)
@@ -80,48 +89,51 @@ def machine(request: Request) -> Found:
         major, minor = gpu.capability
         with gpu.calls("to tell its free memory"):
             free = gpu.free_memory()
-        return {
-            "GPU": gpu.name,
-            "architecture": f"sm{major}{minor}",
-            "driver's CUDA": f"{gpu.driver // 1000}.{gpu.driver % 1000 // 10}",
-            "free memory, GB": round(free / 1e9, 2),
-            "python": platform.python_version(),
-            "packages": installed_versions(PACKAGES),
-        }
+        yield "GPU", gpu.name
+        yield "architecture", f"sm{major}{minor}"
+        yield "driver's CUDA", f"{gpu.driver // 1000}.{gpu.driver % 1000 // 10}"
+        yield "free memory, GB", round(free / 1e9, 2)
+        yield "python", platform.python_version()
+        yield "packages", installed_versions(PACKAGES)
 
 
 def tests(request: Request) -> Found:
     """The project's tests on the GPU, if its clone is here."""
     folder = Path(__file__).parents[1] / "tests"
     if not (folder / "test_gpu.py").is_file():
-        return {"pytest -m gpu": "not run: this is no clone of the project"}
+        yield "pytest -m gpu", "not run: this is no clone of the project"
+        return
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", "gpu", str(folder / "test_gpu.py")]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
-    last = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
     if done.returncode:
-        raise EngineError(f"pytest -m gpu: {last}")
-    return {"pytest -m gpu": last}
+        raise EngineError(f"pytest -m gpu: {done.stdout.strip()[-SHOWN:]}")
+    yield "pytest -m gpu", last_line(done.stdout)
+
+
+def last_line(text: str) -> str:
+    """The last line that was printed."""
+    return (text.strip().splitlines() or ["nothing was printed"])[-1]
 
 
 def doctor(request: Request) -> Found:
     """The findings of `sdedit doctor` about the GPU."""
-    findings = list(examine_gpu(request.bundle))
-    wrong = [f"{finding.what}: {finding.detail}" for finding in findings if finding.verdict == "wrong"]
+    wrong = []
+    for finding in examine_gpu(request.bundle, request.index):
+        yield finding.what, f"{finding.verdict}: {finding.detail}"
+        if finding.verdict == "wrong":
+            wrong.append(f"{finding.what}: {finding.detail}")
     if wrong:
         raise EngineError("; ".join(wrong))
-    return {finding.what: f"{finding.verdict}: {finding.detail}" for finding in findings}
 
 
 def kernels(request: Request) -> Found:
     """Bits of whole edits against numpy's, for drawn plans and shapes, from the cubin and from the PTX."""
-    found: Found = {}
     rounds = 2 if request.quick else 40
     for kind in ("cubin", "ptx"):
         edits = 0
         for index in range(rounds):
             edits += compare_bits(request, index, kind == "ptx")
-        found[f"edits with numpy's bits, {kind}"] = edits
-    return found | sanitizers(request)
+            yield f"edits with numpy's bits, {kind}", edits
 
 
 def compare_bits(request: Request, index: int, ptx: bool) -> int:
@@ -197,20 +209,18 @@ def sanitizers(request: Request) -> Found:
     """compute-sanitizer's checks of one round, where it is installed."""
     program = shutil.which("compute-sanitizer")
     if program is None:
-        return {"compute-sanitizer": "not installed"}
+        yield "compute-sanitizer", "not installed"
+        return
     code = (
         "from sdedit.benchmarks.gpu_parts import Request, compare_bits; from sdedit.runtime.bundle import read_bundle; "
         f"compare_bits(Request(read_bundle({str(request.bundle.path)!r}), {request.index}, True), 0, False)"
     )
-    found = {}
-    for check in SANITIZERS:
-        command = [program, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", code]
+    for check, options in SANITIZERS.items():
+        command = [program, "--tool", check, *options, "--error-exitcode", "9", sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        last = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
         if done.returncode:
-            raise EngineError(f"compute-sanitizer {check}: {last}")
-        found[f"compute-sanitizer {check}"] = last
-    return found
+            raise EngineError(f"compute-sanitizer {check}: {(done.stdout + done.stderr).strip()[-SHOWN:]}")
+        yield f"compute-sanitizer {check}", last_line(done.stdout)
 
 
 def speed(request: Request) -> Found:
@@ -218,19 +228,24 @@ def speed(request: Request) -> Found:
     rounds = 20 if request.quick else 200
     size = (64, 64) if request.quick else (256, 256)
     bundle = of_size(request.bundle, *size)
-    slots = 8
-    found: Found = {}
     for eager in (True, False):
-        with a_gpu(request) as gpu:
-            device = CudaDevice(gpu, bundle, GpuCopy(gpu), slots, eager)
-            fill(device, bundle, slots)
-            found[f"ms a step of {slots} slots, {'eager' if eager else 'graph'}"] = timed(gpu, device.step, rounds)
-            if eager:
-                found |= bandwidth(gpu, device, rounds)
-            device.close()
+        with filled(request, bundle, SLOTS, eager) as (gpu, device):
+            yield f"ms a step of {SLOTS} slots, {'eager' if eager else 'graph'}", timed(gpu, device.step, rounds)
+    for slots in (SLOTS,) if request.quick else (SLOTS, MANY_SLOTS):
+        with filled(request, bundle, slots, eager=True) as (gpu, device):
+            yield from bandwidth(gpu, device, rounds)
     if request.bundle.state_shape[1] <= max(size):
-        found |= whole_edit(request)
-    return found
+        yield whole_edit(request)
+
+
+@contextmanager
+def filled(request: Request, bundle: Bundle, slots: int, eager: bool) -> Iterator[tuple[Gpu, CudaDevice]]:
+    """A device on a GPU of its own, whose network is a copy and whose slots are all busy."""
+    with a_gpu(request) as gpu:
+        device = CudaDevice(gpu, bundle, GpuCopy(gpu), slots, eager)
+        fill(device, bundle, slots)
+        yield gpu, device
+        device.close()
 
 
 def fill(device: CudaDevice, bundle: Bundle, slots: int) -> None:
@@ -244,19 +259,36 @@ def fill(device: CudaDevice, bundle: Bundle, slots: int) -> None:
 
 
 def bandwidth(gpu: Gpu, device: CudaDevice, rounds: int) -> Found:
-    """GB/s of the step kernel, which reads 4 arrays and the mask and writes 2, and of a copy of one array."""
+    """GB/s of the step kernel, which reads 4 arrays and the mask and writes 2, and of a copy of one array.
+
+    Each is launched by graphs of several: one launch takes the host longer than it takes the GPU.
+    """
     memory, slots = device._memory, device.slots
     name = "step_guided" if device._guided else "step"
     o = {} if device._guided else {"p_o_uncond": memory.buffers["o"]}
     image, mask = slots * memory.slot_bytes("x"), slots * memory.slot_bytes("mask")
-    with gpu.calls("in a measurement"):
-        step = timed(gpu, lambda: device._launch(name, device._grid(), o), rounds)
-        copy = timed(gpu, lambda: gpu.copy(memory.buffers["h"], 0, memory.buffers["o"], 0, image), rounds)
     moved = (7 if device._guided else 6) * image + mask
-    return {
-        "step kernel, GB/s": round(moved / step / 1e6, 1),
-        "copy of one array, GB/s": round(2 * image / copy / 1e6, 1),
-    }
+    step = milliseconds_in_graph(gpu, lambda: device._launch(name, device._grid(), o), rounds)
+    copy = milliseconds_in_graph(gpu, lambda: gpu.copy(memory.buffers["h"], 0, memory.buffers["o"], 0, image), rounds)
+    yield f"step kernel, {slots} slots, GB/s", round(moved / step / 1e6, 1)
+    yield f"copy of one array, {slots} slots, GB/s", round(2 * image / copy / 1e6, 1)
+
+
+def milliseconds_in_graph(gpu: Gpu, enqueue: Callable[[], object], rounds: int) -> float:
+    """Milliseconds of what is enqueued, from replays of a graph that has it rounds / 10 times."""
+    times = max(rounds // 10, 1)
+
+    def enqueue_all() -> None:
+        for _ in range(times):
+            enqueue()
+
+    with gpu.calls("in a measurement"):
+        enqueue()  # before the capture: the first launch loads the kernel
+        gpu.wait()
+        graph = gpu.capture(enqueue_all)
+        took = timed(gpu, lambda: gpu.replay(graph), times)
+        gpu.free(graph)
+    return took / times
 
 
 def timed(gpu: Gpu, function: Callable[[], object], rounds: int) -> float:
@@ -269,10 +301,10 @@ def timed(gpu: Gpu, function: Callable[[], object], rounds: int) -> float:
     return timed_by(wait, function, rounds)
 
 
-def whole_edit(request: Request) -> Found:
+def whole_edit(request: Request) -> tuple[str, Any]:
     """Seconds of an edit of 25 steps with the engine that "auto" takes."""
     if not installed_engines("cuda"):
-        return {"whole edit": "no engine is installed"}
+        return "whole edit", "no engine is installed"
     _, height, width = request.bundle.state_shape
     guide = np.zeros((height, width, 3), np.uint8)
     steps = min(25, len(request.bundle.schedule) // 2)
@@ -280,24 +312,27 @@ def whole_edit(request: Request) -> Found:
         with Editor.open(request.bundle, device=f"cuda:{request.index}") as editor:
             times = [editor.edit(guide, steps=steps, seed=seed).timings for seed in range(4)]
     except EngineError as error:
-        return {"whole edit": str(error)}
-    return {f"whole edit of {steps} steps, phases in s": dict(times[-1])}
+        return "whole edit", str(error)
+    return f"whole edit of {steps} steps, phases in s", dict(times[-1])
 
 
 def engines(request: Request) -> Found:
     """Each installed engine and precision: error against the bundle's reference, captured or not, ms a step."""
-    found: Found = {}
-    for name in installed_engines("cuda"):
+    installed = installed_engines("cuda")
+    if not installed:
+        yield "engines", "none is installed"
+    for name in installed:
         for precision in ENGINES["cuda"][name]:
             try:
-                found[f"{name}, {precision}"] = engine_facts(request, name, precision)
+                facts: Any = engine_facts(request, name, precision)
             except EngineError as error:
-                found[f"{name}, {precision}"] = f"refused: {error}"
-    return found or {"engines": "none is installed"}
+                facts = f"refused: {error}"
+            yield f"{name}, {precision}", facts
 
 
-def engine_facts(request: Request, name: str, precision: str) -> Found:
-    facts: Found = {}
+def engine_facts(request: Request, name: str, precision: str) -> dict[str, Any]:
+    """The error of an engine in that precision, whether it is captured, and ms a step."""
+    facts: dict[str, Any] = {}
     with a_gpu(request) as gpu:
         engine = open_cuda_engine(request.bundle, gpu, name, precision, 1)
         error = measure_error(request.bundle, OnHost(gpu, engine))
@@ -321,20 +356,21 @@ def peer(name: str) -> Callable[[Request], Found]:
     def measure(request: Request) -> Found:
         missing = not_installed(("torch", "onnx", *(("diffusers",) if name == "diffusers" else ())))
         if missing is not None:
-            return {name: f"not run: {missing}"}
+            yield name, f"not run: {missing}"
+            return
         from .gpu_peers import PEERS, NotRun, gpu_name
 
         try:
             device = gpu_name(request.index)
-            return PEERS[name](request.bundle, device, 2 if request.quick else 22)
+            yield from PEERS[name](request.bundle, device, 2 if request.quick else 22).items()
         except NotRun as error:
-            return {name: f"not run: {error}"}
+            yield name, f"not run: {error}"
 
     return measure
 
 
 PARTS: Mapping[str, Callable[[Request], Found]] = {
-    part.__name__: part for part in (machine, tests, doctor, kernels, speed, engines)
+    part.__name__: part for part in (machine, kernels, tests, doctor, speed, engines, sanitizers)
 } | {name: peer(name) for name in ("torch_loop", "official", "torch_compile", "diffusers")}
 
 
@@ -345,10 +381,12 @@ PARTS: Mapping[str, Callable[[Request], Found]] = {
 @click.option("--device", type=int, default=0)
 @click.option("--quick", is_flag=True)
 def part_command(part: str, file: Path, bundle: Path, device: int, quick: bool) -> None:
-    """Run one part and write what it found."""
+    """Run one part and write what it finds, each time that it finds something."""
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
-    found = PARTS[part](Request(read_bundle(bundle), device, quick))
-    file.write_text(to_json(found) + "\n", encoding="utf-8")
+    found: dict[str, Any] = {}
+    for what, value in PARTS[part](Request(read_bundle(bundle), device, quick)):
+        found[what] = value
+        write(file, to_json(found) + "\n")
 
 
 def main() -> None:

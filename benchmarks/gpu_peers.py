@@ -107,12 +107,13 @@ class TorchLoop:
 
     def __init__(self, bundle: Bundle, plan: Plan, guide: np.ndarray, mask: np.ndarray, device: str) -> None:
         """guide: float32 [C, H, W]; the state begins as the guide, without noise. device: torch's name."""
-        self._network = TorchNetwork(bundle.read_network(), device, "float32")
+        network = TorchNetwork(bundle.read_network(), device, "float32")
         self._rows = [{name: row[name].item() for name in row.dtype.names} for row in plan.rows]
         self._guide = torch.from_numpy(guide[None]).to(device)
         self._mask = torch.from_numpy(mask[None, None]).to(device)
         self._times = torch.tensor([[row["time"]] for row in self._rows], device=device)
         self.x, self._h = self._guide.clone(), torch.zeros_like(self._guide)
+        self._network = network.for_inputs({"x": self.x, "time": self._times[0]})
 
     def step(self, at: int) -> None:
         """Run row `at` in place, so that it can be captured."""

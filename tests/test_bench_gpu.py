@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -28,11 +29,16 @@ from sdedit.runtime.engines.torch_operators import OPERATORS
 from sdedit.runtime.loop import Task
 from sdedit.runtime.plan import make_plan
 
+WAIT = 60
+"""Seconds after which a test that hangs fails instead."""
+
 SCRIPTS = {
     "good": 'import sys; open(sys.argv[1], \'w\').write(\'{"edits": 3, "speed": {"ms": 1.5}}\')',
     "crashing": "import os; os.abort()",
     "hanging": "import time; time.sleep(600)",
     "wrong": "raise SystemExit('7 of 48 values | differ')",
+    "silent": "",
+    "half": "import sys, time; open(sys.argv[1], 'w').write('{\"edits\": 3}'); time.sleep(600)",
 }
 
 
@@ -41,24 +47,66 @@ def command(name: str, file: Path) -> list[str]:
 
 
 def test_a_part_that_crashes_or_hangs_costs_itself_alone(tmp_path: Path) -> None:
-    seconds = {"crashing": 20, "hanging": 1, "wrong": 20, "good": 20}
+    seconds = {"crashing": 20, "hanging": 1, "wrong": 20, "silent": 20, "good": 20}
     said: list[str] = []
     results = gpu.run_parts(seconds, tmp_path, command, said.append)
     assert {name: result["ok"] for name, result in results.items()} == {
         "crashing": False,
         "hanging": False,
         "wrong": False,
+        "silent": False,
         "good": True,
     }
     assert results["crashing"]["why"].startswith("exit code -6")
     assert results["hanging"]["why"] == "it took more than 1 s"
     assert results["wrong"]["why"] == "exit code 1: 7 of 48 values | differ"
+    assert results["silent"]["why"] == "it found nothing"
     assert results["good"]["found"] == {"edits": 3, "speed": {"ms": 1.5}}
     assert said[-1] == "good: ok"
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}.json" for name in seconds)
-    page = gpu.page(results)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        [*(f"{name}.json" for name in seconds), "gpu.json", "gpu.md"]
+    )
+    assert json.loads((tmp_path / "gpu.json").read_text()) == results
+    page = (tmp_path / "gpu.md").read_text()
     assert "## hanging\n\nFAILED" in page
     assert "| speed | ms 1.5 |" in page
+
+
+def test_what_a_part_found_before_its_limit_is_kept(tmp_path: Path) -> None:
+    result = gpu.run_parts({"half": 2}, tmp_path, command, str)["half"]
+    assert (result["ok"], result["why"], result["found"]) == (False, "it took more than 2 s", {"edits": 3})
+    page = (tmp_path / "gpu.md").read_text()
+    assert "FAILED" in page
+    assert "| edits | 3 |" in page
+
+
+def test_the_pages_are_there_after_each_part(tmp_path: Path) -> None:
+    """A machine that is taken away in the middle leaves what it found."""
+
+    def interrupted(name: str, file: Path) -> list[str]:
+        if name == "wrong":
+            raise KeyboardInterrupt
+        return command(name, file)
+
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run_parts({"good": 20, "wrong": 20}, tmp_path, interrupted, str)
+    assert list(json.loads((tmp_path / "gpu.json").read_text())) == ["good"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes to end")
+def test_the_children_of_a_part_end_with_it() -> None:
+    """A test run or a sanitizer would go on to use the GPU beside the next part."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        child = f"import socket, time; s = socket.create_connection({address!r}); print(flush=True); time.sleep(600)"
+        started = f"c = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)"
+        script = f"import subprocess, sys; {started}; c.stdout.readline(); sys.exit('its child goes on')"
+        assert gpu.why_it_failed([sys.executable, "-c", script], WAIT) == "exit code 1: its child goes on"
+        server.settimeout(WAIT)
+        connection, _ = server.accept()
+    with connection:
+        connection.settimeout(WAIT)
+        assert connection.recv(1) == b""  # the child has ended
 
 
 def test_what_has_ended_well_is_not_run_again(tmp_path: Path) -> None:
@@ -108,14 +156,11 @@ def request_(fake: FakeDriver, bundle_with_kernels: Bundle, monkeypatch: pytest.
 
 def test_parts_on_the_fake_driver(fake: FakeDriver, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_parts.shutil, "which", lambda program: None)
-    assert gpu_parts.machine(request_)["architecture"] == "sm89"
-    assert gpu_parts.doctor(request_)["kernels on the GPU"].startswith("ok")
-    found = gpu_parts.kernels(request_)
-    assert found == {
-        "edits with numpy's bits, cubin": 8,
-        "edits with numpy's bits, ptx": 8,
-        "compute-sanitizer": "not installed",
-    }
+    assert dict(gpu_parts.machine(request_))["architecture"] == "sm89"
+    assert dict(gpu_parts.doctor(request_))["kernels on the GPU"].startswith("ok")
+    found = dict(gpu_parts.kernels(request_))
+    assert found == {"edits with numpy's bits, cubin": 8, "edits with numpy's bits, ptx": 8}
+    assert dict(gpu_parts.sanitizers(request_)) == {"compute-sanitizer": "not installed"}
     assert {file.split(".", 1)[1] for file in fake.loaded} == {"sm89.cubin", "ptx"}
     assert fake.fault is None
     assert fake.counts()["allocations"] == 0
@@ -142,12 +187,12 @@ def test_speed_is_measured_in_every_way(fake: FakeDriver, request_: Request, mon
     """Its numbers mean nothing on the fake driver."""
     monkeypatch.setattr(gpu_parts, "of_size", lambda bundle, height, width: bundle)
     monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: (function(), 1.0)[1])
-    found = gpu_parts.speed(request_)
+    found = dict(gpu_parts.speed(request_))
     assert set(found) == {
         "ms a step of 8 slots, eager",
         "ms a step of 8 slots, graph",
-        "step kernel, GB/s",
-        "copy of one array, GB/s",
+        "step kernel, 8 slots, GB/s",
+        "copy of one array, 8 slots, GB/s",
         "whole edit",
     }
     assert fake.fault is None
@@ -161,7 +206,7 @@ def test_engines_are_judged_and_timed(
     use_torch_on(fake, monkeypatch)
     monkeypatch.setattr(gpu_parts, "installed_engines", lambda device: ["torch"])
     monkeypatch.setattr(gpu_parts, "timed", lambda gpu, function, rounds: (function(), 1.0)[1])
-    found = gpu_parts.engines(request_)
+    found = dict(gpu_parts.engines(request_))
     assert list(found) == ["torch, float32", "torch, float16", "torch, bfloat16"]
     for facts in found.values():
         assert facts.keys() >= {"version", "captured", "error", "accepted", "ms a step, 8 slots"}
@@ -190,7 +235,7 @@ def test_peers_are_measured_or_named(
     peers = pytest.importorskip("sdedit.benchmarks.gpu_peers")
     monkeypatch.setattr(peers, "gpu_name", lambda index: "cpu")
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
-    found = gpu_parts.PARTS[name](dataclasses.replace(request_, bundle=read_bundle(SHIPPED)))
+    found = dict(gpu_parts.PARTS[name](dataclasses.replace(request_, bundle=read_bundle(SHIPPED))))
     if name == "torch_loop":
         assert list(found) == ["eager, ms a step"]
     elif importlib.util.find_spec("diffusers") is None and name == "diffusers":
@@ -204,15 +249,15 @@ def test_peers_are_measured_or_named(
 @pytest.mark.parametrize("name", ["torch_loop", "official", "torch_compile", "diffusers"])
 def test_a_peer_that_cannot_run_here_says_why(request_: Request, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_parts.PARTS[name](request_)[name] == f"not run: torch {torch.__version__} finds no GPU"
+    assert dict(gpu_parts.PARTS[name](request_))[name] == f"not run: torch {torch.__version__} finds no GPU"
     monkeypatch.setattr(gpu_parts, "not_installed", lambda packages: "torch is not installed")
-    assert gpu_parts.PARTS[name](request_) == {name: "not run: torch is not installed"}
+    assert dict(gpu_parts.PARTS[name](request_)) == {name: "not run: torch is not installed"}
 
 
 def test_a_peer_of_a_network_that_it_does_not_have_says_so(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     peers = pytest.importorskip("sdedit.benchmarks.gpu_peers")
     monkeypatch.setattr(peers, "gpu_name", lambda index: "cpu")
-    found = gpu_parts.PARTS["official"](request_)
+    found = dict(gpu_parts.PARTS["official"](request_))
     assert found == {"official": "not run: the weights cannot be read back: its graph has no conv_in.weight"}
 
 

@@ -68,6 +68,52 @@ def test_a_batch_gives_each_image_its_output(tmp_path: Path) -> None:
     assert relative_error(together, np.stack(alone)) <= 1e-5
 
 
+def test_for_inputs_of_one_shape_the_bits_are_the_same() -> None:
+    bundle = read_bundle(SHIPPED)
+    network = TorchNetwork(bundle.read_network(), "cpu", "float32")
+    inputs = {name: torch.from_numpy(value) for name, value in parity_inputs(bundle, 0, (3, 8, 16)).items()}
+    fixed = network.for_inputs(inputs)
+    assert "Shape" not in {node.kind for node in fixed._nodes}
+    with torch.inference_mode():
+        assert torch.equal(fixed(inputs), network(inputs))
+
+
+def test_for_inputs_of_one_shape_it_is_one_graph(tmp_path: Path) -> None:
+    """Dynamo traces it whole: no number is read from a tensor, so nothing waits. Its own backend needs no compiler."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["batch"]),
+        helper.make_node("Gather", ["shape", "sides"], ["size"]),
+        helper.make_node("Concat", ["batch", "rest"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["x", "flat"], ["row"]),
+        helper.make_node("Concat", ["batch", "rest", "size"], ["full"], axis=0),
+        helper.make_node("Reshape", ["row", "full"], ["again"]),
+        helper.make_node("Conv", ["again", "weight"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node("Reshape", ["time", "column"], ["level"]),
+        helper.make_node("Add", ["conv", "level"], ["out"]),
+    ]
+    weight = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
+    numbers = {"first": [0], "sides": [2, 3], "rest": [-1], "column": [-1, 1, 1, 1]}
+    constants = [numpy_helper.from_array(np.int64(value), name) for name, value in numbers.items()]
+    data = model(nodes, [*constants, numpy_helper.from_array(weight, "weight")]).SerializeToString()
+    network = TorchNetwork(Network(tmp_path / "n.onnx", data), "cpu", "float32")
+    inputs = {"x": torch.arange(96.0).reshape(2, 3, 4, 4), "time": torch.tensor([1.0, 2.0])}
+    fixed = network.for_inputs(inputs)
+    assert [node.kind for node in fixed._nodes] == ["Reshape", "Reshape", "Conv", "Reshape", "Add"]
+    compiled = torch.compile(fixed.__call__, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        for shift in (0.0, 1.5):
+            given = {**inputs, "x": inputs["x"] + shift}
+            assert torch.equal(compiled(given), network(given))
+
+
+def test_sizes_that_depend_on_values_are_one_line(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Cast", ["time"], ["sizes"], to=7), helper.make_node("Reshape", ["x", "sizes"], ["out"])]
+    network = TorchNetwork(Network(tmp_path / "n.onnx", model(nodes, []).SerializeToString()), "cpu", "float32")
+    with pytest.raises(EngineError, match=r"^engine torch does not evaluate Reshape: its sizes depend on values$"):
+        network.for_inputs({"x": torch.zeros(1, 3, 8, 8), "time": torch.zeros(1)})
+
+
 def test_editors_of_several_gpus_keep_float32_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's flags are those of the process: one thread must not put TF32 back while another one computes."""
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())

@@ -18,10 +18,10 @@ from .finding import Finding
 from .parity import TOLERANCES, measure_error
 
 
-def examine_gpu(bundle: Bundle) -> Iterator[Finding]:
-    """Check the GPU; stops if there is none, or if the bundle has no kernels for one."""
+def examine_gpu(bundle: Bundle, index: int = 0) -> Iterator[Finding]:
+    """Check the GPU of that number; stops if there is none, or if the bundle has no kernels for one."""
     try:
-        gpu = Gpu()
+        gpu = Gpu(index)
     except EngineError as error:
         yield Finding("warning", "GPU", str(error))
         return
@@ -33,19 +33,19 @@ def examine_gpu(bundle: Bundle) -> Iterator[Finding]:
             read_kernels(bundle)
         except (EngineError, BundleError):
             return  # another finding names it
-        yield examine_kernels(bundle)
+        yield examine_kernels(bundle, index)
         for name in ENGINES["cuda"]:
-            yield examine_cuda_engine(bundle, name)
+            yield examine_cuda_engine(bundle, name, index)
     finally:
         gpu.close()
 
 
-def examine_kernels(bundle: Bundle) -> Finding:
+def examine_kernels(bundle: Bundle, index: int) -> Finding:
     """The bits of whole small edits, captured and eager."""
     what = "kernels on the GPU"
     try:
         ways = {"captured": False, "eager": True}
-        found = {name: golden.digest(copied_edits(bundle, eager)) for name, eager in ways.items()}
+        found = {name: golden.digest(copied_edits(bundle, eager, index)) for name, eager in ways.items()}
     except EngineError as error:
         return Finding("wrong", what, str(error))
     if set(found.values()) != {golden.COPIED}:
@@ -54,19 +54,19 @@ def examine_kernels(bundle: Bundle) -> Finding:
     return Finding("ok", what, f"edit sha256 {golden.COPIED[:12]}, captured and eager, as on every machine")
 
 
-def copied_edits(bundle: Bundle, eager: bool) -> np.ndarray:
+def copied_edits(bundle: Bundle, eager: bool, index: int) -> np.ndarray:
     """The golden edits with the bundle's kernels, on a device of their own."""
-    gpu = Gpu()
+    gpu = Gpu(index)
     try:
         return golden.copied_edits(CudaDevice(gpu, of_golden_shape(bundle), GpuCopy(gpu), 2, eager))
     finally:
         gpu.close()
 
 
-def examine_cuda_engine(bundle: Bundle, name: str) -> Finding:
+def examine_cuda_engine(bundle: Bundle, name: str, index: int) -> Finding:
     """Error of an engine in float32 against the bundle's reference."""
     what = f"engine {name} on the GPU"
-    gpu = Gpu()
+    gpu = Gpu(index)
     try:
         engine = open_cuda_engine(bundle, gpu, name, "float32", 1)
         try:

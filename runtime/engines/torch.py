@@ -43,11 +43,12 @@ class TorchEngine:
         """Implements engines.CudaEngine. A captured graph keeps using the pool's memory, which nobody else gets."""
         tensors = {name: self._torch.tensor(array) for name, array in inputs.items()}
         result = self._torch.tensor(out)
+        network = self._network.for_inputs(tensors)
 
         def enqueue(stream: int) -> None:
             del stream  # the one that the engine was made for
             try:
-                self._torch.enqueue(lambda: result.copy_(self._network(tensors)))
+                self._torch.enqueue(lambda: result.copy_(network(tensors)))
             except RuntimeError as error:  # torch's errors
                 raise EngineError(f"torch failed in mid-edit: {reason(error)}") from None
 

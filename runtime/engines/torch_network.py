@@ -1,7 +1,8 @@
 """A bundle's ONNX network evaluated by torch, node after node, on any of torch's devices. Needs torch and onnx."""
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from sdedit.errors import EngineError, install_hint, raise_interrupt, reason
 
 from ..bundle import Network
 from .base import OUT
-from .torch_operators import OPERATORS
+from .torch_operators import NUMBERS, OPERATORS
 
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
 """Operators that compute in the network's precision; their sums are torch's. All others take what they are given."""
@@ -27,6 +28,8 @@ class Node:
     attributes: Mapping[str, Any]
     last_read: tuple[str, ...]
     """Values that no later node reads."""
+    numbers: Mapping[int, Any] = field(default_factory=dict)
+    """Inputs that are known already, by their places: numbers on the host."""
 
 
 class TorchNetwork:
@@ -35,7 +38,8 @@ class TorchNetwork:
     def __init__(self, network: Network, device: str, precision: str) -> None:
         """device: torch's name. precision: float32, float16 or bfloat16. Raises EngineError for what it cannot run."""
         self.torch, onnx = import_torch()
-        self._type = getattr(self.torch, precision)
+        self._type, self._device = getattr(self.torch, precision), device
+        self._host: set[str] = set()
         try:
             graph = onnx.load_from_string(network.data).graph
             constants = {tensor.name: values_of(onnx, network, tensor) for tensor in graph.initializer}
@@ -49,33 +53,77 @@ class TorchNetwork:
         if unknown:
             raise EngineError(f"engine torch has no {', '.join(unknown)}, which {network.path} needs: choose another")
         self._nodes = with_last_reads(onnx, nodes, constants.keys())
-        self._constants = {name: self._placed(name, value, device) for name, value in constants.items()}
+        self._constants = {name: self._placed(name, value) for name, value in constants.items()}
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
         """The output float32 [B, C, H, W] for the inputs by name. Raises EngineError for what it cannot evaluate."""
         values = {"": None, **self._constants, **inputs}
         for node in self._nodes:
-            given = [values[name] for name in node.inputs]
-            if node.kind in MULTIPLYING:
-                given = [value if value is None else value.to(self._type) for value in given]
-            try:
-                result = OPERATORS[node.kind](self.torch, node.attributes, *given)
-            except (ValueError, KeyError, TypeError) as error:
-                raise EngineError(f"engine torch does not evaluate {node.kind}: {reason(error)}") from None
-            for name, value in zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False):
-                values[name] = value
+            given = [node.numbers[at] if at in node.numbers else values[name] for at, name in enumerate(node.inputs)]
+            values.update(zip(node.outputs, self._evaluate(node, given), strict=False))
             for name in node.last_read:
-                del values[name]
+                values.pop(name, None)
         return values[OUT].float()
 
-    def _placed(self, name: str, value: np.ndarray, device: str) -> Any:
+    def for_inputs(self, inputs: Mapping[str, Any]) -> "TorchNetwork":
+        """The network for inputs of these shapes alone: all that depends on shapes is computed now, on the host.
+
+        No call of it reads a number from a device, so that CUDA can capture it and torch.compile makes one graph of it.
+        Raises EngineError for what it cannot evaluate.
+        """
+        values = {"": None, **{name: self._pretended(name) for name in self._constants}}
+        values |= {name: value.to("meta") for name, value in inputs.items()}
+        kept, constants = [], dict(self._constants)
+        for node in self._nodes:
+            given = [values[name] for name in node.inputs]
+            numbers = numbers_of(node, given)
+            if any(value is not None and value.is_meta for value in given):
+                given = [value if value is None else value.to("meta") for value in given]
+            outputs = self._evaluate(node, [numbers.get(at, value) for at, value in enumerate(given)])
+            values.update(zip(node.outputs, outputs, strict=False))
+            if any(value.is_meta for value in outputs):
+                kept.append(replace(node, numbers=numbers))
+            else:
+                constants.update(zip(node.outputs, outputs, strict=False))
+        read = {name for node in kept for at, name in enumerate(node.inputs) if at not in node.numbers}
+        fixed = copy.copy(self)
+        fixed._nodes = kept
+        fixed._constants = {name: value.to(self._device) for name, value in constants.items() if name in read}
+        return fixed
+
+    def _evaluate(self, node: Node, given: list[Any]) -> tuple[Any, ...]:
+        """The outputs of a node for its inputs."""
+        if node.kind in MULTIPLYING:
+            given = [value if value is None else value.to(self._type) for value in given]
+        try:
+            result = OPERATORS[node.kind](self.torch, node.attributes, *given)
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"engine torch does not evaluate {node.kind}: {reason(error)}") from None
+        return result if isinstance(result, tuple) else (result,)
+
+    def _placed(self, name: str, value: np.ndarray) -> Any:
         """A constant where its readers need it: numbers of sizes on the host, weights in their readers' precision."""
         tensor = self.torch.from_numpy(np.array(value))
         readers = [(node.kind, at) for node in self._nodes for at, given in enumerate(node.inputs) if given == name]
-        host = not tensor.is_floating_point() or any(at in ON_THE_HOST.get(kind, ()) for kind, at in readers)
-        if host:
-            return tensor if not all(reader == ("Gather", 1) for reader in readers) else tensor.to(device)
-        return tensor.to(device, self._type if {kind for kind, _ in readers} <= MULTIPLYING else None)
+        if not tensor.is_floating_point() or any(at in ON_THE_HOST.get(kind, ()) for kind, at in readers):
+            self._host.add(name)
+            return tensor
+        return tensor.to(self._device, self._type if {kind for kind, _ in readers} <= MULTIPLYING else None)
+
+    def _pretended(self, name: str) -> Any:
+        """A constant as for_inputs evaluates with it: numbers of sizes as they are, weights as shapes alone."""
+        return self._constants[name] if name in self._host else self._constants[name].to("meta")
+
+
+def numbers_of(node: Node, given: list[Any]) -> dict[int, Any]:
+    """The inputs of a node that are numbers on the host, by their places. Raises EngineError if they are not known."""
+    numbers = {}
+    for at in NUMBERS.get(node.kind, ()):
+        if at < len(given) and given[at] is not None:
+            if given[at].is_meta:
+                raise EngineError(f"engine torch does not evaluate {node.kind}: its sizes depend on values")
+            numbers[at] = given[at].tolist()
+    return numbers
 
 
 def import_torch() -> tuple[Any, Any]:

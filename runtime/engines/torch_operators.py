@@ -1,12 +1,11 @@
 """ONNX operators as torch calls, by the operators' definitions (https://onnx.ai/onnx/operators). torch is passed in.
 
 Each function takes (torch, attributes, *inputs) and returns the output, or a tuple of them. An input that is left out
-is None. Shapes are host tensors, so nothing waits for the GPU.
+is None. Shapes are host tensors, so nothing waits for the GPU. An input of NUMBERS may be a list instead.
 """
 
 import operator
 from collections.abc import Callable, Mapping
-from math import prod
 from typing import Any
 
 Operator = Callable[..., Any]
@@ -14,6 +13,25 @@ Attributes = Mapping[str, Any]
 
 TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 """torch's types by ONNX's numbers."""
+
+
+NUMBERS: Mapping[str, tuple[int, ...]] = {
+    "Expand": (1,),
+    "Pad": (1, 2),
+    "ReduceMean": (1,),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+}
+"""Inputs that are read as numbers on the host."""
+
+
+def listed(value: Any) -> Any:
+    """The numbers of an input of NUMBERS: a list, or one number."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def elementwise(name: str) -> Operator:
@@ -75,7 +93,7 @@ def shape(torch: Any, attributes: Attributes, x: Any) -> Any:
 
 
 def reshape(torch: Any, attributes: Attributes, x: Any, sizes: Any) -> Any:
-    wanted = sizes.tolist()
+    wanted = listed(sizes)
     if not attributes.get("allowzero", 0):
         wanted = [x.shape[at] if size == 0 else size for at, size in enumerate(wanted)]
     return x.reshape(wanted)
@@ -90,14 +108,15 @@ def concat(torch: Any, attributes: Attributes, *inputs: Any) -> Any:
 
 
 def unsqueeze(torch: Any, attributes: Attributes, x: Any, axes: Any) -> Any:
-    rank = x.dim() + len(axes)
-    for axis in sorted(axis % rank for axis in axes.tolist()):
+    places = listed(axes)
+    rank = x.dim() + len(places)
+    for axis in sorted(axis % rank for axis in places):
         x = x.unsqueeze(axis)
     return x
 
 
 def squeeze(torch: Any, attributes: Attributes, x: Any, axes: Any = None) -> Any:
-    return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
+    return x.squeeze() if axes is None else x.squeeze(tuple(listed(axes)))
 
 
 def gather(torch: Any, attributes: Attributes, table: Any, index: Any) -> Any:
@@ -107,9 +126,9 @@ def gather(torch: Any, attributes: Attributes, table: Any, index: Any) -> Any:
 
 
 def cut(torch: Any, attributes: Attributes, x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
-    places = range(len(starts)) if axes is None else axes.tolist()
-    strides = [1] * len(starts) if steps is None else steps.tolist()
-    for axis, start, end, step in zip(places, starts.tolist(), ends.tolist(), strides, strict=True):
+    places = range(len(starts)) if axes is None else listed(axes)
+    strides = [1] * len(starts) if steps is None else listed(steps)
+    for axis, start, end, step in zip(places, listed(starts), listed(ends), strides, strict=True):
         if step < 1:
             raise ValueError("a Slice that goes backwards")
         x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end, step),)]
@@ -119,7 +138,7 @@ def cut(torch: Any, attributes: Attributes, x: Any, starts: Any, ends: Any, axes
 def split(torch: Any, attributes: Attributes, x: Any, sizes: Any = None) -> Any:
     axis = attributes.get("axis", 0)
     if sizes is not None:
-        return tuple(x.split(sizes.tolist(), axis))
+        return tuple(x.split(listed(sizes), axis))
     return tuple(x.split(-(-x.shape[axis] // attributes["num_outputs"]), axis))
 
 
@@ -127,7 +146,7 @@ def resize(
     torch: Any, attributes: Attributes, x: Any, region: Any = None, scales: Any = None, sizes: Any = None
 ) -> Any:
     """Enlarging by whole numbers, each pixel repeated; other ways are not evaluated here."""
-    factors = scales.tolist() if sizes is None else [a / b for a, b in zip(sizes.tolist(), x.shape, strict=True)]
+    factors = listed(scales) if sizes is None else [a / b for a, b in zip(listed(sizes), x.shape, strict=True)]
     whole = all(factor == int(factor) >= 1 for factor in factors)
     if attributes.get("mode", "nearest") != "nearest" or factors[:2] != [1, 1] or not whole:
         raise ValueError(f"a Resize of mode {attributes.get('mode')} by {factors}")
@@ -159,21 +178,22 @@ def average_pool(torch: Any, attributes: Attributes, x: Any) -> Any:
 
 
 def reduce_mean(torch: Any, attributes: Attributes, x: Any, axes: Any = None) -> Any:
-    dims = list(range(x.dim())) if axes is None else axes.tolist()
+    dims = list(range(x.dim())) if axes is None else listed(axes)
     return x.mean(dims, keepdim=bool(attributes.get("keepdims", 1)))
 
 
 def expand(torch: Any, attributes: Attributes, x: Any, sizes: Any) -> Any:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(sizes.tolist())))
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(listed(sizes))))
 
 
 def pad(torch: Any, attributes: Attributes, x: Any, pads: Any, value: Any = None) -> Any:
-    if attributes.get("mode", "constant") != "constant" or prod(pads.shape) != 2 * x.dim():
+    amounts = listed(pads)
+    if attributes.get("mode", "constant") != "constant" or len(amounts) != 2 * x.dim():
         raise ValueError(f"a Pad of mode {attributes.get('mode')}")
-    amounts = pads.tolist()
     pairs = [(amounts[axis], amounts[axis + x.dim()]) for axis in reversed(range(x.dim()))]
     flat = [amount for pair in pairs for amount in pair]
-    return torch.nn.functional.pad(x, flat, value=0.0 if value is None else float(value))
+    number = 0.0 if value is None else listed(value)
+    return torch.nn.functional.pad(x, flat, value=number[0] if isinstance(number, list) else number)
 
 
 OPERATORS: Mapping[str, Operator] = {

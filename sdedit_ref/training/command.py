@@ -74,6 +74,7 @@ option = functools.partial(click.option, show_default=True)
     help="Bound of min-snr. If larger, clean levels count more.",
 )
 @option("--precision", type=click.Choice(PRECISIONS), default="float32", help="Arithmetic.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile, for a minute or so.")
 @option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Where to compute.")
 @option(
     "--scales",
@@ -91,6 +92,8 @@ option = functools.partial(click.option, show_default=True)
 @option("--seed", type=SEEDS, default=0, help="Seed of weights, crops and noise.")
 @option("--workers", type=click.IntRange(0), default=0, help="Number of processes that cut crops.")
 @option("--save-minutes", type=Number(0), default=5.0, help="Time between saves.")
+@click.option("--minutes", type=POSITIVE, help="End after so many minutes, with a save; the same command goes on.")
+@click.option("--small", is_flag=True, help="Save weights in half and no optimizer state, a quarter of the bytes.")
 @option(
     "--report",
     type=COUNT,
@@ -151,12 +154,18 @@ def run_training(
         start_from(run, start, metadata)
     make_folder(out)
     resume(run, out, metadata)
+    run.small = o.small
+    if o.compiled:
+        compiled: Any = torch.compile(run.network)  # a module again
+        run.trained = compiled
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
     click.echo(f"{parameters} parameters, from image {run.seen} on")
     try:
         train(run, crops, views, out, metadata, hyperparameters)
     except ImageError as error:  # a worker's error comes after its traceback
         raise ImageError(str(error).splitlines()[-1].removeprefix("sdedit.errors.ImageError: ")) from None
+    if run.seen <= hyperparameters.images - hyperparameters.batch:
+        click.echo(f"the time is over at image {run.seen} of {hyperparameters.images}: the same command goes on")
 
 
 def network_config(o: argparse.Namespace) -> "DDPMConfig":

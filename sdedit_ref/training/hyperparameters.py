@@ -12,7 +12,7 @@ class Hyperparameters:
 
     images, warm_up, report: numbers of images. lr: learning rate at its peak. ema: decay of the averages per step.
     weighting: one of WEIGHTINGS; gamma bounds min-snr. save_minutes: time between saves. workers: processes that cut
-    crops.
+    crops. minutes: after which the run saves and ends, to be continued; None: at its last image.
     """
 
     images: int
@@ -25,3 +25,4 @@ class Hyperparameters:
     report: int
     save_minutes: float
     workers: int
+    minutes: float | None = None

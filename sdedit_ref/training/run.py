@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdedit.console import to_json
 from sdedit.errors import CheckpointError, reason
@@ -31,7 +31,11 @@ MEANING = ("prediction", "betas")
 
 @dataclass
 class Run:
-    """State of a run. seen: number of images so far; a step is one batch."""
+    """State of a run. seen: number of images so far; a step is one batch.
+
+    trained: the network as it is trained, which torch.compile may have compiled. small: saves hold weights in half
+    precision and no state of the optimizer, so that they are a quarter as large; going on from them is not exact.
+    """
 
     network: DDPM
     ema: DDPM
@@ -40,6 +44,8 @@ class Run:
     prediction: str
     precision: torch.dtype
     seen: int = 0
+    trained: nn.Module | None = None
+    small: bool = False
 
 
 def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch.dtype, device: str, seed: int) -> Run:
@@ -67,12 +73,11 @@ def make_folder(folder: Path) -> None:
 def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
     """Write STATE and WEIGHTS, each complete or not at all. Raises CheckpointError; the save before stays."""
     state = {
-        "network": run.network.state_dict(),
-        "ema": run.ema.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "network": stored(run, run.network),
+        "ema": stored(run, run.ema),
         "seen": run.seen,
         "metadata": metadata,
-    }
+    } | ({} if run.small else {"optimizer": run.optimizer.state_dict()})
     temporary = folder / PART
     try:
         torch.save(state, temporary)
@@ -85,6 +90,12 @@ def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
     except Exception as error:  # torch and safetensors raise their own types for a full disk
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{folder} cannot be saved to: {reason(error)}; the save before stands") from None
+
+
+def stored(run: Run, network: DDPM) -> dict[str, Tensor]:
+    """The network's weights as a save holds them."""
+    weights = network.state_dict()
+    return {name: value.half() for name, value in weights.items()} if run.small else weights
 
 
 def report(folder: Path, line: Mapping[str, Any], samples: Image.Image) -> None:
@@ -114,7 +125,8 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
         state = torch.load(path, map_location=run.schedule.device, weights_only=True)
         run.network.load_state_dict(state["network"])
         run.ema.load_state_dict(state["ema"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:  # a small save has none: the moments begin at zero
+            run.optimizer.load_state_dict(state["optimizer"])
         run.seen = int(state["seen"])
         before = dict(state.get("metadata", {}))
     except Exception as error:  # damaged files raise a dozen types

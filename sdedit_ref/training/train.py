@@ -40,7 +40,8 @@ def train_step(run: Run, x0: Tensor, seed: int, options: Hyperparameters) -> flo
     u = (torch.rand((), generator=random) + torch.arange(batch) / batch) % 1  # spread evenly: less variance
     k = ((u * levels).long() + 1).clamp(max=levels).to(x0.device)
     z = torch.randn(x0.shape, generator=random).to(x0.device)
-    errors = denoising_error(run.network, run.prediction, run.schedule, x0, k, z, run.precision)
+    network = run.network if run.trained is None else run.trained
+    errors = denoising_error(network, run.prediction, run.schedule, x0, k, z, run.precision)
     loss = (weight(run, k, options) * errors).mean()
     if not loss.isfinite():  # before it reaches the weights and a save
         raise CheckpointError(
@@ -72,9 +73,10 @@ def learning_rate(seen: int, options: Hyperparameters) -> float:
 def train(
     run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[str, str], options: Hyperparameters
 ) -> None:
-    """Train until `run.seen` is `options.images`, with a report and a save now and then."""
+    """Train until `run.seen` is `options.images` or the time is over, with a report and a save now and then."""
     device = run.schedule.device
-    saved, losses = time.monotonic(), []
+    begun, losses = time.monotonic(), []
+    saved = begun
     last = options.images - options.images % options.batch
     progress = Progress(run.seen, last, sys.stderr)
     loader: DataLoader[Tensor] = DataLoader(
@@ -101,5 +103,7 @@ def train(
         if time.monotonic() - saved > 60 * options.save_minutes:
             save(run, folder, metadata)
             saved = time.monotonic()
+        if options.minutes is not None and time.monotonic() - begun > 60 * options.minutes:
+            break
     progress.clear()
     save(run, folder, metadata)
