@@ -118,7 +118,7 @@ class LatentCodec:
         """An inpainting network's `known`, float32 [1 + C, h, w]: the mask, and the latent of the kept part on grey."""
         if not self._inpaints:
             return {}
-        mask = edited.astype(np.float32)
+        mask: np.ndarray = edited.astype(np.float32)
         kept = self.encode_values(to_state(picture) * (np.float32(1) - mask))
         return {KNOWN: np.concatenate([self._cells(mask)[None], kept])}
 

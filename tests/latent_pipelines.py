@@ -128,8 +128,11 @@ POOLED = 24
 """Width of the pooled text of SDXL."""
 
 
-def save_sdxl(folder: Path) -> Path:
-    """A folder like that of SDXL: two text encoders. The second fills up with id 0, and makes the pooled text."""
+def save_sdxl(folder: Path, scheduler: Any = None, vae: Any = None, layers: int = 3, **unet: Any) -> Path:
+    """A folder like that of SDXL: two text encoders. The second fills up with id 0, and makes the pooled text.
+
+    layers: of the text encoders.
+    """
     import diffusers
 
     tokenizers = [
@@ -137,9 +140,9 @@ def save_sdxl(folder: Path) -> Path:
         for number, pad in enumerate((EOS, "!"))
     ]
     diffusers.StableDiffusionXLPipeline(
-        vae=make_vae(),
-        text_encoder=make_text_encoder(tokenizers[0], 2),
-        text_encoder_2=make_text_encoder(tokenizers[1], 4, POOLED),
+        vae=vae or make_vae(),
+        text_encoder=make_text_encoder(tokenizers[0], 2, layers=layers),
+        text_encoder_2=make_text_encoder(tokenizers[1], 4, POOLED, layers),
         tokenizer=tokenizers[0],
         tokenizer_2=tokenizers[1],
         unet=make_unet(
@@ -147,8 +150,9 @@ def save_sdxl(folder: Path) -> Path:
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=POOLED + 6 * 8,
+            **unet,
         ),
-        scheduler=diffusers.EulerDiscreteScheduler(**TRAINING),
+        scheduler=scheduler or diffusers.EulerDiscreteScheduler(**TRAINING),
         add_watermarker=False,
     ).save_pretrained(folder)
     return folder
@@ -199,3 +203,11 @@ def make_tiny_vae() -> Any:
 def save_small_sd(folder: Path) -> Path:
     """A folder like that of Stable Diffusion 1, as small as it can be."""
     return save_sd(folder, vae=make_small_vae(), layers=1, **SMALL)
+
+
+def save_small_sdxl(folder: Path) -> Path:
+    """A folder like that of SDXL whose U-Net takes all inputs: it inpaints, and was distilled with guidance."""
+    import diffusers
+
+    more: dict[str, Any] = {**SMALL, "in_channels": 9, "time_cond_proj_dim": 8}
+    return save_sdxl(folder, diffusers.LCMScheduler(**TRAINING), vae=make_small_vae(), layers=2, **more)

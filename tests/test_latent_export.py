@@ -16,14 +16,18 @@ pytest.importorskip("transformers", reason="diffusers' pipelines need transforme
 pytest.importorskip("tokenizers", reason="prompts need the package tokenizers: pip install '.[text]'")
 
 import onnx_ir as ir
-from latent_pipelines import LENGTH, WIDTH, make_tiny_vae, save_small_sd
+from latent_pipelines import LENGTH, WIDTH, make_tiny_vae, save_small_sd, save_small_sdxl
+from torch_latent import TorchEngine, torch_components
 
 from sdedit.cli import main
 from sdedit.export import bundle as export_module
 from sdedit.export import latent as latent_module
-from sdedit.runtime import replay
+from sdedit.kernels import twin
+from sdedit.runtime import Editor, replay
 from sdedit.runtime.bundle import DECODER, ENCODER, NETWORK, TEXT, Bundle, read_bundle
+from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.engines import installed_engines
+from sdedit_ref.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,6 +61,17 @@ def built(build_once: Callable[[str, Build], Path]) -> Path:
 @pytest.fixture(scope="module")
 def bundle(built: Path) -> Bundle:
     return read_bundle(built / "bundle", verify_all=True)
+
+
+@pytest.fixture(scope="module")
+def sdxl(build_once: Callable[[str, Build], Path]) -> Path:
+    """sd/: a pipeline of SDXL whose U-Net takes all inputs; bundle/: the pipeline exported."""
+
+    def build(folder: Path) -> None:
+        save_small_sdxl(folder / "sd")
+        command("export", folder / "sd", "--out", folder / "bundle", "--name", "xl", "--weights", "float32")
+
+    return build_once("latent-export-xl", build)
 
 
 def edit(run: Run, bundle: Path, guide: Path, out: Path, *options: object) -> np.ndarray:
@@ -100,6 +115,31 @@ def test_an_edit_by_the_command_line(run: Run, built: Path, guide: Path, tmp_pat
     assert (first != other).any()
     again = replay(tmp_path / "a.png", bundle=built / "bundle")
     assert (again.pixels, again.differences) == (0, [])
+
+
+def test_a_bundle_of_sdxl_edits_as_torch_does(sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two encoders, pooled text and sizes, a network for inpainting that takes guidance as an input, and a mask."""
+    bundle, checkpoint = read_bundle(sdxl / "bundle", verify_all=True), load_checkpoint(sdxl / "sd")
+    assert set(bundle.manifest.inputs) == {"context", "pooled", "size", "known", "guidance"}
+    assert bundle.manifest.parity.components.keys() == {ENCODER, DECODER, TEXT}
+    assert (bundle.manifest.suggested.sampler, bundle.manifest.suggested.steps) == ("lcm", 4)
+    assert bundle.guided is False
+    photo = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
+    mask = np.zeros((12, 20), np.uint8)
+    mask[2:9, 4:13] = 255
+    options: dict[str, Any] = {"prompt": PROMPT, "seed": 3, "feather": 0}
+    made: list[np.ndarray] = []
+    with Editor.open(bundle, engine="onnxruntime", threads=1) as editor:
+        ours = np.asarray(editor.edit(photo, mask, **options).images[0].pil).astype(int)
+        other = np.asarray(editor.edit(photo, mask, **options, guidance=2).images[0].pil)
+    monkeypatch.setattr("sdedit.runtime.editor.editor.load_component", torch_components(checkpoint, made))
+    device = CpuDevice(TorchEngine(checkpoint.network), bundle.inputs, 1, twin(), multiple_of=2)
+    with Editor(bundle, device) as editor:
+        theirs = np.asarray(editor.edit(photo, mask, **options).images[0].pil)
+    assert len(made) == 1
+    assert np.abs(ours - theirs).max() <= 1  # networks differ by 1e-4 of the largest output, so a value may round apart
+    assert (ours != other)[mask == 255].any()
+    assert np.array_equal(ours[mask == 0], photo[mask == 0])
 
 
 def test_engines_make_the_same_picture(run: Run, built: Path, guide: Path, tmp_path: Path) -> None:

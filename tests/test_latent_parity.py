@@ -4,7 +4,7 @@ The networks are not exported here: export compares each with torch itself. Here
 and the codec are compared, from a picture and a prompt to the last latent.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from conftest import Build
 from latent_pipelines import TRAINING, load_tokenizer, save_sd, save_sdxl
 from tiny_latent import latent_fields, write_latent_bundle
+from torch_latent import TorchEngine, torch_components
 
 from sdedit.errors import CheckpointError
 from sdedit.export.latent import text_encoders, text_fields
@@ -31,9 +32,8 @@ from sdedit.kernels import twin
 from sdedit.kernels.layout import KIND_BEGIN, KIND_STEP
 from sdedit.kernels.noise import normal_numpy
 from sdedit.runtime import Editor
-from sdedit.runtime.bundle import DECODER, ENCODER, SCHEDULE, TEXT, Bundle, read_bundle, write_manifest
+from sdedit.runtime.bundle import SCHEDULE, Bundle, read_bundle, write_manifest
 from sdedit.runtime.devices.cpu import CpuDevice
-from sdedit.runtime.engines import Evaluate
 from sdedit.runtime.prompts import make_tokenizer
 from sdedit.runtime.schedule import Schedule
 from sdedit_ref.checkpoints import Checkpoint, load_checkpoint
@@ -108,25 +108,6 @@ def known_xl(build_once: Callable[[str, Build], Path]) -> Known:
     return Known(folder, diffusers.StableDiffusionXLPipeline.from_pretrained(folder), load_checkpoint(folder))
 
 
-class TorchEngine:
-    """An engine whose network is a torch module."""
-
-    name, precision, version = "torch", "float32", "0"
-    batch = threads = 1
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.network = network
-
-    def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
-        given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-
-        def evaluate() -> None:
-            with torch.inference_mode():
-                out[:] = self.network(**given).numpy()
-
-        return evaluate
-
-
 def bundle_of(folder: Path, known: Known, scheduler: Any) -> Bundle:
     """A bundle of the checkpoint's facts, and of the scheduler's, whose networks nobody loads."""
     config = {**scheduler.config, "_class_name": type(scheduler).__name__}
@@ -146,32 +127,6 @@ def bundle_of(folder: Path, known: Known, scheduler: Any) -> Bundle:
     fields["text"] = text_fields(text)
     write_manifest(folder, fields)
     return read_bundle(folder)
-
-
-def components(known: Known, made: list[np.ndarray]) -> Callable[..., Any]:
-    """A stand-in for load_component; `made` takes the latents that are decoded."""
-    parts = known.checkpoint.latent
-    assert parts is not None
-    modules = {
-        ENCODER: (parts.encoder, ["latent"]),
-        DECODER: (parts.decoder, ["image"]),
-        TEXT: (parts.text.encoders, ["context", "pooled"]),
-    }
-
-    def load(bundle: Bundle, name: str, engine: str, threads: int | None) -> Any:
-        module, names = modules[name]
-
-        def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            if name == DECODER:
-                made.append(inputs["latent"][0])
-            with torch.inference_mode():
-                found = module(*map(torch.from_numpy, inputs.values()))
-            outputs = found if isinstance(found, tuple) else (found,)
-            return {key: value.numpy() for key, value in zip(names, outputs, strict=False)}
-
-        return run
-
-    return load
 
 
 class Noise:
@@ -303,7 +258,7 @@ def test_an_edit_is_diffusers_edit(
     levels = [(int(time) + 1) // spacing(scheduler) for time in pipeline.scheduler.timesteps[-count:]]
     monkeypatch.setattr(Schedule, "visit", lambda self, t0, steps: levels)
     made: list[np.ndarray] = []
-    monkeypatch.setattr("sdedit.runtime.editor.editor.load_component", components(known, made))
+    monkeypatch.setattr("sdedit.runtime.editor.editor.load_component", torch_components(known.checkpoint, made))
     bundle = bundle_of(tmp_path / "bundle", known, scheduler)
     config = {**scheduler.config, "_class_name": type(scheduler).__name__}
     sampler: Any = map_scheduler(tmp_path, with_defaults(tmp_path, config)).sampler

@@ -39,6 +39,7 @@ QUESTIONS: tuple[Decorator, ...] = (
     option(ADM, "--steps", help="Steps of the training process (diffusion_steps)."),
     option(ADM, "--rescale-timesteps", help="Whether times were scaled to 0..1000 in training: yes, no."),
     option(LATENT, "--vae", help="Folder of another autoencoder, such as a tiny one."),
+    option(LATENT, "--like", help="For a single file: diffusers folder of the same kind; it needs no weights."),
     option(LATENT, "--distilled", help="Whether it was distilled without guidance, as Turbo models: yes, no."),
     option(LABELS, "--null-label", help="The label that was trained to stand for no class, if there is one."),
 )

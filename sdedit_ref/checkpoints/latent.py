@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from torch import nn
 from sdedit.errors import CheckpointError, install_hint, raise_interrupt, reason
 
 from ..networks.latent import ConditionedUNet, LatentDecoder, LatentEncoder, TextEncoders
+from . import single_file
 from .checkpoint import Checkpoint, LatentParts, TextParts
 from .diffusers import PREDICTIONS, SCHEDULER_CONFIGS, diffusers_class, read_config, shown, with_defaults
 from .questions import GivenAnswers, Question, ask
 from .schedulers import OTHERS, SAMPLERS, map_scheduler
+from .single_file import Networks
 from .tokenizers import read_tokenizer
 
 NAME = "diffusers latent text-to-image"
@@ -69,20 +72,25 @@ def is_pipeline(folder: Path) -> bool:
         return False
 
 
-def load(folder: Path, given: GivenAnswers) -> Checkpoint:
-    """See loading.Family. The folder states all answers but for `vae`, another folder, and `distilled`."""
+def load(path: Path, given: GivenAnswers) -> Checkpoint:
+    """See loading.Family. path: a pipeline's folder, or its single file.
+
+    The folder states all answers but for `vae`, another folder, and `distilled`. For a single file `like` is a folder
+    that has what the file lacks.
+    """
     given = dict(given)
-    vae_folder = Path(str(given.pop("vae", None) or folder / "vae"))
-    distilled = given.pop("distilled", None)
+    other, distilled, like = (given.pop(name, None) for name in ("vae", "distilled", "like"))
+    folder = configs_of(path, like)
     index = read_index(folder)
     scheduler_path, config = read_config(folder, SCHEDULER_CONFIGS, (*SAMPLERS, *OTHERS))
     mapped = map_scheduler(scheduler_path, with_defaults(scheduler_path, config))
-    unet = load_part(folder / "unet", ("UNet2DConditionModel",))
-    vae = load_part(vae_folder, AUTOENCODERS)
-    check_parts(folder, unet, vae)
-    text = load_text(folder, index, unet, distilled == "yes")
+    vae_folder = None if other is None else Path(str(other))
+    networks = load_networks(path, folder, index, vae_folder)
+    unet, vae = networks.unet, networks.vae
+    check_parts(path, unet, vae)
+    text = load_text(folder, index, networks, distilled == "yes")
     question = Question("prediction", PREDICTIONS, mapped.prediction)
-    answers = ask(folder, f"a {NAME} model", given, question)
+    answers = ask(path, f"a {NAME} model", given, question)
     options: Any = unet.config
     levels = 2 ** (len(options.block_out_channels) - 1)
     side = max(round((options.sample_size or 64) / levels), 1) * levels
@@ -90,8 +98,8 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
     channels = vae.config.latent_channels
     factor = 2 ** (len(vae.config.decoder_block_out_channels if is_tiny(vae) else vae.config.block_out_channels) - 1)
     return Checkpoint(
-        folder.resolve(),
-        sha256=digest([folder, vae_folder]),
+        path.resolve(),
+        sha256=digest([*dict.fromkeys((path, folder)), vae_folder or folder / "vae"]),
         family=f"{NAME} of {config['_class_name']}",
         network=network.eval().requires_grad_(False),
         prediction=answers["prediction"],
@@ -99,7 +107,7 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
         schedule=mapped.schedule,
         shape=(channels, side, side),
         multiple_of=levels,
-        weights="as saved",
+        weights="EMA" if networks.averaged else "as saved",
         answers=answers,
         notes=(*mapped.notes, *left_out(folder, index)),
         inputs=inputs_of(unet, text.length, side),
@@ -111,6 +119,46 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
             suggested_options(mapped.sampler, text.guidance),
         ),
     )
+
+
+def configs_of(path: Path, like: object) -> Path:
+    """The folder of a pipeline's configurations and tokenizers. Raises CheckpointError."""
+    if path.is_dir():
+        if like is not None:
+            raise CheckpointError(f"{path}: --like goes with a single file; a folder has its own configurations")
+        return path
+    if like is None:
+        raise CheckpointError(
+            f"{path} is a single file without configurations and tokenizer: "
+            "add --like FOLDER, a diffusers folder of the same kind, which needs no weights"
+        )
+    folder = Path(str(like))
+    if not is_pipeline(folder):
+        raise CheckpointError(f"{folder} is no diffusers folder of a pipeline with an autoencoder")
+    return folder
+
+
+def load_networks(path: Path, folder: Path, index: Mapping[str, Any], vae_folder: Path | None) -> Networks:
+    """The networks of a folder or of a single file; vae_folder: of another autoencoder. Raises CheckpointError."""
+    suffixes = text_suffixes(index)
+    if path != folder:
+
+        def translate(file: str, **options: Any) -> Any:
+            kind = diffusers_class(path, index["_class_name"])
+            return from_library(path, lambda **more: kind.from_single_file(file, **options, **more))
+
+        networks = single_file.load_networks(path, folder, translate, len(suffixes))
+        return networks if vae_folder is None else replace(networks, vae=load_part(vae_folder, AUTOENCODERS))
+    return Networks(
+        load_part(folder / "unet", ("UNet2DConditionModel",)),
+        load_part(vae_folder or folder / "vae", AUTOENCODERS),
+        [load_text_model(folder / f"text_encoder{suffix}") for suffix in suffixes],
+    )
+
+
+def text_suffixes(index: Mapping[str, Any]) -> list[str]:
+    """Ends of the names of the text encoders that the pipeline has."""
+    return [suffix for suffix in ("", "_2") if present(index, f"text_encoder{suffix}")]
 
 
 def suggested_options(sampler: str, guidance: str) -> dict[str, Any]:
@@ -173,21 +221,25 @@ def load_part(folder: Path, classes: tuple[str, ...]) -> Any:
 
 def from_folder(folder: Path, load: Callable[..., Any]) -> Any:
     """Load a network by its library, quietly and from the disk alone. Raises CheckpointError."""
+    names = [file.name for file in folder.iterdir()]
+    whole = any(".fp16." not in name and name.endswith((".safetensors", ".bin")) for name in names)
+    variant = {} if whole else {"variant": "fp16"}
+    return from_library(folder, lambda **options: load(str(folder), **variant, **options).eval())
+
+
+def from_library(path: Path, load: Callable[..., Any]) -> Any:
+    """Call a loader of diffusers or transformers: in float32, quietly, from the disk alone. Raises CheckpointError."""
     import torch
 
-    options: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
-    names = [file.name for file in folder.iterdir()]
-    if not any(".fp16." not in name and name.endswith((".safetensors", ".bin")) for name in names):
-        options["variant"] = "fp16"
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return load(str(folder), **options).eval()
+            return load(local_files_only=True, torch_dtype=torch.float32)
     except Exception as error:  # these libraries raise a dozen types
         raise_interrupt(error)
-        raise CheckpointError(f"{folder} cannot be loaded: {reason(error)}") from None
+        raise CheckpointError(f"{path} cannot be loaded: {reason(error)}") from None
     finally:
         logging.disable(before)
 
@@ -227,16 +279,15 @@ def inputs_of(unet: Any, length: int, side: int) -> dict[str, tuple[int, ...]]:
     return inputs
 
 
-def load_text(folder: Path, index: Mapping[str, Any], unet: Any, distilled: bool) -> TextParts:
-    """The text encoders and their tokenizers. Raises CheckpointError."""
-    suffixes = [suffix for suffix in ("", "_2") if present(index, f"text_encoder{suffix}")]
-    encoders = [load_text_model(folder / f"text_encoder{suffix}") for suffix in suffixes]
-    tokenizers = tuple(read_tokenizer(folder / f"tokenizer{suffix}") for suffix in suffixes)
+def load_text(folder: Path, index: Mapping[str, Any], networks: Networks, distilled: bool) -> TextParts:
+    """The text encoders, with the folder's tokenizers. Raises CheckpointError."""
+    encoders = networks.encoders
+    tokenizers = tuple(read_tokenizer(folder / f"tokenizer{suffix}") for suffix in text_suffixes(index))
     for encoder, tokenizer in zip(encoders, tokenizers, strict=True):
         if max(tokenizer.vocabulary.values()) >= encoder.config.vocab_size:
             raise CheckpointError(f"{folder}: its tokenizer has more tokens than its text encoder embeds")
     several = len(encoders) > 1
-    embedded = bool(unet.config.time_cond_proj_dim)
+    embedded = bool(networks.unet.config.time_cond_proj_dim)
     guidance = "embedded" if embedded else "none" if distilled else "free"
     return TextParts(
         TextEncoders(encoders, int(several), not several, tokenizers[-1].eos).eval().requires_grad_(False),
@@ -269,11 +320,12 @@ def is_tiny(vae: nn.Module) -> bool:
     return type(vae).__name__ == "AutoencoderTiny"
 
 
-def digest(folders: list[Path]) -> str:
-    """One hash of the weights in the folders and below, by name and content."""
+def digest(paths: list[Path]) -> str:
+    """One hash of the weights in the files, and in the folders and below, by name and content."""
     found = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*")):
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and file.suffix in (".safetensors", ".bin", ".json", ".txt"):
                 with file.open("rb") as opened:
                     found.update(file.relative_to(folder).as_posix().encode())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdedit.errors import CheckpointError
 
-from . import adm, ddpm, diffusers, latent, ncsnpp
+from . import adm, ddpm, diffusers, latent, ncsnpp, single_file
 from .building import first_keys
 from .checkpoint import Checkpoint
 from .contents import Contents
@@ -35,7 +35,7 @@ class Family(Protocol):
 FAMILIES: tuple[Family, ...] = (ddpm, ncsnpp, adm)
 
 STRANGERS = {
-    "model.diffusion_model.": "a latent diffusion model, which does not work on pixels",
+    "model.diffusion_model.": "a latent diffusion model without an autoencoder, or no safetensors file",
     "diffusion_model.": "a latent diffusion model, which does not work on pixels",
     "first_stage_model.": "an autoencoder of latent diffusion",
     "encoder.": "an autoencoder",
@@ -62,13 +62,15 @@ def load_contents(contents: Contents, given: GivenAnswers) -> Checkpoint:
 def load_checkpoint(path: str | Path, **answers: str | int | None) -> Checkpoint:
     """Load a checkpoint (safetensors, a torch file of tensors alone, or a diffusers folder) on the CPU.
 
+    A safetensors file of a whole latent pipeline needs like=FOLDER (single_file.py).
+
     answers: facts that the file does not state, by name, such as prediction="eps", schedule="linear", size=256. The
     family decides which are needed; one error names all that are missing. Raises CheckpointError.
     """
     path = Path(path)
-    if latent.is_pipeline(path):
+    if latent.is_pipeline(path) or single_file.is_single_file(path):
         return latent.load(path, answers)
-    for name in ("vae", "distilled"):
+    for name in ("vae", "distilled", "like"):
         if answers.pop(name, None) is not None:
             raise CheckpointError(f"{path}: --{name} goes with a folder of a latent text-to-image pipeline")
     if diffusers.is_folder(path):

@@ -87,7 +87,7 @@ def distilled_levels(path: Path, config: Mapping[str, Any], table: np.ndarray) -
     each = len(table) // count
     levels = table[each - 1 :: each][:count]
     scaling = config["timestep_scaling"]
-    time = levels[0, 2] * scaling if isinstance(scaling, int | float) else 0.0
+    time = float(levels[0, 2]) * float(scaling) if isinstance(scaling, int | float) else 0.0
     if not NEGLIGIBLE * time**2 >= SIGMA_DATA**2:
         raise CheckpointError(
             f"{path}: timestep_scaling {shown(scaling)} with {count} levels: predictions are no predictions of x0"
