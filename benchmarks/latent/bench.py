@@ -1,4 +1,4 @@
-"""What `sdedit-bench --latent` does."""
+"""The work of `sdedit-bench --latent`: it measures the scenarios of one shape."""
 
 import tempfile
 import time

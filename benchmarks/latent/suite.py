@@ -102,7 +102,7 @@ def start_row(name: str, spec: Spec) -> Row:
 
 
 def timings(taken: list[Measured]) -> Row:
-    """What the processes of one contender measured, as its row has it."""
+    """The part of a row that the processes of its contender measured."""
     edits = [found["edits"] for found in taken]
     peaks = [found["peak_mib"] for found in taken if found["peak_mib"] is not None]
     steps = [1e3 * seconds for each in edits for seconds in each[-1]["steps"]]
