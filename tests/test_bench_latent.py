@@ -149,8 +149,8 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     )
 
 
-def test_nothing_is_begun_after_the_deadline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, found = run_stubs(monkeypatch, tmp_path, lambda name: pytest.fail("it was begun"), deadline=0.0)
+def test_nothing_is_begun_when_time_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, found = run_stubs(monkeypatch, tmp_path, lambda name: pytest.fail("it was begun"), seconds=0.0)
     assert {row["why"] for row in found["rows"] if row["name"] != "gone"} == {"out of time"}
 
 
