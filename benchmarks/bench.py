@@ -74,18 +74,18 @@ def command(
     """
     earlier = None if old is None else report.read_run(old)
     if latent:
-        given = {"bundle": bundle, "quick": quick, "seconds": seconds, "load": load}
-        refuse_options("--latent", {**given, "markdown": markdown, "plot": plots})
+        refuse({"bundle": bundle, "quick": quick, "seconds": seconds, "load": load}, "does not go with --latent")
+        refuse({"markdown": markdown, "plot": plots}, "does not go with --latent")
         run = measure_latent(SHAPES[shape or "small"], folder, names, check_threads(threads))
     else:
-        refuse_options("no --latent", {"shape": shape, "folder": folder})
+        refuse({"shape": shape, "folder": folder}, "goes with --latent")
         run = measure(bundle, names, quick, threads, seconds) if load is None else report.read_run(load)
+    is_latent = run.get("kind") == KIND
+    if is_latent:
+        refuse({"markdown": markdown, "plot": plots}, "does not go with a run of --latent")
     shown = report.printable_run(run)
     click.echo("\n" + report.header(shown) + "\n")
-    is_latent = run.get("kind") == KIND
     click.echo("\n".join(latent_tables(shown) if is_latent else report.tables(shown)))
-    if is_latent:
-        refuse_options("a run of --latent", {"markdown": markdown, "plot": plots})
     if earlier is not None:
         click.echo("\n".join(report.compare(shown, report.printable_run(earlier))))
     if json_file is not None:
@@ -102,11 +102,11 @@ def command(
         conclude(run)
 
 
-def refuse_options(what: str, given: Mapping[str, object]) -> None:
-    """Raise UsageError for an option that was given and does not go with `what`."""
+def refuse(given: Mapping[str, object], why: str) -> None:
+    """Raise UsageError for the first option that was given. why: what the error says of it."""
     for name, value in given.items():
-        if value:
-            raise click.UsageError(f"--{name} does not go with {what}")
+        if value is not None and value is not False:
+            raise click.UsageError(f"--{name} {why}")
 
 
 def conclude(run: report.Run) -> None:

@@ -36,7 +36,7 @@ class Request:
 
 def open_editor(bundle: Bundle, engine: Engine) -> Editor:
     """An editor on the CPU whose network is `engine`."""
-    return Editor(bundle, CpuDevice(engine, bundle.inputs, 1, twin()))
+    return Editor(bundle, CpuDevice(engine, bundle.inputs, 1, twin(), guided=bundle.guided))
 
 
 def sample_guides(editor: Editor, count: int, seed: int) -> list[Image.Image]:

@@ -6,28 +6,27 @@ sensitive ones stay in float: as few as edits need to reach the wanted PSNR with
 """
 
 import copy
-import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import onnx
 
 from sdedit.errors import BundleError, SdeditError, install_hint, raise_interrupt
-from sdedit.runtime.bundle import Bundle, read_bundle, write_manifest
-from sdedit.runtime.bundle.variants import FOLDER, VARIANTS
+from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.bundle.variants import FOLDER
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.engines.importing import import_onnxruntime, without_telemetry
 from sdedit.runtime.machine import available_processors
 
 from .additions import Addition
 from .calibration import T0S, Recorder, Request, make_requests, open_editor, run_edits, sample_guides
+from .int8_weights import write_int8_weights
 from .onnx_nodes import constants, names_of, prune, unstore_half
+from .variants import psnr, write_variant
 
-NETWORK = "int8.onnx"
 GUIDES = 4
 STEPS = 8
 """Steps of each edit for calibration."""
@@ -38,8 +37,6 @@ PROMISED_T0 = 0.5
 """t0 of the edits whose worst PSNR is promised; the PSNR of the others is reported."""
 
 MIN_PSNR = 30.0
-NO_ERROR = 1e-6
-"""Mean squared error of equal pictures, in squares of 1/255: a PSNR of 108 dB."""
 
 SENSITIVITY_STATES = 8
 MOST_LEFT = 0.5
@@ -62,11 +59,14 @@ def int8_addition(min_psnr: float = MIN_PSNR, say: Callable[[str], None] = print
     """The part variants/ with an int8 form of the network.
 
     min_psnr: dB that every judged edit from t0 = 0.5 must reach. Raises SdeditError, now, if a package is missing; when
-    it is written, BundleError if that takes more than half of the convolutions in float.
+    it is written, BundleError if that takes more than half of the convolutions in float. Of a latent network the
+    weights alone are stored in int8: see int8_weights.
     """
     nncf = import_nncf()
 
     def write(bundle: Bundle) -> str:
+        if bundle.manifest.latent is not None:
+            return write_int8_weights(nncf, bundle, min_psnr, say)
         found = write_int8(nncf, bundle, min_psnr, say)
         psnr = found.psnr[f"{PROMISED_T0:g}"]
         return (
@@ -211,17 +211,5 @@ def judge(bundle: Bundle, requests: list[Request], expected: list[np.ndarray]) -
         results = run_edits(editor, requests, JUDGED_STEPS)
     found: dict[str, list[float]] = {}
     for request, result, wanted in zip(requests, results, expected, strict=True):
-        error = np.square(result.astype(np.float64) - wanted)
-        mean = float((error if request.mask is None else error[request.mask]).mean())
-        found.setdefault(f"{request.t0:g}", []).append(10 * np.log10(255**2 / max(mean, NO_ERROR)))
+        found.setdefault(f"{request.t0:g}", []).append(psnr(result, wanted, request.mask))
     return {t0: {"worst": float(min(values)), "mean": float(np.mean(values))} for t0, values in found.items()}
-
-
-def write_variant(bundle: Bundle, model: onnx.ModelProto, facts: dict[str, Any]) -> None:
-    """Write the int8 network and its facts into the bundle's folder, and list them."""
-    folder = bundle.path
-    onnx.save(model, folder / FOLDER / NETWORK)
-    text = json.dumps({"int8": {"file": NETWORK, **facts}}, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    (folder / FOLDER / VARIANTS).write_text(text, encoding="utf-8", newline="\n")
-    others = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
-    write_manifest(folder, bundle.manifest, others)

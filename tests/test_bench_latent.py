@@ -34,7 +34,7 @@ built = test_latent_export.built
 """Fixture: sd/, a small pipeline, and bundle/, the same exported."""
 
 SIDE = 8
-"""Of its pictures."""
+"""Height and width of its pictures."""
 
 STEPS = 4
 NUMPY = "onnxruntime and a numpy loop"
@@ -51,10 +51,10 @@ def test_contenders_make_the_same_edit(built: Path, guidance: float) -> None:
     rows = {name: suite.start_row(name, CONTENDERS[name]) for name in names}
     pictures, calls = {}, {}
     for name in names:
-        called: list[str] = []
+        stamps: list[float] = []
         contender = CONTENDERS[name].open(request_for(built, guidance))
-        pictures[name] = contender.edit(lambda called=called, name=name: called.append(name)).astype(np.float32)  # type: ignore[misc]
-        calls[name] = len(called)
+        pictures[name] = contender.edit(child.stamper(stamps)).astype(np.float32)
+        calls[name] = len(stamps)
     assert pictures[DIFFUSERS].shape == (SIDE, SIDE, 3)
     assert np.ptp(pictures[DIFFUSERS]) > 50  # else equal pictures would tell nothing
     suite.judge(pictures, rows)
@@ -149,8 +149,8 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     )
 
 
-def test_nothing_is_begun_after_the_deadline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, found = run_stubs(monkeypatch, tmp_path, lambda name: pytest.fail("it was begun"), deadline=0.0)
+def test_nothing_is_begun_when_time_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, found = run_stubs(monkeypatch, tmp_path, lambda name: pytest.fail("it was begun"), seconds=0.0)
     assert {row["why"] for row in found["rows"] if row["name"] != "gone"} == {"out of time"}
 
 
@@ -169,6 +169,8 @@ def test_a_run_is_a_table_and_survives_its_file(
     printed = capsys.readouterr().out
     assert "### small, 256x256: 4 steps without guidance, a tiny autoencoder" in printed
     assert "small-few, good: 600.00 -> 600.00 ms per step, +0.0 %" in printed
+    assert end(monkeypatch, "--load", tmp_path / "run.json", "--markdown", tmp_path / "page.md") == 2
+    assert "--markdown does not go with a run of --latent" in capsys.readouterr().err
 
 
 def end(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -186,7 +188,8 @@ def end(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     [
         (("--latent", "--quick"), "--quick does not go with --latent"),
         (("--latent", "--bundle", "b"), "--bundle does not go with --latent"),
-        (("--shape", "tiny"), "--shape does not go with no --latent"),
+        (("--shape", "tiny"), "--shape goes with --latent"),
+        (("--latent", "--seconds", "0"), "--seconds does not go with --latent"),
         (("--latent", "--scenario", "moon"), "scenario 'moon' is not one of guided, few"),
     ],
 )

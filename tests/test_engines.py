@@ -21,6 +21,7 @@ from sdedit.runtime.engines import installed_engines, load_engine, open_engine, 
 from sdedit.runtime.engines import openvino as openvino_engine
 from sdedit.runtime.engines.importing import import_openvino
 from sdedit.runtime.engines.names import first_engine
+from sdedit.runtime.engines.onnxruntime import open_session
 from sdedit.runtime.engines.remembered import Measured
 from sdedit.runtime.machine import available_processors
 from sdedit.runtime.schedule import Schedule
@@ -99,6 +100,15 @@ def test_a_network_of_another_signature_is_refused(name: str, tmp_path: Path) ->
     rewrite(folder, NETWORK, graph.SerializeToString())
     with pytest.raises(EngineError, match=r"float32 x\[.*4, 8, 8\]; the bundle says .*float32 x\[.B., 3, 8, 8\]"):
         load_engine(read_bundle(folder), name, "float32", 1)
+
+
+def test_onnxruntime_lets_go_of_the_file_that_it_has_loaded(tmp_path: Path) -> None:
+    network = read_bundle(write_bundle(tmp_path / "tiny")).read_network()
+    before = sys.getrefcount(network.data)
+    session = open_session(network, 1)
+    after = sys.getrefcount(network.data)
+    assert after == before
+    del session
 
 
 def test_bfloat16_is_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:

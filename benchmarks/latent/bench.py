@@ -1,7 +1,6 @@
-"""What `sdedit-bench --latent` does."""
+"""The work of `sdedit-bench --latent`: it measures the scenarios of one shape."""
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from .shapes import Shape
 from .suite import LatentSuite
 
 MINUTES = 17.0
-"""No contender is started later than this, and each ends 10 minutes after its start at the latest."""
+"""Time of a scenario, once its models are made: no contender is started later."""
 
 FOLDER = "bench-latent"
 
@@ -32,9 +31,7 @@ def measure_latent(shape: Shape, folder: Path | None, names: tuple[str, ...], th
     load = load_average()
     command = " ".join(["sdedit-bench --latent", f"--shape {shape.name}", *(f"--scenario {name}" for name in names)])
     run = {"kind": KIND, "peaks": {}, **start_run(f"{command} --threads {threads}", threads, load)}
-    suite = LatentSuite(
-        home, threads, time.perf_counter() + 60 * MINUTES, lambda line: click.echo(printable(line), err=True)
-    )
+    suite = LatentSuite(home, threads, 60 * MINUTES, lambda line: click.echo(printable(line), err=True))
     if run["busy"]:
         suite.say(f"{run['busy']}; all times are longer than on an idle machine")
     reports: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,16 @@ def measure(request_file: Path, name: str, out: Path, begun: float) -> Measured:
     for _ in range(request.edits):
         stamps: list[float] = []
         start = time.perf_counter()
-        picture = contender.edit(lambda stamps=stamps: stamps.append(time.perf_counter()))  # type: ignore[misc]
+        picture = contender.edit(stamper(stamps))
         seconds = time.perf_counter() - start
         edits.append({"seconds": seconds, "steps": [b - a for a, b in pairwise(stamps)]})
     Image.fromarray(picture).save(out)
     return {"version": contender.version, "load_s": load_s, "edits": edits, "peak_mib": peak_mib()}
+
+
+def stamper(stamps: list[float]) -> Callable[[], None]:
+    """A function that notes the time."""
+    return lambda: stamps.append(time.perf_counter())
 
 
 def run_child(request_file: Path, name: str, out: Path, seconds: float) -> Measured:

@@ -16,6 +16,8 @@ class SameNoise(diffusers.StableDiffusionImg2ImgPipeline):
     """The pipeline, but it begins from the mean of the autoencoder's distribution and with the request's noise."""
 
     request: Request
+    scheduler: Any
+    vae: Any
 
     def prepare_latents(self, image: Any, timestep: Any, *_: Any, **__: Any) -> Any:
         latents = self.vae.config.scaling_factor * retrieve_latents(self.vae.encode(image), sample_mode="argmax")

@@ -22,7 +22,7 @@ def save_pipeline(shape: Shape, folder: Path) -> None:
 
     torch.manual_seed(0)
     write_tokenizer(folder / "tokenizer")
-    diffusers.StableDiffusionPipeline(
+    pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=make_autoencoder(shape),
         text_encoder=make_text_encoder(shape),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
@@ -38,7 +38,8 @@ def save_pipeline(shape: Shape, folder: Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+    pipeline.save_pretrained(folder)
 
 
 def make_unet(shape: Shape) -> Any:
@@ -46,7 +47,7 @@ def make_unet(shape: Shape) -> Any:
 
     down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in shape.attention]
     up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(shape.attention)]
-    return diffusers.UNet2DConditionModel(
+    unet: Any = diffusers.UNet2DConditionModel(
         sample_size=shape.side // shape.factor,
         in_channels=4,
         out_channels=4,
@@ -57,24 +58,26 @@ def make_unet(shape: Shape) -> Any:
         up_block_types=tuple(up),
         cross_attention_dim=shape.text_width,
         attention_head_dim=shape.heads,  # diffusers' name for the number of heads
-    ).eval()
+    )
+    return unet.eval()
 
 
 def make_autoencoder(shape: Shape) -> Any:
     import diffusers
 
     levels = len(shape.autoencoder)
-    return spread_out(
-        diffusers.AutoencoderKL(
-            block_out_channels=shape.autoencoder,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=4,
-            layers_per_block=2 if shape.name == "sd15" else 1,
-            norm_num_groups=shape.groups,
-            sample_size=shape.side,
-        ).eval()
+    vae: Any = diffusers.AutoencoderKL(
+        block_out_channels=shape.autoencoder,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        layers_per_block=2 if shape.name == "sd15" else 1,
+        norm_num_groups=shape.groups,
+        sample_size=shape.side,
     )
+    with torch.no_grad():  # else pictures are almost grey, and comparing them tells little
+        vae.decoder.conv_out.weight.mul_(3)
+    return vae.eval()
 
 
 def make_tiny_autoencoder(shape: Shape) -> Any:
@@ -84,20 +87,14 @@ def make_tiny_autoencoder(shape: Shape) -> Any:
     width = min(64, shape.autoencoder[-1])
     levels = len(shape.autoencoder)
     torch.manual_seed(1)
-    return diffusers.AutoencoderTiny(
+    vae: Any = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(width,) * levels,
         decoder_block_out_channels=(width,) * levels,
         num_encoder_blocks=(1, *(3,) * (levels - 1)),
         num_decoder_blocks=(*(3,) * (levels - 1), 1),
         latent_channels=4,
-    ).eval()
-
-
-def spread_out(vae: Any) -> Any:
-    """The autoencoder with a last layer whose pictures are not almost grey, so that comparing them tells something."""
-    with torch.no_grad():
-        vae.decoder.conv_out.weight.mul_(3)
-    return vae
+    )
+    return vae.eval()
 
 
 def make_text_encoder(shape: Shape) -> Any:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from .shapes import Shape
 
 T0 = 0.5
 SEED = 0
-SAMPLER = "ddim"
+SAMPLER: Final = "ddim"
 PROMPT = "a fantasy landscape"
 
 Say = Callable[[str], None]
@@ -45,7 +46,7 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a contender's process is told.
+    """The facts that a contender's process is told.
 
     bundle, pipeline: folders of the same networks. vae: folder of the autoencoder, "" for the pipeline's own. side: of
     the picture. edits: how many to make. threads: of the contender.

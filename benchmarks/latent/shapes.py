@@ -89,4 +89,4 @@ SHAPES = {
         ),
     )
 }
-"""Stable Diffusion 1.5; a network about a tenth of it, for machines of few processors; and one for tests."""
+"""Stable Diffusion 1.5; one of a sixteenth of its parameters, for machines of few processors; and one for tests."""

@@ -28,12 +28,12 @@ CHILD_SECONDS = 600.0
 
 @dataclass
 class LatentSuite:
-    """Runs scenarios of one shape. folder: where the models are kept. deadline: time by time.perf_counter after which
-    nothing is started."""
+    """Runs scenarios of one shape. folder: where the models are kept. seconds: of a scenario, once its models are
+    made; nothing is started later."""
 
     folder: Path
     threads: int
-    deadline: float = float("inf")
+    seconds: float = float("inf")
     say: Callable[[str], None] = print
     contenders: Mapping[str, Spec] = field(default_factory=lambda: CONTENDERS)
     interrupted: bool = False
@@ -61,6 +61,7 @@ class LatentSuite:
 
     def _measure(self, shape: Shape, request: Request, rows: dict[str, Row], work: Path) -> None:
         """Let the contenders take turns, process by process, and judge those that ended well, also after Ctrl-C."""
+        deadline = time.perf_counter() + self.seconds
         file = work / "request.json"
         request.dump(file)
         taken: dict[str, list[Measured]] = {name: [] for name in rows}
@@ -68,7 +69,7 @@ class LatentSuite:
             for turn in range(shape.rounds):
                 for name, spec in self.contenders.items():
                     if turn == 0 or (taken[name] and not spec.slow_start):
-                        self._take_turn(name, spec, file, taken[name], rows[name])
+                        self._take_turn(name, spec, file, taken[name], rows[name], deadline)
         finally:
             ended = {name: found for name, found in taken.items() if found}
             for name, found in ended.items():
@@ -76,11 +77,11 @@ class LatentSuite:
             judge({name: read_picture(file.with_name(f"{name}.png")) for name in ended}, rows)
             compare_with_diffusers(rows)
 
-    def _take_turn(self, name: str, spec: Spec, file: Path, taken: list[Measured], row: Row) -> None:
+    def _take_turn(self, name: str, spec: Spec, file: Path, taken: list[Measured], row: Row, deadline: float) -> None:
         try:
             if why := not_installed(spec.needs):
                 raise NotInstalledError(why)
-            left = min(CHILD_SECONDS, self.deadline - time.perf_counter())
+            left = min(CHILD_SECONDS, deadline - time.perf_counter())
             if left <= 0:
                 raise LateError("out of time")
             try:
@@ -102,7 +103,7 @@ def start_row(name: str, spec: Spec) -> Row:
 
 
 def timings(taken: list[Measured]) -> Row:
-    """What the processes of one contender measured, as its row has it."""
+    """The part of a row that the processes of its contender measured."""
     edits = [found["edits"] for found in taken]
     peaks = [found["peak_mib"] for found in taken if found["peak_mib"] is not None]
     steps = [1e3 * seconds for each in edits for seconds in each[-1]["steps"]]

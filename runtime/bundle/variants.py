@@ -22,6 +22,11 @@ class Variant:
     file: str
     facts: Mapping[str, Any]
 
+    @property
+    def only_weights(self) -> bool:
+        """Whether its weights alone are in that precision, and it computes in float32."""
+        return self.facts.get("only_weights") is True
+
 
 def read_variants(bundle: Bundle) -> Mapping[str, Variant]:
     """The bundle's variants by precision, {} if there are none; raises BundleError if their manifest is damaged."""

@@ -137,6 +137,7 @@ def open_session(network: Network, threads: int) -> Any:
         signature(session)
     except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
         raise EngineError(f"onnxruntime refuses {network.path}: {reason(error)}") from None
+    session._model_bytes = None  # it would keep the file in memory for a fallback, which is off
     return session
 
 

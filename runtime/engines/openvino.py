@@ -12,7 +12,7 @@ from sdedit.errors import EngineError, reason
 
 from ..bundle import Bundle, Network, resized
 from ..bundle.memory import with_weights_in_memory
-from ..bundle.variants import read_variant
+from ..bundle.variants import read_variant, read_variants
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
 from .importing import import_openvino
@@ -40,10 +40,10 @@ class OpenVinoEngine:
         core = ov.Core()
         if precision == "bfloat16" and not has_bfloat16(core):
             raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
-        network = read_variant(bundle, precision) if precision == "int8" else bundle.read_network()
+        network, computed = network_for(bundle, precision)
         settings = {**float32_settings(threads), "NUM_STREAMS": streams}
-        if precision != "float32":
-            settings |= {"INFERENCE_PRECISION_HINT": hint(core, precision), "EXECUTION_MODE_HINT": "PERFORMANCE"}
+        if computed != "float32":
+            settings |= {"INFERENCE_PRECISION_HINT": hint(core, computed), "EXECUTION_MODE_HINT": "PERFORMANCE"}
         self._core, self._settings, self._tensor = core, settings, ov.Tensor
         self._inputs = bundle.inputs
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
@@ -54,9 +54,12 @@ class OpenVinoEngine:
             raise
         except Exception as error:  # its frontends' exceptions share no base class
             raise EngineError(f"openvino refuses {network.path}: {reason(error)}") from None
+        if computed != precision and not has_int8_weights(ov, self._network):
+            raise EngineError(f"openvino finds no weights in int8 in {network.path}")
         if not bundle.image.free:
             del self._network
-        self.precision = self._running_precision()
+        running = self._running_precision()
+        self.precision = precision if running == computed else running
         self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
         if (self.precision, self.threads) != (precision, threads):  # it falls back silently
             raise EngineError(
@@ -107,6 +110,21 @@ class OpenVinoEngine:
             return "int8"
         running = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         return {hint: name for name, hint in HINTS.items()}.get(running, running)
+
+
+def network_for(bundle: Bundle, precision: str) -> tuple[Network, str]:
+    """The network of a precision, and the one that it computes in: float32 where int8 is that of its weights alone."""
+    if precision != "int8":
+        return bundle.read_network(), precision
+    only_weights = precision in (variants := read_variants(bundle)) and variants[precision].only_weights
+    return read_variant(bundle, precision), "float32" if only_weights else precision
+
+
+def has_int8_weights(ov: ModuleType, model: Any) -> bool:
+    """Whether a model that is not compiled yet has constants of more than one dimension in 8-bit integers."""
+    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    eight = (ov.Type.i8, ov.Type.u8)
+    return any(node.get_element_type() in eight and len(node.get_output_shape(0)) > 1 for node in constants)
 
 
 def float32_settings(threads: int) -> dict[str, Any]:
