@@ -1,7 +1,7 @@
 """Time one step: `python -m sdedit.benchmarks.step`.
 
 First the C and numpy twins are compared bit by bit. Then the fused step is timed on one thread at 3x256x256, and one
-step of the shipped model is split into the network and everything else.
+step of the shipped model is split into the network and everything else. In the end steps of larger edits are timed.
 """
 
 if __name__ == "__main__":  # before the imports, which take seconds
@@ -21,12 +21,15 @@ from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import allocate_state
 from sdedit.runtime import Editor
 from sdedit.runtime.devices.cpu import CpuDevice
-from sdedit.runtime.engines import Evaluate
+from sdedit.runtime.engines import Evaluate, installed_engines
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.machine import available_processors, load_average, processor_name
 from sdedit.runtime.plan import Plan, make_plan
 
 SHAPE = (3, 256, 256)
+
+SIDES = {64: 100, 128: 50, 256: 24, 512: 8}
+"""Sides of the square edits in the last table, in pixels, and how many steps of each are timed."""
 
 
 def main() -> None:
@@ -48,6 +51,31 @@ def main() -> None:
     print_row("  everything else", rest)
     share = 100 * sum(rest) / (sum(network) + sum(rest))
     print(f"  everything else is {share:.2f} % of a step; load {load_average()}")
+    editor.close()
+    for name in installed_engines():
+        print_sizes(name)
+
+
+def print_sizes(engine: str) -> None:
+    """Print the duration of a step by size, and how it grows with the number of pixels."""
+    with Editor.open(engine=engine) as editor:
+        print(f"\none step by size, {engine}, {editor.device.engine.threads} threads      median    p5   p95  ms")
+        first = None
+        for side, steps in SIDES.items():
+            found = step_milliseconds(editor, side, steps)
+            per_pixel = statistics.median(found) / side**2
+            first = first or per_pixel
+            print_row(f"  {side}x{side}, {per_pixel / first:.2f} times the first by pixels", found)
+    print(f"  load {load_average()}")
+
+
+def step_milliseconds(editor: Editor, side: int, steps: int) -> list[float]:
+    """Milliseconds of each step of an edit after an untimed one."""
+    guide = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    editor.edit(guide, size=str(side), steps=1)
+    times: list[float] = []
+    editor.edit(guide, size=str(side), steps=steps + 1, on_step=lambda *_: times.append(1e3 * time.perf_counter()))
+    return np.diff(times).tolist()
 
 
 def check_parity(plan: Plan) -> None:

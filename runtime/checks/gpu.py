@@ -54,7 +54,7 @@ def examine_kernels(bundle: Bundle, index: int) -> Finding:
     return Finding("ok", what, f"edit sha256 {golden.COPIED[:12]}, captured and eager, as on every machine")
 
 
-def copied_edits(bundle: Bundle, eager: bool, index: int) -> np.ndarray:
+def copied_edits(bundle: Bundle, eager: bool, index: int = 0) -> np.ndarray:
     """The golden edits with the bundle's kernels, on a device of their own."""
     gpu = Gpu(index)
     try:
