@@ -1,7 +1,7 @@
 """Images: a masked part at the photo's own scale, reflection to sides that a network takes, soft borders of masks."""
 
 import logging
-from math import hypot, prod
+from math import prod
 
 import numpy as np
 import pytest
@@ -110,14 +110,17 @@ def test_values_rise_with_the_distance_to_black(photo_and_mask: tuple[Image.Imag
     _, values = photo_and_mask
     mask = (values > 0).astype(np.float32)
     soft = feathered(mask, pixels, 0.01)
-    black = np.argwhere(mask == 0)
-    distance = {
-        (y, x): min([hypot(y - i, x - j) for i, j in black], default=np.inf) for y, x in np.argwhere(mask).tolist()
-    }
-    for (y, x), own in distance.items():
-        around = [other for (i, j), other in distance.items() if max(abs(i - y), abs(j - x)) <= pixels]
-        widest = min(max(around), pixels + 1)
-        assert soft[y, x] == pytest.approx(min(own, pixels + 1) / widest, rel=1e-6)
+    inside, black = np.argwhere(mask), np.argwhere(mask == 0)
+    own = between(inside, black).min(axis=1, initial=np.inf)
+    around = abs(inside[:, None] - inside).max(axis=2) <= pixels
+    widest = np.where(around, own, 0).max(axis=1, initial=0)
+    wanted = np.minimum(own, pixels + 1) / np.minimum(widest, pixels + 1)
+    assert soft[tuple(inside.T)] == pytest.approx(wanted, rel=1e-6)
+
+
+def between(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The distance of every point [y, x] to every other one."""
+    return np.hypot(*np.moveaxis(points[:, None] - others, 2, 0))
 
 
 def test_a_wide_mask_rises_in_equal_steps_and_a_thin_stroke_stays() -> None:
