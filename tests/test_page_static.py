@@ -21,7 +21,7 @@ from tiny import FIELDS, halving_network, write_bundle, write_free_bundle
 from tiny_latent import write_latent_bundle
 
 from sdedit.runtime import Editor, read_bundle
-from sdedit.runtime.bundle import NETWORK, SHIPPED, write_manifest
+from sdedit.runtime.bundle import NETWORK, REFERENCE, SHIPPED, write_manifest
 from sdedit.serve.static_page import find_runtime, write_page
 
 Json = dict[str, Any]
@@ -99,6 +99,8 @@ def write_labelled_bundle(folder: Path) -> Path:
     graph.initializer.append(numpy_helper.from_array(colours, "colours"))
     graph.input.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]))
     onnx.save(model, folder / NETWORK)
+    labels_of_outputs = [index % CLASSES for index in range(len(FIELDS["parity"]["levels"]))]
+    np.save(folder / REFERENCE, np.load(folder / REFERENCE) + colours[labels_of_outputs])
     image = {**FIELDS["image"], "multiple_of": 4, "free": True, "max_pixels": 1024}
     labels = {"conditioning": "label", "classes": CLASSES, "null_label": CLASSES}
     write_manifest(folder, {**FIELDS, "image": image, **labels})
@@ -249,6 +251,23 @@ def test_a_file_that_is_not_whole_is_told(browser: Browser, site: Site, tmp_path
         painter.says(rf"model/{network.name} has \d+ bytes instead of \d+: reload the page")
 
 
+def test_a_browser_that_fails_the_selftest_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
+    """The reference is another, so the network's right output is a wrong one. Edits fail with the same line."""
+    folder = site(write_free_bundle(tmp_path / "free"))
+    (expected,) = (folder / "model").glob("selftest-*.f32")
+    values = np.fromfile(expected, "<f4")
+    values[len(values) // 2] += 0.01 * np.abs(values).max()
+    values.tofile(expected)
+    with static_server(folder) as address, painting(browser, address) as painter:
+        for _ in range(2):
+            expect(painter.page.locator("#status")).to_have_attribute("data-kind", "error", timeout=LOADED)
+            painter.says(
+                r"^This browser computes the model's network wrongly: the error is 0\.010?, accepted is 0\.0001\."
+            )
+            painter.page.locator("#go").click()
+        assert painter.results == 0
+
+
 # the command
 
 
@@ -261,7 +280,8 @@ def test_page_writes_files_and_replaces_its_own(run: Run, stand_in: Path, tmp_pa
     about = json.loads((out / "model" / "model.json").read_bytes())
     assert about["model"]["sha256"] == read_bundle(tiny).sha256
     assert about["recipe"]["engine"]["version"] == "1.2.3 (web)"
-    for entry in (about["files"]["network"], about["files"]["wasm"], about["files"]["schedule"]):
+    for name in ("network", "wasm", "schedule", "expected"):
+        entry = about["files"][name]
         assert (out / entry["path"]).stat().st_size == entry["bytes"]
     assert (out / about["files"]["network"]["path"]).read_bytes() == (tiny / NETWORK).read_bytes()
     assert not (out / "server.js").exists()
