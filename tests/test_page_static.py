@@ -242,6 +242,27 @@ def test_previews_come_and_escape_stops(earth: Painter) -> None:
     earth.edit()
 
 
+def test_pages_of_one_host_keep_apart(browser: Browser, stand_in: Path, tmp_path: Path) -> None:
+    """Each folder's painting comes back in that folder alone. No network is needed: ONNX Runtime is a stand-in."""
+    bundle, sites = read_bundle(write_free_bundle(tmp_path / "free")), tmp_path / "sites"
+    for name in ("one", "two", "two/inside"):
+        write_page(bundle, find_runtime(stand_in), sites / name)
+    with static_server(sites) as address, painting(browser, address, opened=False) as painter:
+
+        def opened(name: str) -> str:
+            painter.page.goto(f"{address}/{name}/")
+            painter.page.wait_for_selector("html[data-ready]", state="attached")
+            return painter.colour(0.5, 0.5)
+
+        ground = opened("two")
+        painter.press("1")
+        painter.stroke([(0.4, 0.5), (0.6, 0.5)])
+        painted = painter.colour(0.5, 0.5)
+        assert painted != ground
+        painter.page.wait_for_selector("html[data-kept]", state="attached")
+        assert [opened(name) for name in ("one", "two", "two/inside")] == [ground, painted, ground]
+
+
 def test_a_file_that_is_not_whole_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
     folder = site(write_free_bundle(tmp_path / "free"))
     (network,) = (folder / "model").glob("*.onnx")
