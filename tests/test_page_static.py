@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pages import Isolated, browser, made_by, recipe_of, static_server  # browser: a fixture
 from painter import Painter, painting
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 from tiny import FIELDS, halving_network, write_bundle, write_free_bundle
 from tiny_latent import write_latent_bundle
 
@@ -73,20 +75,6 @@ def stand_in(tmp_path: Path) -> Path:
     return folder
 
 
-Site = Callable[[Path], Path]
-
-
-@pytest.fixture
-def site(package: Path, tmp_path: Path) -> Site:
-    """site(bundle): the folder of its page."""
-
-    def written(bundle: Path) -> Path:
-        write_page(read_bundle(bundle), find_runtime(package), tmp_path / "site")
-        return tmp_path / "site"
-
-    return written
-
-
 def write_labelled_bundle(folder: Path) -> Path:
     """out = x / 2 + a colour for each label; the last label is that of no class."""
     write_bundle(folder)
@@ -135,74 +123,97 @@ OPTIONS: list[Json] = [
 ]
 
 
-def test_edits_have_the_editors_bytes(browser: Browser, site: Site, tmp_path: Path) -> None:
-    """The network here rounds in one way only, so every byte is equal: presets, keep rules, sizes, masks, labels."""
-    bundle = write_labelled_bundle(tmp_path / "labelled")
-    rng = np.random.default_rng(0)
-    guide = rng.integers(0, 256, (21, 30, 3), np.uint8)
-    mask = np.zeros((21, 30), np.uint8)
-    mask[4:15, 6:19] = 255
-    with (
-        Editor.open(bundle, engine="onnxruntime", threads=1) as editor,
-        static_server(site(bundle)) as address,
-        painting(browser, address, opened=False) as painter,
-    ):
-        painter.page.goto(address)
-        labelled = [options | {"label": 1, "guidance": 2.5} for options in OPTIONS[:2]]
-        for options in (*OPTIONS, *labelled):
-            for masked in (False, True):
-                given = {"t0": 0.6, "steps": 4, "seed": 3, "label": 0, **options}
-                sent = given | {"seed": str(given["seed"])}
-                made = edits_in(painter.page, png_of(guide), png_of(mask) if masked else None, sent)
-                wanted = editor.edit(
-                    guide,
-                    mask if masked else None,
-                    **given | {"seed": int(given["seed"]), "clip": float(given.get("clip", 1))},
-                )
-                assert len(made) == len(wanted.images)
-                for found, image in zip(made, wanted.images, strict=True):
-                    assert np.array_equal(found, np.asarray(image.pil)), (options, masked)
-        assert painter.errors == []
+@dataclass(frozen=True)
+class Labelled:
+    """A page of a tiny model with labels, loaded, and the Editor of it. site: the page's folder."""
+
+    painter: Painter
+    bundle: Path
+    site: Path
+    package: Path
+    editor: Editor
+
+    def inner(self, name: str) -> Path:
+        """The folder of the same page once more, inside the page's folder."""
+        write_page(read_bundle(self.bundle), find_runtime(self.package), self.site / name)
+        return self.site / name
+
+    def framed(self, name: str) -> FrameLocator:
+        """That page in a frame of the page: it shares the page's process, so WASM is not compiled again."""
+        frame = "src => document.body.append(Object.assign(document.createElement('iframe'), {src}))"
+        self.painter.page.evaluate(frame, f"{name}/")
+        return self.painter.page.frame_locator(f"iframe[src='{name}/']")
 
 
-def test_the_page_edits_saves_and_tells(browser: Browser, site: Site, run: Run, tmp_path: Path) -> None:
-    """It also has a mask and four variations; the Editor replays a saved result."""
-    bundle = write_free_bundle(tmp_path / "free")
+@pytest.fixture(scope="module")
+def labelled(browser: Browser, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labelled]:
+    folder = tmp_path_factory.mktemp("labelled")
+    bundle, site = write_labelled_bundle(folder / "bundle"), folder / "site"
+    write_page(read_bundle(bundle), find_runtime(package), site)
     with (
         Editor.open(bundle, engine="onnxruntime", threads=1) as editor,
-        static_server(site(bundle)) as address,
+        static_server(site) as address,
         painting(browser, address, opened=False) as painter,
     ):
         painter.page.add_init_script(STATUS)
         painter.open()
         ready(painter)
-        said = painter.page.evaluate("said")
-        assert any(line.startswith("Getting the model: ") for line in said)
-        assert "Preparing the model" in said
-        painter.settings(steps=3)
-        painter.press("7")
-        painter.stroke([(0.2, 0.2), (0.7, 0.5)])
-        result = painter.edit()
-        png, strokes = painter.download("Control+s"), painter.download("Control+Shift+s")
-        assert np.array_equal(made_by(editor, painter, recipe_of(png, tmp_path))[0], result)
-        (tmp_path / "saved.png").write_bytes(png)
-        (tmp_path / "strokes.png").write_bytes(strokes)
-        code, stdout, _ = run("replay", tmp_path / "saved.png", "--guide", tmp_path / "strokes.png", "--bundle", bundle)
-        assert (code, "identical" in stdout) == (0, True), stdout
-        painter.press("m")
-        painter.stroke([(0.5, 0.5), (0.52, 0.52)])
-        painter.settings(size="native")
-        painter.press("v")
-        painter.done()
-        cells = painter.page.locator("#grid button")
-        expect(cells.locator("img:visible")).to_have_count(4)
-        cells.nth(2).click()
-        recipe = recipe_of(painter.download("Control+s"), tmp_path)
-        assert np.array_equal(made_by(editor, painter, recipe)[2], painter.shown())
-        painter.settings(t0=0.05, steps=20)
-        painter.page.locator("#go").click()
-        painter.says("steps 20 is not in 1..1, the levels that the schedule has up to t0 0.05")
+        yield Labelled(painter, bundle, site, package, editor)
         assert painter.errors == []
+
+
+def test_edits_have_the_editors_bytes(labelled: Labelled) -> None:
+    """The network here rounds in one way only, so every byte is equal: presets, keep rules, sizes, masks, labels."""
+    rng = np.random.default_rng(0)
+    guide = rng.integers(0, 256, (21, 30, 3), np.uint8)
+    mask = np.zeros((21, 30), np.uint8)
+    mask[4:15, 6:19] = 255
+    with_labels = [options | {"label": 1, "guidance": 2.5} for options in OPTIONS[:2]]
+    for options in (*OPTIONS, *with_labels):
+        for masked in (False, True):
+            given = {"t0": 0.6, "steps": 4, "seed": 3, "label": 0, **options}
+            sent = given | {"seed": str(given["seed"])}
+            made = edits_in(labelled.painter.page, png_of(guide), png_of(mask) if masked else None, sent)
+            wanted = labelled.editor.edit(
+                guide,
+                mask if masked else None,
+                **given | {"seed": int(given["seed"]), "clip": float(given.get("clip", 1))},
+            )
+            assert len(made) == len(wanted.images)
+            for found, image in zip(made, wanted.images, strict=True):
+                assert np.array_equal(found, np.asarray(image.pil)), (options, masked)
+
+
+def test_the_page_edits_saves_and_tells(labelled: Labelled, run: Run, tmp_path: Path) -> None:
+    """It also has a mask and four variations; the Editor replays a saved result."""
+    painter, editor = labelled.painter, labelled.editor
+    said = painter.page.evaluate("said")
+    assert any(line.startswith("Getting the model: ") for line in said)
+    assert "Preparing the model" in said
+    painter.settings(steps=3)
+    painter.press("7")
+    painter.stroke([(0.2, 0.2), (0.7, 0.5)])
+    result = painter.edit()
+    png, strokes = painter.download("Control+s"), painter.download("Control+Shift+s")
+    assert np.array_equal(made_by(editor, painter, recipe_of(png, tmp_path))[0], result)
+    (tmp_path / "saved.png").write_bytes(png)
+    (tmp_path / "strokes.png").write_bytes(strokes)
+    replayed = ("replay", tmp_path / "saved.png", "--guide", tmp_path / "strokes.png", "--bundle", labelled.bundle)
+    code, stdout, _ = run(*replayed)
+    assert (code, "identical" in stdout) == (0, True), stdout
+    painter.press("m")
+    painter.stroke([(0.5, 0.5), (0.52, 0.52)])
+    painter.settings(size="native")
+    painter.press("v")
+    painter.done()
+    cells = painter.page.locator("#grid button")
+    expect(cells.locator("img:visible")).to_have_count(4)
+    cells.nth(2).click()
+    recipe = recipe_of(painter.download("Control+s"), tmp_path)
+    assert np.array_equal(made_by(editor, painter, recipe)[2], painter.shown())
+    painter.settings(t0=0.05, steps=20)
+    painter.page.locator("#go").click()
+    painter.says("steps 20 is not in 1..1, the levels that the schedule has up to t0 0.05")
 
 
 @pytest.fixture(scope="module")
@@ -263,30 +274,31 @@ def test_pages_of_one_host_keep_apart(browser: Browser, stand_in: Path, tmp_path
         assert [opened(name) for name in ("one", "two", "two/inside")] == [ground, painted, ground]
 
 
-def test_a_file_that_is_not_whole_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
-    folder = site(write_free_bundle(tmp_path / "free"))
+def test_a_file_that_is_not_whole_is_told(labelled: Labelled) -> None:
+    folder = labelled.inner("short")
     (network,) = (folder / "model").glob("*.onnx")
     network.write_bytes(network.read_bytes()[:-3])
-    with static_server(folder) as address, painting(browser, address) as painter:
-        expect(painter.page.locator("#status")).to_have_attribute("data-kind", "error", timeout=LOADED)
-        painter.says(rf"model/{network.name} has \d+ bytes instead of \d+: reload the page")
+    status = labelled.framed("short").locator("#status")
+    told = re.compile(rf"^model/{network.name} has \d+ bytes instead of \d+: reload the page$")
+    expect(status).to_have_text(told, timeout=LOADED)
+    expect(status).to_have_attribute("data-kind", "error")
 
 
-def test_a_browser_that_fails_the_selftest_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
+def test_a_browser_that_fails_the_selftest_is_told(labelled: Labelled) -> None:
     """The reference is another, so the network's right output is a wrong one. Edits fail with the same line."""
-    folder = site(write_free_bundle(tmp_path / "free"))
-    (expected,) = (folder / "model").glob("selftest-*.f32")
+    (expected,) = (labelled.inner("tampered") / "model").glob("selftest-*.f32")
     values = np.fromfile(expected, "<f4")
     values[len(values) // 2] += 0.01 * np.abs(values).max()
     values.tofile(expected)
-    with static_server(folder) as address, painting(browser, address) as painter:
-        for _ in range(2):
-            expect(painter.page.locator("#status")).to_have_attribute("data-kind", "error", timeout=LOADED)
-            painter.says(
-                r"^This browser computes the model's network wrongly: the error is 0\.010?, accepted is 0\.0001\."
-            )
-            painter.page.locator("#go").click()
-        assert painter.results == 0
+    page = labelled.framed("tampered")
+    status = page.locator("#status")
+    told = re.compile(r"^This browser computes the model's network wrongly: the error is 0\.010?, accepted is 0\.0001")
+    expect(status).to_have_text(told, timeout=LOADED)
+    status.evaluate("status => status.textContent = ''")
+    page.locator("#go").dispatch_event("click")
+    expect(status).to_have_text(told)
+    expect(status).to_have_attribute("data-kind", "error")
+    expect(page.locator("#strip button")).to_have_count(0)
 
 
 # the command
