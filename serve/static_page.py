@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdedit import __version__
 from sdedit.errors import BundleError, reason
 from sdedit.runtime.bundle import MODEL_CARD, Bundle, Kind, file_sha256, staged
+from sdedit.runtime.checks.parity import TOLERANCES, parity_label
 
 from .described import describe_bundle, samplers
 
@@ -24,6 +27,9 @@ BACKEND = 'export { makeBackend } from "./worker/backend.js";\n'
 
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 """Files of the package onnxruntime-web that are needed, in its folder dist."""
+
+SAMPLES = 1024
+"""Most elements of the network's output that the self-test compares: 4 KB."""
 
 CURE = "npm install onnxruntime-web@1.30.0, then --onnxruntime-web node_modules/onnxruntime-web"
 
@@ -72,13 +78,16 @@ def write_page(bundle: Bundle, runtime: WebRuntime, out: Path) -> int:
                 write(folder, name, file.read_bytes())
         write(folder, "backend.js", BACKEND.encode())
         write(folder, "onnxruntime/ort.js", runtime.script.read_bytes())
+        selftest, expected = make_selftest(bundle)
         files = {
             "script": "onnxruntime/ort.js",
             "wasm": write_listed(folder, "onnxruntime/ort", ".wasm", runtime.wasm.read_bytes()),
             "network": write_listed(folder, "model/network", ".onnx", network.data),
             "schedule": write_listed(folder, "model/schedule", ".f64", bundle.schedule.table.astype("<f8").tobytes()),
+            "expected": write_listed(folder, "model/selftest", ".f32", expected.astype("<f4").tobytes()),
         }
-        write(folder, "model/model.json", json_bytes({**about(bundle, runtime), "files": files}))
+        described = {**about(bundle, runtime), "selftest": selftest, "files": files}
+        write(folder, "model/model.json", json_bytes(described))
         if MODEL_CARD in bundle.manifest.files:
             write(folder, f"model/{MODEL_CARD}", bundle.read(MODEL_CARD))
         written = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -108,6 +117,29 @@ def about(bundle: Bundle, runtime: WebRuntime) -> dict[str, Any]:
             "engine": engine,
         },
     }
+
+
+def make_selftest(bundle: Bundle) -> tuple[dict[str, Any], np.ndarray]:
+    """How a browser tests its network, and the expected elements of the output, float32 [at most SAMPLES].
+
+    The output is the bundle's reference at the middle one of its levels. The stride is odd, so that the elements lie in
+    all columns of pictures whose width is a power of two.
+    """
+    levels, outputs = bundle.reference()
+    image = len(levels) // 2
+    level = bundle.schedule.level(levels[image])
+    expected = outputs[image].ravel()
+    stride = -(-expected.size // SAMPLES) | 1
+    test = {
+        "shape": [1, *bundle.state_shape],
+        "image": image,
+        "sigma": float(np.float32(level.sigma)),
+        "time": level.time,
+        "label": parity_label(image, bundle.classes) if bundle.classes else None,
+        "stride": stride,
+        "tolerance": TOLERANCES["float32"],
+    }
+    return test, expected[::stride]
 
 
 def write_listed(folder: Path, stem: str, suffix: str, data: bytes) -> dict[str, Any]:

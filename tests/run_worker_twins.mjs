@@ -6,10 +6,16 @@ import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
 const worker = new URL("worker/", pathToFileURL(`${process.argv[2]}/`));
-const [{ makePlan }, { place }, { paste }, { toState, toPicture }, { encodePng }, { readSettings, recipeOf }] =
-  await Promise.all(
-    ["plan", "place", "canvas", "pixels", "encode", "settings"].map((name) => import(new URL(`${name}.js`, worker))),
-  );
+const names = ["plan", "place", "canvas", "pixels", "encode", "settings", "selftest"];
+const [
+  { makePlan },
+  { place },
+  { paste },
+  { toState, toPicture },
+  { encodePng },
+  { readSettings, recipeOf },
+  { selfTest },
+] = await Promise.all(names.map((name) => import(new URL(`${name}.js`, worker))));
 
 const bytes = (text) => new Uint8ClampedArray(Buffer.from(text, "base64"));
 const floats = (text, kind) => new kind(new Uint8Array(Buffer.from(text, "base64")).buffer);
@@ -39,6 +45,16 @@ const KINDS = {
   },
   async png({ picture, recipe }) {
     return { png: base64(new Uint8Array(await (await encodePng(pictureOf(picture), recipe)).arrayBuffer())) };
+  },
+  /** The network multiplies its input by `gain`. */
+  async selftest({ test, expected, gain }) {
+    const seen = {};
+    const evaluate = async (x, shape, time, label) => {
+      Object.assign(seen, { x: base64(x), shape, time, label });
+      return x.map((value) => value * Number(gain));
+    };
+    await selfTest(evaluate, test, floats(expected, Float32Array));
+    return seen;
   },
 };
 

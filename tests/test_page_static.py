@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from pages import Isolated, browser, made_by, recipe_of, static_server  # browser: a fixture
 from painter import Painter, painting
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 from tiny import FIELDS, halving_network, write_bundle, write_free_bundle
 from tiny_latent import write_latent_bundle
 
 from sdedit.runtime import Editor, read_bundle
-from sdedit.runtime.bundle import NETWORK, SHIPPED, write_manifest
+from sdedit.runtime.bundle import NETWORK, REFERENCE, SHIPPED, write_manifest
 from sdedit.serve.static_page import find_runtime, write_page
 
 Json = dict[str, Any]
@@ -73,20 +75,6 @@ def stand_in(tmp_path: Path) -> Path:
     return folder
 
 
-Site = Callable[[Path], Path]
-
-
-@pytest.fixture
-def site(package: Path, tmp_path: Path) -> Site:
-    """site(bundle): the folder of its page."""
-
-    def written(bundle: Path) -> Path:
-        write_page(read_bundle(bundle), find_runtime(package), tmp_path / "site")
-        return tmp_path / "site"
-
-    return written
-
-
 def write_labelled_bundle(folder: Path) -> Path:
     """out = x / 2 + a colour for each label; the last label is that of no class."""
     write_bundle(folder)
@@ -99,6 +87,8 @@ def write_labelled_bundle(folder: Path) -> Path:
     graph.initializer.append(numpy_helper.from_array(colours, "colours"))
     graph.input.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]))
     onnx.save(model, folder / NETWORK)
+    labels_of_outputs = [index % CLASSES for index in range(len(FIELDS["parity"]["levels"]))]
+    np.save(folder / REFERENCE, np.load(folder / REFERENCE) + colours[labels_of_outputs])
     image = {**FIELDS["image"], "multiple_of": 4, "free": True, "max_pixels": 1024}
     labels = {"conditioning": "label", "classes": CLASSES, "null_label": CLASSES}
     write_manifest(folder, {**FIELDS, "image": image, **labels})
@@ -133,74 +123,97 @@ OPTIONS: list[Json] = [
 ]
 
 
-def test_edits_have_the_editors_bytes(browser: Browser, site: Site, tmp_path: Path) -> None:
-    """The network here rounds in one way only, so every byte is equal: presets, keep rules, sizes, masks, labels."""
-    bundle = write_labelled_bundle(tmp_path / "labelled")
-    rng = np.random.default_rng(0)
-    guide = rng.integers(0, 256, (21, 30, 3), np.uint8)
-    mask = np.zeros((21, 30), np.uint8)
-    mask[4:15, 6:19] = 255
-    with (
-        Editor.open(bundle, engine="onnxruntime", threads=1) as editor,
-        static_server(site(bundle)) as address,
-        painting(browser, address, opened=False) as painter,
-    ):
-        painter.page.goto(address)
-        labelled = [options | {"label": 1, "guidance": 2.5} for options in OPTIONS[:2]]
-        for options in (*OPTIONS, *labelled):
-            for masked in (False, True):
-                given = {"t0": 0.6, "steps": 4, "seed": 3, "label": 0, **options}
-                sent = given | {"seed": str(given["seed"])}
-                made = edits_in(painter.page, png_of(guide), png_of(mask) if masked else None, sent)
-                wanted = editor.edit(
-                    guide,
-                    mask if masked else None,
-                    **given | {"seed": int(given["seed"]), "clip": float(given.get("clip", 1))},
-                )
-                assert len(made) == len(wanted.images)
-                for found, image in zip(made, wanted.images, strict=True):
-                    assert np.array_equal(found, np.asarray(image.pil)), (options, masked)
-        assert painter.errors == []
+@dataclass(frozen=True)
+class Labelled:
+    """A page of a tiny model with labels, loaded, and the Editor of it. site: the page's folder."""
+
+    painter: Painter
+    bundle: Path
+    site: Path
+    package: Path
+    editor: Editor
+
+    def inner(self, name: str) -> Path:
+        """The folder of the same page once more, inside the page's folder."""
+        write_page(read_bundle(self.bundle), find_runtime(self.package), self.site / name)
+        return self.site / name
+
+    def framed(self, name: str) -> FrameLocator:
+        """That page in a frame of the page: it shares the page's process, so WASM is not compiled again."""
+        frame = "src => document.body.append(Object.assign(document.createElement('iframe'), {src}))"
+        self.painter.page.evaluate(frame, f"{name}/")
+        return self.painter.page.frame_locator(f"iframe[src='{name}/']")
 
 
-def test_the_page_edits_saves_and_tells(browser: Browser, site: Site, run: Run, tmp_path: Path) -> None:
-    """It also has a mask and four variations; the Editor replays a saved result."""
-    bundle = write_free_bundle(tmp_path / "free")
+@pytest.fixture(scope="module")
+def labelled(browser: Browser, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labelled]:
+    folder = tmp_path_factory.mktemp("labelled")
+    bundle, site = write_labelled_bundle(folder / "bundle"), folder / "site"
+    write_page(read_bundle(bundle), find_runtime(package), site)
     with (
         Editor.open(bundle, engine="onnxruntime", threads=1) as editor,
-        static_server(site(bundle)) as address,
+        static_server(site) as address,
         painting(browser, address, opened=False) as painter,
     ):
         painter.page.add_init_script(STATUS)
         painter.open()
         ready(painter)
-        said = painter.page.evaluate("said")
-        assert any(line.startswith("Getting the model: ") for line in said)
-        assert "Preparing the model" in said
-        painter.settings(steps=3)
-        painter.press("7")
-        painter.stroke([(0.2, 0.2), (0.7, 0.5)])
-        result = painter.edit()
-        png, strokes = painter.download("Control+s"), painter.download("Control+Shift+s")
-        assert np.array_equal(made_by(editor, painter, recipe_of(png, tmp_path))[0], result)
-        (tmp_path / "saved.png").write_bytes(png)
-        (tmp_path / "strokes.png").write_bytes(strokes)
-        code, stdout, _ = run("replay", tmp_path / "saved.png", "--guide", tmp_path / "strokes.png", "--bundle", bundle)
-        assert (code, "identical" in stdout) == (0, True), stdout
-        painter.press("m")
-        painter.stroke([(0.5, 0.5), (0.52, 0.52)])
-        painter.settings(size="native")
-        painter.press("v")
-        painter.done()
-        cells = painter.page.locator("#grid button")
-        expect(cells.locator("img:visible")).to_have_count(4)
-        cells.nth(2).click()
-        recipe = recipe_of(painter.download("Control+s"), tmp_path)
-        assert np.array_equal(made_by(editor, painter, recipe)[2], painter.shown())
-        painter.settings(t0=0.05, steps=20)
-        painter.page.locator("#go").click()
-        painter.says("steps 20 is not in 1..1, the levels that the schedule has up to t0 0.05")
+        yield Labelled(painter, bundle, site, package, editor)
         assert painter.errors == []
+
+
+def test_edits_have_the_editors_bytes(labelled: Labelled) -> None:
+    """The network here rounds in one way only, so every byte is equal: presets, keep rules, sizes, masks, labels."""
+    rng = np.random.default_rng(0)
+    guide = rng.integers(0, 256, (21, 30, 3), np.uint8)
+    mask = np.zeros((21, 30), np.uint8)
+    mask[4:15, 6:19] = 255
+    with_labels = [options | {"label": 1, "guidance": 2.5} for options in OPTIONS[:2]]
+    for options in (*OPTIONS, *with_labels):
+        for masked in (False, True):
+            given = {"t0": 0.6, "steps": 4, "seed": 3, "label": 0, **options}
+            sent = given | {"seed": str(given["seed"])}
+            made = edits_in(labelled.painter.page, png_of(guide), png_of(mask) if masked else None, sent)
+            wanted = labelled.editor.edit(
+                guide,
+                mask if masked else None,
+                **given | {"seed": int(given["seed"]), "clip": float(given.get("clip", 1))},
+            )
+            assert len(made) == len(wanted.images)
+            for found, image in zip(made, wanted.images, strict=True):
+                assert np.array_equal(found, np.asarray(image.pil)), (options, masked)
+
+
+def test_the_page_edits_saves_and_tells(labelled: Labelled, run: Run, tmp_path: Path) -> None:
+    """It also has a mask and four variations; the Editor replays a saved result."""
+    painter, editor = labelled.painter, labelled.editor
+    said = painter.page.evaluate("said")
+    assert any(line.startswith("Getting the model: ") for line in said)
+    assert "Preparing the model" in said
+    painter.settings(steps=3)
+    painter.press("7")
+    painter.stroke([(0.2, 0.2), (0.7, 0.5)])
+    result = painter.edit()
+    png, strokes = painter.download("Control+s"), painter.download("Control+Shift+s")
+    assert np.array_equal(made_by(editor, painter, recipe_of(png, tmp_path))[0], result)
+    (tmp_path / "saved.png").write_bytes(png)
+    (tmp_path / "strokes.png").write_bytes(strokes)
+    replayed = ("replay", tmp_path / "saved.png", "--guide", tmp_path / "strokes.png", "--bundle", labelled.bundle)
+    code, stdout, _ = run(*replayed)
+    assert (code, "identical" in stdout) == (0, True), stdout
+    painter.press("m")
+    painter.stroke([(0.5, 0.5), (0.52, 0.52)])
+    painter.settings(size="native")
+    painter.press("v")
+    painter.done()
+    cells = painter.page.locator("#grid button")
+    expect(cells.locator("img:visible")).to_have_count(4)
+    cells.nth(2).click()
+    recipe = recipe_of(painter.download("Control+s"), tmp_path)
+    assert np.array_equal(made_by(editor, painter, recipe)[2], painter.shown())
+    painter.settings(t0=0.05, steps=20)
+    painter.page.locator("#go").click()
+    painter.says("steps 20 is not in 1..1, the levels that the schedule has up to t0 0.05")
 
 
 @pytest.fixture(scope="module")
@@ -240,13 +253,52 @@ def test_previews_come_and_escape_stops(earth: Painter) -> None:
     earth.edit()
 
 
-def test_a_file_that_is_not_whole_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
-    folder = site(write_free_bundle(tmp_path / "free"))
+def test_pages_of_one_host_keep_apart(browser: Browser, stand_in: Path, tmp_path: Path) -> None:
+    """Each folder's painting comes back in that folder alone. No network is needed: ONNX Runtime is a stand-in."""
+    bundle, sites = read_bundle(write_free_bundle(tmp_path / "free")), tmp_path / "sites"
+    for name in ("one", "two", "two/inside"):
+        write_page(bundle, find_runtime(stand_in), sites / name)
+    with static_server(sites) as address, painting(browser, address, opened=False) as painter:
+
+        def opened(name: str) -> str:
+            painter.page.goto(f"{address}/{name}/")
+            painter.page.wait_for_selector("html[data-ready]", state="attached")
+            return painter.colour(0.5, 0.5)
+
+        ground = opened("two")
+        painter.press("1")
+        painter.stroke([(0.4, 0.5), (0.6, 0.5)])
+        painted = painter.colour(0.5, 0.5)
+        assert painted != ground
+        painter.page.wait_for_selector("html[data-kept]", state="attached")
+        assert [opened(name) for name in ("one", "two", "two/inside")] == [ground, painted, ground]
+
+
+def test_a_file_that_is_not_whole_is_told(labelled: Labelled) -> None:
+    folder = labelled.inner("short")
     (network,) = (folder / "model").glob("*.onnx")
     network.write_bytes(network.read_bytes()[:-3])
-    with static_server(folder) as address, painting(browser, address) as painter:
-        expect(painter.page.locator("#status")).to_have_attribute("data-kind", "error", timeout=LOADED)
-        painter.says(rf"model/{network.name} has \d+ bytes instead of \d+: reload the page")
+    status = labelled.framed("short").locator("#status")
+    told = re.compile(rf"^model/{network.name} has \d+ bytes instead of \d+: reload the page$")
+    expect(status).to_have_text(told, timeout=LOADED)
+    expect(status).to_have_attribute("data-kind", "error")
+
+
+def test_a_browser_that_fails_the_selftest_is_told(labelled: Labelled) -> None:
+    """The reference is another, so the network's right output is a wrong one. Edits fail with the same line."""
+    (expected,) = (labelled.inner("tampered") / "model").glob("selftest-*.f32")
+    values = np.fromfile(expected, "<f4")
+    values[len(values) // 2] += 0.01 * np.abs(values).max()
+    values.tofile(expected)
+    page = labelled.framed("tampered")
+    status = page.locator("#status")
+    told = re.compile(r"^This browser computes the model's network wrongly: the error is 0\.010?, accepted is 0\.0001")
+    expect(status).to_have_text(told, timeout=LOADED)
+    status.evaluate("status => status.textContent = ''")
+    page.locator("#go").dispatch_event("click")
+    expect(status).to_have_text(told)
+    expect(status).to_have_attribute("data-kind", "error")
+    expect(page.locator("#strip button")).to_have_count(0)
 
 
 # the command
@@ -261,7 +313,8 @@ def test_page_writes_files_and_replaces_its_own(run: Run, stand_in: Path, tmp_pa
     about = json.loads((out / "model" / "model.json").read_bytes())
     assert about["model"]["sha256"] == read_bundle(tiny).sha256
     assert about["recipe"]["engine"]["version"] == "1.2.3 (web)"
-    for entry in (about["files"]["network"], about["files"]["wasm"], about["files"]["schedule"]):
+    for name in ("network", "wasm", "schedule", "expected"):
+        entry = about["files"][name]
         assert (out / entry["path"]).stat().st_size == entry["bytes"]
     assert (out / about["files"]["network"]["path"]).read_bytes() == (tiny / NETWORK).read_bytes()
     assert not (out / "server.js").exists()

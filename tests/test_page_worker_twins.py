@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import FIELDS
+from tiny import FIELDS, write_free_bundle
 
 from sdedit.errors import ImageError, PlanError
 from sdedit.kernels.layout import ROW
-from sdedit.runtime.bundle import ImageSpec
+from sdedit.runtime.bundle import ImageSpec, read_bundle
+from sdedit.runtime.checks.parity import parity_inputs
 from sdedit.runtime.codec import to_image, to_state
 from sdedit.runtime.editor.placing import place
 from sdedit.runtime.images import paste
@@ -24,6 +25,7 @@ from sdedit.runtime.plan import KEEPS, SAMPLERS
 from sdedit.runtime.schedule import PREDICTIONS, Schedule
 from sdedit.runtime.settings import OPTIONS, Settings
 from sdedit.serve.described import describe_image, samplers
+from sdedit.serve.static_page import SAMPLES, make_selftest
 from sdedit_ref.sde import cosine
 
 TESTS = Path(__file__).parent
@@ -225,6 +227,24 @@ def test_a_png_keeps_pixels_and_recipe(tmp_path: Path, channels: int) -> None:
     image.load()
     assert np.array_equal(np.atleast_3d(np.asarray(image)), values)
     assert json.loads(image.info["sdedit"]) == json.loads(text)
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_a_wrong_network_fails_the_selftest(tmp_path: Path, side: int) -> None:
+    """The bundle's network halves; the twin has the input of the reference, and the runtime's tolerance of 1e-4."""
+    bundle = read_bundle(write_free_bundle(tmp_path / "tiny", size=side))
+    test, expected = make_selftest(bundle)
+    assert len(expected) <= SAMPLES
+    gains = (0.5, 0.5 * (1 + 9e-5), 0.5 * (1 + 1.2e-4), "NaN", -0.5)
+    cases = [{"kind": "selftest", "test": test, "expected": base64_of(expected), "gain": gain} for gain in gains]
+    *good, near, broken, opposite = in_node(tmp_path, cases)
+    inputs = parity_inputs(bundle, test["image"], bundle.state_shape)
+    for seen in good:
+        assert base64.b64decode(seen["x"]) == inputs["x"].tobytes()
+        assert (seen["shape"], np.float32(seen["time"]), seen["label"]) == ([1, 3, side, side], inputs["time"][0], None)
+    line = "This browser computes the model's network wrongly: the error is {}, accepted is 0.0001. "
+    for found, error in ((near, "0.00012"), (broken, "NaN"), (opposite, "2.0")):
+        assert found["error"].startswith(line.format(error))
 
 
 MISTAKES: list[tuple[Json, str]] = [

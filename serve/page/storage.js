@@ -5,7 +5,9 @@ import { contextOf, makeCanvas, toPng } from "./dom.js";
 /** @import { Snapshot } from "./painting.js" */
 /** @import { Recipe, Result } from "./types.js" */
 
-const NAME = "sdedit";
+/** The database's name. Its folder is in it: pages in several folders of one host, one origin, keep apart. */
+const NAME = `sdedit${new URL(".", import.meta.url).pathname.slice(0, -1)}`;
+
 const STORE = "kept";
 const KEY = "now";
 

@@ -1,7 +1,10 @@
 /** The network in this browser: its files, and ONNX Runtime's WASM, which evaluates it. */
 
+import { selfTest } from "./selftest.js";
+
 /** @import { Model, Recipe } from "../types.js" */
 /** @import { Sampler, Schedule } from "./plan.js" */
+/** @import { SelfTest } from "./selftest.js" */
 
 /** @typedef {{path: string, bytes: number}} Listed A file of the page's folder. */
 
@@ -11,7 +14,9 @@
  * @property {string} prediction
  * @property {Record<string, Sampler>} samplers
  * @property {Recipe} recipe The part that all recipes share.
- * @property {{script: string, wasm: Listed, network: Listed, schedule: Listed}} files
+ * @property {SelfTest} selftest
+ * @property {{script: string, wasm: Listed, network: Listed, schedule: Listed, expected: Listed}} files `expected`: the
+ *     self-test's elements of the output.
  */
 
 /** @typedef {(x: Float32Array, shape: number[], time: number, label: number | null) => Promise<Float32Array>} Evaluate */
@@ -38,30 +43,33 @@ export async function readAbout() {
 }
 
 /**
- * Download everything and make the network ready.
+ * Download everything, make the network ready, and test it.
  * @param {(loaded: number, total: number) => void} onBytes
  * @returns {Promise<LoadedModel>}
  */
 export async function loadModel(onBytes) {
   const about = await readAbout();
-  const { wasm, network, schedule, script } = about.files;
-  const [wasmBytes, networkBytes, table] = await download([wasm, network, schedule], onBytes);
+  const { wasm, network, schedule, expected, script } = about.files;
+  const [wasmBytes, networkBytes, table, wanted] = await download([wasm, network, schedule, expected], onBytes);
   const ort = await import(new URL(script, ROOT).href);
   ort.env.wasm.wasmBinary = wasmBytes.buffer;
   ort.env.wasm.numThreads = threads();
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(networkBytes, { executionProviders: ["wasm"] });
+  /** @type {Evaluate} */
+  const evaluate = async (x, shape, time, label) => {
+    const feeds = {
+      x: new ort.Tensor("float32", x, shape),
+      time: new ort.Tensor("float32", Float32Array.of(time), [1]),
+      ...(label !== null && { label: new ort.Tensor("int64", BigInt64Array.of(BigInt(label)), [1]) }),
+    };
+    return (await session.run(feeds)).out.data;
+  };
+  await selfTest(evaluate, about.selftest, new Float32Array(wanted.buffer));
   return {
     about: { ...about, recipe: { ...about.recipe, engine: { ...about.recipe.engine, threads: threads() } } },
     schedule: { table: new Float64Array(table.buffer), prediction: about.prediction, samplers: about.samplers },
-    async evaluate(x, shape, time, label) {
-      const feeds = {
-        x: new ort.Tensor("float32", x, shape),
-        time: new ort.Tensor("float32", Float32Array.of(time), [1]),
-        ...(label !== null && { label: new ort.Tensor("int64", BigInt64Array.of(BigInt(label)), [1]) }),
-      };
-      return (await session.run(feeds)).out.data;
-    },
+    evaluate,
   };
 }
 
