@@ -15,8 +15,9 @@ from .converting import KEY, PUBLISHED, REVISION
 
 INCEPTION_SIDE = 299
 DINOV2_SIDE = 224
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Values of red, green and blue in [0, 1]."""
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+"""Red, green and blue in [0, 1]."""
 
 
 class Features:
@@ -72,8 +73,7 @@ def dinov2_input(images: np.ndarray) -> np.ndarray:
     side = (DINOV2_SIDE, DINOV2_SIDE)
     pictures = [to_image(x).resize(side, Image.Resampling.BICUBIC) for x in images]
     values = np.stack([np.asarray(picture, np.float32) for picture in pictures]) / 255
-    normalised = (values - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_DEVIATION)
-    return normalised.transpose(0, 3, 1, 2)
+    return ((values - IMAGENET_MEAN) / IMAGENET_DEVIATION).transpose(0, 3, 1, 2)
 
 
 def resized(images: np.ndarray, side: int) -> np.ndarray:
