@@ -1,4 +1,4 @@
-"""Laplacian and Poisson blending, baselines for composites: `python -m sdedit.evaluation.baselines --help`."""
+"""Other ways to edit the same guides, to compare edits with: `python -m sdedit.evaluation.baselines --help`."""
 
 if __name__ == "__main__":  # before the imports, which take seconds
     from sdedit.entry import run_module
@@ -7,119 +7,99 @@ if __name__ == "__main__":  # before the imports, which take seconds
     raise SystemExit
 
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
+from click.core import ParameterSource
 
-from sdedit.console import run_command
-from sdedit.errors import ImageError, SdeditError, install_hint, raise_interrupt
+from sdedit.console import Number, run_command
+from sdedit.errors import ImageError
 from sdedit.runtime.codec import to_image
-from sdedit.runtime.images import check_output, save_image
+from sdedit.runtime.images import check_output, open_mask, open_picture, save_image
 
-from .metrics import double
-from .runs import by_stem, find_inputs, make_folder, read_images, read_masks
+from .blending import METHODS
+from .pipelines import Request, fit, open_painter
+from .runs import Inputs, by_stem, find_inputs, make_folder, read_images, read_masks
 
-KERNEL = np.array([1, 4, 6, 4, 1]) / 16
-"""Weights of the pyramid's filter: Burt and Adelson's with a = 3/8."""
+NEEDED = dict.fromkeys(METHODS, ("masks", "photos")) | {"img2img": ("model",), "inpaint": ("model", "masks")}
+"""Method -> the options that it needs."""
 
-
-def laplacian_blend(pasted: np.ndarray, photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The pasted part in the photo, each octave blended over its own width: Burt and Adelson 1983, section 3.
-
-    pasted, photo: float32 [C, H, W] in [-1, 1]; mask: [H, W], 1 where `pasted` is wanted. Returns float32 [C, H, W],
-    clamped to [-1, 1]. Each level is L = m L_pasted + (1 - m) L_photo with the mask's own pyramid m; the sum of the
-    levels is the result. Halving stops at odd sides, and before a side would be below 8 pixels.
-    """
-    a, b, m = (np.asarray(x, np.float64) for x in (pasted, photo, mask[None]))
-    levels = []
-    while min(a.shape[1:]) >= 16 and a.shape[1] % 2 == a.shape[2] % 2 == 0:
-        small_a, small_b, small_m = (halved(x) for x in (a, b, m))
-        levels.append(m * (a - doubled(small_a)) + (1 - m) * (b - doubled(small_b)))
-        a, b, m = small_a, small_b, small_m
-    blend = m * a + (1 - m) * b
-    for level in reversed(levels):
-        blend = doubled(blend) + level
-    return np.clip(blend, -1, 1).astype(np.float32)
-
-
-def halved(image: np.ndarray) -> np.ndarray:
-    """Every second pixel of [C, H, W] after the filter; the image goes on as its border."""
-    for axis in (1, 2):
-        padding = [(2, 2) if axis == other else (0, 0) for other in range(3)]
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, padding, "edge"), len(KERNEL), axis)
-        image = (windows @ KERNEL).take(range(0, image.shape[axis], 2), axis)
-    return image
-
-
-def doubled(image: np.ndarray) -> np.ndarray:
-    """Twice as many pixels along both sides of [C, H, W]."""
-    found: np.ndarray = double(double(image[None], 2), 3)[0]
-    return found
-
-
-def poisson_blend(pasted: np.ndarray, photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The pasted part's differences between neighbours, continued from the photo around it: Perez et al. 2003.
-
-    Arguments and result are those of laplacian_blend; the mask edits where it is above 0. Each pixel p of the mask
-    solves equation 7: |N| f_p - sum of f_q over neighbours q in the mask = sum of the photo over the other neighbours
-    + sum of g_p - g_q over those in the mask, g being `pasted` and N the up to four neighbours in the picture. The
-    paper's last sum has the other neighbours too; a composite holds the photo there, and would be its own solution.
-    Outside the mask the photo is unchanged. Raises ImageError for a mask of the whole picture, which leaves the level
-    open, and SdeditError without scipy.
-    """
-    try:
-        from scipy.sparse import coo_array, diags_array
-        from scipy.sparse.linalg import spsolve
-    except ImportError as error:
-        raise_interrupt(error)
-        raise SdeditError(f"Poisson blending needs scipy: {install_hint('evaluate')}") from None
-    inside = mask > 0
-    if inside.all():
-        raise ImageError("Poisson blending needs a pixel that the mask keeps: it edits the whole picture")
-    g, known = (np.moveaxis(np.asarray(image, np.float64), 0, -1) for image in (pasted, photo))
-    ys, xs = np.nonzero(inside)
-    numbers = np.cumsum(inside).reshape(inside.shape) - 1
-    neighbours, right = np.zeros(len(ys)), np.zeros((len(ys), g.shape[2]))
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    for down, along in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        y, x = ys + down, xs + along
-        own = np.flatnonzero((y >= 0) & (y < inside.shape[0]) & (x >= 0) & (x < inside.shape[1]))
-        y, x = y[own], x[own]
-        neighbours[own] += 1
-        unknown = inside[y, x]
-        right[own[~unknown]] += known[y[~unknown], x[~unknown]]
-        own, y, x = own[unknown], y[unknown], x[unknown]
-        right[own] += g[ys[own], xs[own]] - g[y, x]
-        pairs.append((own, numbers[y, x]))
-    places = tuple(np.concatenate(found) for found in zip(*pairs, strict=True))
-    shape = (len(ys), len(ys))
-    matrix = diags_array(neighbours) - coo_array((np.ones(len(places[0])), places), shape=shape)
-    blend = known.copy()
-    blend[ys, xs] = spsolve(matrix.tocsc(), right).reshape(right.shape) if len(ys) else 0
-    return np.clip(np.moveaxis(blend, -1, 0), -1, 1).astype(np.float32)
-
-
-METHODS = {"laplacian": laplacian_blend, "poisson": poisson_blend}
-"""Name -> the function that blends."""
+OF_EDITS = ("t0", "steps", "prompt", "seed")
+"""Options of img2img and inpaint."""
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command()
-@click.option("--guides", required=True, type=FOLDER, help="Folder of composites.")
-@click.option("--masks", required=True, type=FOLDER, help="Folder of masks, white where something was pasted.")
-@click.option("--photos", required=True, type=FOLDER, help="Folder of the photos before the pasting.")
+@click.option("--guides", required=True, type=FOLDER, help="Folder of guides.")
+@click.option("--masks", type=FOLDER, help="Folder of masks, white where a guide is edited.")
+@click.option("--photos", type=FOLDER, help="laplacian, poisson: folder of the photos before the pasting.")
+@click.option("--model", type=FOLDER, help="img2img, inpaint: folder that a pipeline of diffusers was saved in.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of results.")
+@click.option("--method", type=click.Choice(list(NEEDED)), default="laplacian", show_default=True, help="How to edit.")
 @click.option(
-    "--method", type=click.Choice(list(METHODS)), default="laplacian", show_default=True, help="How to blend."
+    "--t0",
+    "--strength",
+    "t0",
+    type=Number(min=0, max=1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="img2img, inpaint: share of the noise, as in sdedit edit.",
 )
-def command(guides: Path, masks: Path, photos: Path, out: Path, method: str) -> None:
-    """Blend each composite of GUIDES into the photo of its name in PHOTOS, where its mask is white, to OUT/NAME.png.
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=25,
+    show_default=True,
+    help="img2img, inpaint: evaluations of the network.",
+)
+@click.option("--prompt", default="", help="img2img, inpaint: text for a model that takes one.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, help="Of the noise.")
+def command(
+    guides: Path, masks: Path | None, photos: Path | None, model: Path | None, out: Path, method: str, **edit: Any
+) -> None:
+    """Edit or blend every guide of GUIDES, for sdedit evaluate --results OUT.
 
-    Measure the blends with sdedit evaluate --results OUT, and copy and paste with --results GUIDES.
+    laplacian and poisson blend each composite into the photo of its name in PHOTOS, where its mask is white, to
+    OUT/NAME.png. img2img and inpaint edit with the package diffusers and a model of its own, to OUT/NAME-SEED.png.
+    Copy and paste is measured with --results GUIDES.
     """
+    check_options(method, masks=masks, photos=photos, model=model)
     inputs = find_inputs(guides, masks)
-    originals = by_stem(photos)
+    if model is not None:
+        edit_all(inputs, model, Request(**edit), out)
+    else:
+        assert photos is not None
+        blend_all(inputs, by_stem(photos), photos, method, out)
+
+
+def check_options(method: str, **folders: Path | None) -> None:
+    """Raise UsageError unless there are all folders that the method needs, and no option of another method."""
+    context = click.get_current_context()
+    given = {name for name, folder in folders.items() if folder is not None}
+    if lacking := [name for name in NEEDED[method] if name not in given]:
+        raise click.UsageError(f"--method {method} needs --{lacking[0]}")
+    if "model" not in NEEDED[method]:
+        given |= {name for name in OF_EDITS if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    if others := sorted(given - set(NEEDED[method])):
+        raise click.UsageError(f"--{others[0]} is not an option of --method {method}")
+
+
+def edit_all(inputs: Inputs, model: Path, request: Request, out: Path) -> None:
+    """Edit every guide by diffusers, with its mask if there are masks, into OUT/NAME-SEED.png."""
+    masked = bool(inputs.masks)
+    painter = open_painter(model, masked)
+    make_folder(out)
+    for stem, path in inputs.guides.items():
+        target = out / f"{stem}-{request.seed}.png"
+        check_output(target, [path, *inputs.masks.values()])
+        picture = fit(painter, open_picture(path, "guide").image, masked, f"guide {path}")
+        mask = open_mask(inputs.masks[stem], picture.size)[0] > 0 if masked else None
+        save_image(painter.paint(picture, mask, request), target, {})
+
+
+def blend_all(inputs: Inputs, originals: dict[str, Path], photos: Path, method: str, out: Path) -> None:
+    """Blend every composite into the photo of its name, into OUT/NAME.png."""
     if absent := sorted(inputs.guides.keys() - originals.keys()):
         raise ImageError(f"folder {photos} has no photo of guide {absent[0]} ({len(absent)} lack one)")
     make_folder(out)

@@ -8,16 +8,17 @@ import numpy as np
 
 from sdedit.errors import EngineError, ImageError
 
-from .features.running import Features
+from .features.running import INPUTS, Features
 from .pairs import inside, outside
 from .runs import Inputs, Results, read_images, read_masks
 from .sets import NEIGHBOURS, fid, kid, precision_recall
 from .summary import Value, mean_of, over_seeds, summarise
 
-INCEPTION = "inception"
+SUFFIXES = {"inception": "", "dinov2": "_dinov2"}
+"""Networks of KID and FID -> the end of their measures' names."""
 
 NEEDED = {
-    "kid, fid, precision, recall": ((INCEPTION,), "inception WEIGHTS --out inception.onnx"),
+    "kid, fid, precision, recall": (("inception",), "inception WEIGHTS --out inception.onnx"),
     "lpips": (("alexnet-lpips", "vgg-lpips"), "alexnet-lpips TRUNK HEADS --out lpips.onnx"),
 }
 """Measures -> the networks of which one gives them, and how to convert the first."""
@@ -46,8 +47,9 @@ def check_counts(guides: int, reals: int, networks: Mapping[str, Features]) -> N
     """Raise ImageError where a measure of sets needs more images."""
     if reals < guides:
         raise ImageError(f"{reals} real images for {guides} results of a seed: at least as many are needed")
-    if INCEPTION in networks and guides <= NEIGHBOURS:
-        raise ImageError(f"{guides} guides: features of inception need more than {NEIGHBOURS}")
+    of_sets = [name for name in networks if name in INPUTS]
+    if of_sets and guides <= NEIGHBOURS:
+        raise ImageError(f"{guides} guides: features of {of_sets[0]} need more than {NEIGHBOURS}")
 
 
 class Measurer:
@@ -74,12 +76,13 @@ class Measurer:
                 f"its guide is {guides.shape[3]}x{guides.shape[2]}: with masks they are of one size"
             )
         masks = read_masks(self.inputs, results.stems, size)
-        reals = self._reals.setdefault(size, Reals(self._paths, size, self.networks.get(INCEPTION)))
+        reals = self._reals.setdefault(size, Reals(self._paths, size))
         seeds = np.array(results.seeds)
         found = summarise(images, guides, masks, reals.images, seeds)
         for name, network in self.networks.items():
-            if name == INCEPTION:
-                found |= compare_sets(network.inception(images), reals.features, seeds)
+            if name in INPUTS:
+                sets = compare_sets(network.vectors(images), reals.features(network), seeds)
+                found |= {f"{measure}{SUFFIXES[name]}": value for measure, value in sets.items()}
             else:
                 found |= compare_pairs(network, images, guides, masks, np.array(results.stems))
         return found
@@ -88,21 +91,23 @@ class Measurer:
 class Reals:
     """The real images at one size, and their features; each is computed when it is first asked for."""
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], network: Features | None) -> None:
-        self._paths, self._size, self._network = paths, size, network
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
+        self._paths, self._size = paths, size
+        self._features: dict[str, np.ndarray] = {}
 
     @cached_property
     def images(self) -> np.ndarray:
         return read_images(self._paths, "real image", self._size)
 
-    @cached_property
-    def features(self) -> np.ndarray:
-        assert self._network is not None
-        return self._network.inception(self.images)
+    def features(self, network: Features) -> np.ndarray:
+        """Features [N, D] by a network of INPUTS."""
+        if network.name not in self._features:
+            self._features[network.name] = network.vectors(self.images)
+        return self._features[network.name]
 
 
 def compare_sets(results: np.ndarray, reals: np.ndarray, seeds: np.ndarray) -> dict[str, Value]:
-    """KID, FID, precision and recall of Inception's features [N, D] and [M, D], for each seed on its own."""
+    """KID, FID, precision and recall of features [N, D] and [M, D], for each seed on its own."""
     measures: dict[str, Callable[[np.ndarray], float]] = {
         "kid": lambda own: kid(own, reals).mean,
         "fid": lambda own: fid(own, reals),

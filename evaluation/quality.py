@@ -29,7 +29,7 @@ from sdedit.runtime.codec import to_image
 from sdedit.runtime.images import save_image
 from sdedit.runtime.plan import KEEPS
 
-from .baselines import METHODS
+from .blending import METHODS
 from .pareto import held_out_crops, write
 from .runs import as_precision, make_folder
 from .sheet import Cell, draw_sheet

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sdedit.errors import ImageError
-from sdedit.evaluation.baselines import command, laplacian_blend, poisson_blend
+from sdedit.evaluation.baselines import command
+from sdedit.evaluation.blending import laplacian_blend, poisson_blend
 
 
 def some_pair(height: int = 48, width: int = 64) -> np.ndarray:

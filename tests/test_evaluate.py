@@ -80,10 +80,12 @@ def test_with_masks_the_outside_is_exact(run: Run, folders: list[object], tmp_pa
 
 @pytest.fixture
 def networks(tmp_path: Path) -> list[object]:
-    """Arguments: networks of known features that stand in for Inception (means of 8 bands) and LPIPS (mean square)."""
+    """Arguments: networks that stand in for Inception and DINOv2 (means of 8 bands) and for LPIPS (mean square)."""
     image, band = ["N", 3, "H", "W"], ["N", 24]
     mean = helper.make_node("AveragePool", ["a"], ["means"], kernel_shape=[37, 299], strides=[37, 299])
     pooled = model([mean, helper.make_node("Flatten", ["means"], ["out"])], {"a": ["N", 3, 299, 299]}, band)
+    less = helper.make_node("AveragePool", ["a"], ["means"], kernel_shape=[28, 224], strides=[28, 224])
+    smaller = model([less, helper.make_node("Flatten", ["means"], ["out"])], {"a": ["N", 3, 224, 224]}, band)
     axes = numpy_helper.from_array(np.array([1, 2, 3]), "axes")
     nodes = [
         helper.make_node("Sub", ["a", "b"], ["difference"]),
@@ -92,7 +94,7 @@ def networks(tmp_path: Path) -> list[object]:
     ]
     square = model(nodes, {"a": image, "b": image}, ["N"], [axes])
     arguments: list[object] = []
-    for name, network in (("inception", pooled), ("alexnet-lpips", square)):
+    for name, network in (("inception", pooled), ("alexnet-lpips", square), ("dinov2", smaller)):
         about = {"revision": REVISION, "name": name, "weights": {}}
         helper.set_model_props(network, {KEY: json.dumps(about)})
         onnx.save(network, tmp_path / f"{name}.onnx")
@@ -142,16 +144,17 @@ def test_results_of_any_program_are_measured_with_features(
     (row,) = json.loads(stdout)
     assert row["results"] == str(tmp_path / "made")
     found = {name: value["value"] for name, value in row["measures"].items()}
-    assert {"kid", "fid", "precision", "recall", "lpips_alexnet", "lpips_alexnet_outside"} < found.keys()
+    assert {"kid", "kid_dinov2", "fid", "precision", "recall", "lpips_alexnet", "lpips_alexnet_outside"} < found.keys()
     states = {name: images / np.float32(127.5) - 1 for name, images in pictures.items()}
     squares = np.square(states["made"] - np.tile(states["guides"], (2, 1, 1, 1)))
     edited = np.tile(pictures["masks"] > 0, (2, 1, 1, 1))
     assert found["lpips_alexnet"] == pytest.approx(squares.mean(), rel=1e-5)
     assert found["lpips_alexnet_outside"] == pytest.approx((squares * ~edited).mean(), rel=1e-5)
     assert found["lpips_alexnet_inside"] == pytest.approx((squares * edited).mean(), rel=1e-5)
-    network = Features(tmp_path / "inception.onnx", threads=1)
-    made, reals = (network.inception(states[name].transpose(0, 3, 1, 2)) for name in ("made", "reals"))
-    assert found["fid"] == pytest.approx((fid(made[:5], reals) + fid(made[5:], reals)) / 2, rel=1e-6)
+    for name, measure in (("inception", "fid"), ("dinov2", "fid_dinov2")):
+        network = Features(tmp_path / f"{name}.onnx", threads=1)
+        made, reals = (network.vectors(states[folder].transpose(0, 3, 1, 2)) for folder in ("made", "reals"))
+        assert found[measure] == pytest.approx((fid(made[:5], reals) + fid(made[5:], reals)) / 2, rel=1e-6)
     assert "KID to reals" in plot.read_text(encoding="utf-8")
 
 

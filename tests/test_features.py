@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from sdedit.errors import CheckpointError, EngineError
+from sdedit.evaluation.features import converting
 from sdedit.evaluation.features.converting import build, convert
-from sdedit.evaluation.features.running import Features, inception_input
+from sdedit.evaluation.features.dinov2 import SIDE, Dino
+from sdedit.evaluation.features.running import Features, dinov2_input, inception_input
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = json.loads((GOLDEN / "evaluation.json").read_text(encoding="utf-8"))["networks"]
+DINOV2 = json.loads((GOLDEN / "dinov2.json").read_text(encoding="utf-8"))
 _SPEC = importlib.util.spec_from_file_location("golden_make_evaluation", GOLDEN / "make_evaluation.py")
 assert _SPEC is not None
 assert _SPEC.loader is not None
@@ -62,7 +65,7 @@ def test_inception_features_are_those_of_the_original_code(one_thread: None) -> 
 def test_inception_as_onnx_has_the_features_of_the_original_code(tmp_path: Path, one_thread: None) -> None:
     out = tmp_path / "features.onnx"
     convert("inception", files_of("inception", tmp_path), out, verify=False)
-    assert Features(out, threads=1).inception(some_pictures(2, 1))[0, ::32] == INCEPTION
+    assert Features(out, threads=1).vectors(some_pictures(2, 1))[0, ::32] == INCEPTION
 
 
 @pytest.mark.slow
@@ -78,6 +81,47 @@ def test_lpips_is_that_of_the_original_code(name: str, one_thread: None) -> None
     a, b = (torch.from_numpy(some_pictures(seed)) for seed in (2, 3))
     with torch.no_grad():
         assert with_weights(name)(a, b).tolist() == pytest.approx(NETWORKS[name], rel=1e-5)
+
+
+def small_dino() -> Dino:
+    """The network of make_dinov2.py."""
+    return Dino(48, 2, 4).eval()
+
+
+def weights_of_small_dino() -> dict[str, torch.Tensor]:
+    """Its weights, with the token that stands for masked patches in training, as in the published file."""
+    shapes = {key: tuple(value.shape) for key, value in small_dino().state_dict().items()}
+    drawn = MAKE.some_weights(shapes | {"mask_token": (1, 48)})
+    return {key: torch.from_numpy(value) for key, value in drawn.items()}
+
+
+def test_dinov2_features_are_those_of_the_original_code(one_thread: None) -> None:
+    network = small_dino()
+    assert network.load_state_dict(weights_of_small_dino(), strict=False).missing_keys == []
+    with torch.no_grad():
+        found = network(torch.from_numpy(dinov2_input(some_pictures(2))))
+    # some 20 layers of float32; positions that are resized in another way differ by 1e-3
+    assert found.numpy() == pytest.approx(np.array(DINOV2["features"]), abs=2e-5)
+
+
+def test_dinov2_has_the_layout_of_the_published_file() -> None:
+    with torch.device("meta"):
+        own = {key: list(value.shape) for key, value in Dino().state_dict().items()}
+    published = {key: shape for key, shape in DINOV2["shapes"].items() if key != "mask_token"}
+    assert len(own) == DINOV2["tensors"] - 1
+    assert {key: own.get(key) for key in published} == published
+
+
+@pytest.mark.slow
+def test_dinov2_as_onnx_has_the_features_of_the_original_code(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published network is 1.2 GB; a small one goes the same way."""
+    monkeypatch.setattr(converting, "build", lambda name: (small_dino(), (torch.zeros(2, 3, SIDE, SIDE),)))
+    file, out = tmp_path / "dinov2_vitl14_pretrain.pth", tmp_path / "features.onnx"
+    torch.save(weights_of_small_dino(), file)
+    convert("dinov2", [file], out, verify=False)
+    assert Features(out, threads=1).vectors(some_pictures(2)) == pytest.approx(np.array(DINOV2["features"]), abs=1e-4)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from .converting import convert
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="ONNX file to write.")
 @click.option("--unverified", is_flag=True, help="Take files other than the published ones, by their SHA-256.")
 def command(name: str, weights: tuple[Path, ...], out: Path, unverified: bool) -> None:
-    """Convert NAME (inception, alexnet-lpips, vgg-lpips) from WEIGHTS, as its project publishes them.
+    """Convert NAME (inception, dinov2, alexnet-lpips, vgg-lpips) from WEIGHTS, as its project publishes them.
 
     LPIPS takes two files: the trunk of torchvision, and the heads in the package lpips, lpips/weights/v0.1/.
     """

@@ -21,9 +21,13 @@ KEY = "sdedit.features"
 PUBLISHED = {
     "inception": ("6726825d",),
     "alexnet-lpips": ("7be5be79", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
+    "dinov2": ("d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",),
     "vgg-lpips": ("397923af", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
 }
-"""Name -> how the SHA-256 of each of its files begins: the trunk's, as its published name says, and the heads'."""
+"""Name -> how the SHA-256 of each of its files begins: the trunk's, as its published name says, and the heads'.
+
+DINOv2's authors publish no hash: it is the one that many projects found for `dinov2_vitl14_pretrain.pth`.
+"""
 
 
 def convert(name: str, files: list[Path], out: Path, verify: bool = True) -> None:
@@ -57,11 +61,13 @@ def build(name: str) -> tuple["torch.nn.Module", tuple["torch.Tensor", ...]]:
     """The network in its evaluation mode, and inputs of the shape that it is exported for."""
     import torch
 
-    from .inception import SIDE, Inception
+    from . import dinov2, inception
     from .lpips import Lpips
 
     if name == "inception":
-        return Inception().eval(), (torch.zeros(2, 3, SIDE, SIDE),)
+        return inception.Inception().eval(), (torch.zeros(2, 3, inception.SIDE, inception.SIDE),)
+    if name == "dinov2":
+        return dinov2.Dino().eval(), (torch.zeros(2, 3, dinov2.SIDE, dinov2.SIDE),)
     return Lpips(name).eval(), (torch.zeros(2, 3, 64, 80), torch.zeros(2, 3, 64, 80))
 
 

@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sdedit.errors import EngineError, reason
+from sdedit.runtime.codec import to_image
 from sdedit.runtime.engines.importing import import_onnxruntime
 
 from .converting import KEY, PUBLISHED, REVISION
 
 INCEPTION_SIDE = 299
+DINOV2_SIDE = 224
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+"""Red, green and blue in [0, 1]."""
 
 
 class Features:
@@ -37,9 +43,9 @@ class Features:
             )
         self.name: str = about["name"]
 
-    def inception(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, 3, H, W] in [-1, 1] -> [N, 2048], one image at a time."""
-        return np.concatenate([self._run({"a": inception_input(x[None])}) for x in images])
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """Features [N, D] of images float32 [N, 3, H, W] in [-1, 1], by a network of INPUTS, one image at a time."""
+        return np.concatenate([self._run({"a": INPUTS[self.name](x[None])}) for x in images])
 
     def lpips(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Distances [N] of images float32 [N, 3, H, W] in [-1, 1] to their partners."""
@@ -59,6 +65,17 @@ def inception_input(images: np.ndarray) -> np.ndarray:
     return (resized(255 * (images + 1) / 2, INCEPTION_SIDE) - 128) / 128
 
 
+def dinov2_input(images: np.ndarray) -> np.ndarray:
+    """Images float32 [N, 3, H, W] in [-1, 1] as the network takes them: [N, 3, 224, 224], normalised.
+
+    They are resized as 8-bit pictures by Pillow's bicubic filter, whatever their aspect: Stein et al. 2023's code.
+    """
+    side = (DINOV2_SIDE, DINOV2_SIDE)
+    pictures = [to_image(x).resize(side, Image.Resampling.BICUBIC) for x in images]
+    values = np.stack([np.asarray(picture, np.float32) for picture in pictures]) / 255
+    return ((values - IMAGENET_MEAN) / IMAGENET_DEVIATION).transpose(0, 3, 1, 2)
+
+
 def resized(images: np.ndarray, side: int) -> np.ndarray:
     """Images [N, C, H, W] at side x side, as TensorFlow 1 resizes: bilinear, pixel i at i H / side, no filter."""
     for axis in (2, 3):
@@ -71,3 +88,7 @@ def resized(images: np.ndarray, side: int) -> np.ndarray:
         first, second = (np.take(images, np.minimum(index, size - 1), axis) for index in (low, low + 1))
         images = first + (second - first) * share
     return images.astype(np.float32)
+
+
+INPUTS = {"inception": inception_input, "dinov2": dinov2_input}
+"""Networks with features of single images -> the function that makes their input."""
