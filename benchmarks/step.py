@@ -14,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from sdedit.kernels import Twin, twin
 from sdedit.kernels.layout import allocate_state
 from sdedit.runtime import Editor
 from sdedit.runtime.devices.cpu import CpuDevice
+from sdedit.runtime.editor import EngineName
 from sdedit.runtime.engines import Evaluate, installed_engines
 from sdedit.runtime.loop import Loop, Task
 from sdedit.runtime.machine import available_processors, load_average, processor_name
@@ -53,10 +55,10 @@ def main() -> None:
     print(f"  everything else is {share:.2f} % of a step; load {load_average()}")
     editor.close()
     for name in installed_engines():
-        print_sizes(name)
+        print_sizes(cast(EngineName, name))
 
 
-def print_sizes(engine: str) -> None:
+def print_sizes(engine: EngineName) -> None:
     """Print the duration of a step by size, and how it grows with the number of pixels."""
     with Editor.open(engine=engine) as editor:
         print(f"\none step by size, {engine}, {editor.device.engine.threads} threads      median    p5   p95  ms")
