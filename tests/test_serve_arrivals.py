@@ -9,7 +9,7 @@ import requests
 from serving import COAST, WAIT, Gate, Served, raw_edit, serving, wait_for
 from stubs import stub_editor
 
-import sdedit.serve.native
+from sdedit.serve import native
 from sdedit.serve.limits import Limits
 
 TAKEN = 3
@@ -40,7 +40,7 @@ def status_of(client: socket.socket) -> int:
 @pytest.fixture
 def forms_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Has an entry for each form that was read."""
-    read = sdedit.serve.native.read_form
+    read = native.read_form
     forms: list[int] = []
 
     async def counted(request: requests.Request, limits: Limits) -> object:
@@ -48,7 +48,7 @@ def forms_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         forms.append(1)
         return form
 
-    monkeypatch.setattr(sdedit.serve.native, "read_form", counted)
+    monkeypatch.setattr(native, "read_form", counted)
     return forms
 
 

@@ -13,6 +13,7 @@ from command_line import Run, assert_mistake
 from serving import COAST, WAIT, Gate, Served, read_events, serving, wait_for
 from stubs import stub_editor
 
+import sdedit.serve
 from sdedit.serve.limits import Limits
 
 
@@ -106,6 +107,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, run: Run) -> 
 
 
 def test_without_its_packages_it_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdedit, "serve", sdedit.serve)  # the import below would leave another module there
     for name in [name for name in sys.modules if name.startswith(("sdedit.serve", "starlette", "uvicorn"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
