@@ -74,9 +74,13 @@ def print_sizes(engine: EngineName) -> None:
 def step_milliseconds(editor: Editor, side: int, steps: int) -> list[float]:
     """Milliseconds of each step of an edit after an untimed one."""
     guide = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    editor.edit(guide, size=str(side), steps=1)
+    editor.edit(guide, size=str(side), max_pixels=side**2, steps=1)
     times: list[float] = []
-    editor.edit(guide, size=str(side), steps=steps + 1, on_step=lambda *_: times.append(1e3 * time.perf_counter()))
+
+    def on_step(step: int, of: int) -> None:
+        times.append(1e3 * time.perf_counter())
+
+    editor.edit(guide, size=str(side), max_pixels=side**2, steps=steps + 1, on_step=on_step)
     return np.diff(times).tolist()
 
 
