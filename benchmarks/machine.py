@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdedit import __version__
-from sdedit.runtime.engines.importing import import_openvino
+from sdedit.runtime.engines.importing import import_openvino, open_core
 from sdedit.runtime.engines.openvino import HINTS
 from sdedit.runtime.engines.remembered import installed_versions
 from sdedit.runtime.machine import processor_features, processor_name
@@ -107,8 +107,8 @@ def torch_product(precision: str, threads: int) -> Callable[[], object]:
 def openvino_product(precision: str, threads: int) -> Callable[[], object]:
     """Product of an input and constant weights, which openvino packs beforehand; for int8 both are quantised."""
     ov = import_openvino()
-    ops = ov.opset13
-    if precision == "bfloat16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    core, ops = open_core(ov), ov.opset13
+    if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RuntimeError("it would fall back to float32")
     x = ops.parameter([SIZE, SIZE], ov.Type.f32)
     weights = ops.constant(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
@@ -119,6 +119,6 @@ def openvino_product(precision: str, threads: int) -> Callable[[], object]:
     model = ov.Model([ops.matmul(left, right, False, False)], [x])
     hint = HINTS.get(precision, "f32")
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
     request.set_input_tensor(ov.Tensor(np.ones((SIZE, SIZE), np.float32)))
     return lambda: request.infer(share_outputs=True)

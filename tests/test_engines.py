@@ -19,7 +19,7 @@ from sdedit.runtime.bundle import NETWORK, SHIPPED
 from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
 from sdedit.runtime.engines import installed_engines, load_engine, open_engine, opening
 from sdedit.runtime.engines import openvino as openvino_engine
-from sdedit.runtime.engines.importing import import_openvino
+from sdedit.runtime.engines.importing import import_openvino, open_core
 from sdedit.runtime.engines.names import first_engine
 from sdedit.runtime.engines.onnxruntime import open_session
 from sdedit.runtime.engines.remembered import Measured
@@ -122,7 +122,7 @@ def test_bfloat16_is_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_runs_is_read_back_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor without bfloat16 OpenVINO runs float32 without a word; that is an error here."""
-    core = import_openvino().Core()
+    core = open_core(import_openvino())
     if openvino_engine.has_bfloat16(core):
         assert open_engine(read_bundle(SHIPPED), precision="bfloat16").precision == "bfloat16"
         return

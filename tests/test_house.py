@@ -241,6 +241,12 @@ def test_an_edit_runs_where_torch_triton_and_onnx_cannot_be_imported(tmp_path: P
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
+def test_openvino_is_begun_in_one_place() -> None:
+    """Whatever asks its core first must keep the thread's signal stack: see open_core."""
+    found = [path.name for room in PACKAGES for path in files(room) if ".Core(" in path.read_text(encoding="utf-8")]
+    assert found == ["importing.py"]
+
+
 def test_importing_the_runtime_imports_no_engine() -> None:
     script = f"import sys, sdedit.runtime; print(*sorted(sys.modules.keys() & {sorted(HEAVY)!r}))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

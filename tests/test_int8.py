@@ -26,6 +26,7 @@ from sdedit.runtime.bundle.variants import read_variant, read_variants
 from sdedit.runtime.checks.tune import candidates
 from sdedit.runtime.codec import to_image
 from sdedit.runtime.engines import load_engine, open_engine
+from sdedit.runtime.engines.signal_stack import signal_stack
 
 VARIANTS = "variants/variants.json"
 NETWORK = "variants/int8.onnx"
@@ -89,6 +90,16 @@ def test_edits_in_int8_are_the_same_bytes_alone_and_in_company(quantised: Bundle
             done = editor.edit(np.full((8, 8, 3), 99, np.uint8), steps=3, images=2)
             edits.append([image.pil.tobytes() for image in done.images])
     assert edits[0] == edits[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other signal stacks")
+def test_a_host_keeps_its_stack_for_signals(quantised: Bundle) -> None:
+    """The question whether the processor has bfloat16 loads OpenVINO's plugin, which took the thread's stack."""
+    own = signal_stack().address
+    engines = [open_engine(quantised, engine="openvino", precision="int8") for _ in range(2)]
+    assert signal_stack().address == own
+    engines.clear()
+    assert signal_stack().address == own
 
 
 def test_a_float_graph_under_the_name_of_int8_is_refused(quantised: Bundle, tmp_path: Path) -> None:

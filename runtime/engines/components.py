@@ -55,28 +55,25 @@ class OpenVinoComponent:
     """Implements Component. It is compiled for the sizes of the last call; others take a second or more."""
 
     def __init__(self, bundle: Bundle, name: str, threads: int) -> None:
-        from .importing import import_openvino
+        from .importing import import_openvino, open_core
         from .openvino import float32_settings, read_model
 
         ov = import_openvino()
         self._name = name
-        self._core, self._settings = ov.Core(), float32_settings(threads)
+        self._core, self._settings = open_core(ov), float32_settings(threads)
         self._model = read_model(ov, bundle.read_network(name))
         self._sizes: dict[str, tuple[int, ...]] = {}
         self._compiled: Any = None
         self._lock = threading.Lock()  # its requests are for one thread at a time
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        from .signal_stack import kept_signal_stack
-
         sizes = {name: array.shape for name, array in inputs.items()}
         with self._lock:
             try:
                 if sizes != self._sizes:
                     model = self._model.clone()
                     model.reshape({name: list(shape) for name, shape in sizes.items()})
-                    with kept_signal_stack():
-                        self._compiled = self._core.compile_model(model, "CPU", self._settings)
+                    self._compiled = self._core.compile_model(model, "CPU", self._settings)
                     self._sizes = sizes
                 found = self._compiled.create_infer_request().infer(dict(inputs))
                 return {port.get_any_name(): np.array(found[port]) for port in self._compiled.outputs}

@@ -12,8 +12,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import ModuleType
+from typing import Any
 
-from sdedit.errors import EngineError, install_hint, raise_interrupt
+from sdedit.errors import EngineError, install_hint, raise_interrupt, reason
+
+from .signal_stack import kept_signal_stack
 
 ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"
 OPENVINO_TELEMETRY = "openvino_telemetry"
@@ -59,6 +62,20 @@ def import_onnxruntime(extra: str = "cpu") -> ModuleType:
 def import_openvino() -> ModuleType:
     """The package openvino, with its telemetry off. Raises EngineError if it is missing."""
     return import_engine("openvino", "cpu")
+
+
+def open_core(ov: ModuleType) -> Any:
+    """OpenVINO's core, with its CPU plugin loaded, which must not leave its signal stack to this thread.
+
+    Raises EngineError.
+    """
+    with kept_signal_stack():
+        try:
+            core = ov.Core()
+            core.get_property("CPU", "FULL_DEVICE_NAME")  # the first question loads the plugin
+        except Exception as error:  # its exceptions share no base class
+            raise EngineError(f"openvino cannot load its CPU plugin: {reason(error)}") from None
+    return core
 
 
 def import_engine(package: str, extra: str) -> ModuleType:

@@ -15,8 +15,7 @@ from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant, read_variants
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
-from .importing import import_openvino
-from .signal_stack import kept_signal_stack
+from .importing import import_openvino, open_core
 
 KEPT_SHAPES = 4
 """Shapes, besides the native one, for which the network stays compiled; each holds a copy of the weights."""
@@ -37,7 +36,7 @@ class OpenVinoEngine:
     def __init__(self, bundle: Bundle, precision: str, threads: int, streams: int = 1) -> None:
         ov = import_openvino()
         self.version = str(ov.__version__).partition("-")[0]
-        core = ov.Core()
+        core = open_core(ov)
         if precision == "bfloat16" and not has_bfloat16(core):
             raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
         network, computed = network_for(bundle, precision)
@@ -102,8 +101,7 @@ class OpenVinoEngine:
         model = self._network.clone()
         inputs = resized(self._inputs, shape)
         model.reshape({name: [1, *inputs[name].shape] for name in (name_of(port, inputs) for port in model.inputs)})
-        with kept_signal_stack():
-            return self._core.compile_model(model, "CPU", self._settings)
+        return self._core.compile_model(model, "CPU", self._settings)
 
     def _running_precision(self) -> str:
         if runs_int8(self._model):

@@ -23,8 +23,8 @@ def signal_stack() -> SignalStack:
 def kept_signal_stack() -> Iterator[None]:
     """Give the thread its own signal stack back at the end.
 
-    OpenVINO's CPU plugin gives the thread that compiles a network a stack of its own, and frees that with the network,
-    in whatever thread and order. The next signal with a handler (a host's, faulthandler's, that of torch's data
+    OpenVINO's CPU plugin gives the thread that loads it a stack of its own, and frees that with the core, in whatever
+    thread and order. The next signal with a handler (a host's, faulthandler's, that of torch's data
     loaders) then ended the process without a word.
     """
     if sys.platform != "linux":
