@@ -1,13 +1,17 @@
 """A latent bundle of a few kilobytes, with an autoencoder, a text encoder and a tokenizer that are simple functions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
+from conftest import Build
 from latent_pipelines import BOS, EOS, write_tokenizer
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from tiny import FIELDS, LEVELS, PARITY_LEVELS
 
 from sdedit.runtime.bundle import (
@@ -26,6 +30,8 @@ from sdedit.runtime.bundle import (
     write_manifest,
 )
 from sdedit.runtime.checks.parity import parity_conditions, parity_input
+from sdedit.runtime.codec import LatentCodec
+from sdedit.runtime.engines import load_component
 from sdedit_ref.sde import cosine
 
 FACTOR = 4
@@ -36,7 +42,25 @@ MIX = np.float32([[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [0.25, 0.25, 0.25]])
 """Latent = MIX times the mean colour of a cell, which the decoder turns back exactly."""
 BACK = np.linalg.pinv(MIX).astype(np.float32)
 
+PROMPT = "a fantasy landscape"
+
 Shape = list[Any]
+
+
+def latent_bundle(build_once: Callable[[str, Build], Path]) -> Bundle:
+    """The bundle, written once for all workers."""
+    pytest.importorskip("tokenizers", reason="prompts need the package tokenizers: pip install '.[text]'")
+    return read_bundle(build_once("tiny-latent", lambda folder: write_latent_bundle(folder / "bundle")) / "bundle")
+
+
+def picture(height: int = 40, width: int = 56) -> Image.Image:
+    """Noise, the same each time."""
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+def codec(bundle: Bundle, engine: str = "onnxruntime") -> LatentCodec:
+    """The bundle's codec on one thread of that engine."""
+    return LatentCodec(bundle, lambda name: load_component(bundle, name, engine, 1))
 
 
 def save(
