@@ -1,7 +1,8 @@
 """Write a run as JSON or as Markdown tables, and compare it with an earlier run."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,29 @@ def header(run: Run) -> str:
 def tables(run: Run) -> Iterator[str]:
     """For each scenario a Markdown table of measured contenders, and a line for each of the others."""
     for scenario in run["scenarios"]:
-        yield f"### {scenario['title']}\n"
-        yield f"{loads(scenario)}\n"
-        if "failed" in scenario:
-            yield f"Failed: {scenario['failed']}\n"
-        measured = [row for row in scenario["rows"] if row["status"] == "measured"]
-        if measured:
-            yield "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
-            yield from (
-                "| " + " | ".join(cells(row, scenario, run["peaks"])) + " |"
-                for row in sorted(measured, key=lambda row: -row["step_ms"]["median"])
-            )
-            yield ""
-        yield from not_measured(scenario)
+        row_cells = partial(cells, scenario=scenario, peaks=run["peaks"])
+        yield from table(scenario, loads(scenario), COLUMNS, row_cells)
+
+
+def table(
+    scenario: dict[str, Any], about: str, columns: Sequence[str], cells: Callable[[dict[str, Any]], list[str]]
+) -> Iterator[str]:
+    """The scenario's title, a line about it, measured contenders, the slowest first, and a line for each other one.
+
+    cells: of a contender's row, one for each column.
+    """
+    yield f"### {scenario['title']}\n"
+    yield f"{about}\n"
+    if "failed" in scenario:
+        yield f"Failed: {scenario['failed']}\n"
+    measured = [row for row in scenario["rows"] if row["status"] == "measured"]
+    if measured:
+        yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
+        yield from (
+            "| " + " | ".join(cells(row)) + " |" for row in sorted(measured, key=lambda row: -row["step_ms"]["median"])
+        )
+        yield ""
+    yield from not_measured(scenario)
 
 
 def not_measured(scenario: dict[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..report import Run, format_number, loads, not_measured
+from ..report import Run, format_number, loads, table
 
 KIND = "latent"
 """A run has it as `kind`; each scenario has weights_mib, and rows with edit_s, load_s and first_s."""
@@ -25,18 +25,9 @@ COLUMNS = (
 def tables(run: Run) -> Iterator[str]:
     """For each scenario a Markdown table of measured contenders, the slowest first, and a line for each other one."""
     for scenario in run["scenarios"]:
-        yield f"### {scenario['title']}\n"
         size = format_number(scenario.get("weights_mib"), ".0f", " MiB")
-        yield f"Weights of all networks in float32: {size}. {loads(scenario)}\n"
-        if "failed" in scenario:
-            yield f"Failed: {scenario['failed']}\n"
-        measured = [row for row in scenario["rows"] if row["status"] == "measured"]
-        if measured:
-            yield "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
-            for row in sorted(measured, key=lambda row: -row["step_ms"]["median"]):
-                yield "| " + " | ".join(cells(row)) + " |"
-            yield ""
-        yield from not_measured(scenario)
+        about = f"Weights of all networks in float32: {size}. {loads(scenario)}"
+        yield from table(scenario, about, COLUMNS, cells)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
