@@ -10,13 +10,11 @@ if __name__ == "__main__":  # before the imports, which take seconds
     raise SystemExit
 
 import dataclasses
+import faulthandler
 import os
 import platform
-import shutil
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 
-from sdedit.console import run_command, to_json
+from sdedit.console import Number, run_command, to_json
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor
@@ -44,10 +42,9 @@ from sdedit.runtime.loop import Device, Loop, Task
 from sdedit.runtime.plan import KEEPS, SAMPLERS, make_plan
 
 from .contenders import not_installed
-from .gpu import write
+from .gpu import print_all, write
+from .gpu_programs import Found, run_sanitizers, run_tests
 from .measure import timed_by
-
-Found = Iterator[tuple[str, Any]]
 
 PACKAGES = ("cuda-core", "cuda-bindings", "tensorrt-rtx", "tensorrt", "onnxruntime-gpu", "torch", "triton", "numpy")
 
@@ -57,12 +54,6 @@ SIDES = ((4, 4), (8, 8), (8, 12), (24, 24), (64, 64), (48, 80))
 SLOTS = 8
 MANY_SLOTS = 64
 """Slots whose state no cache of a GPU holds: of 256x256, it is 300 MB; that of SLOTS is 38 MB."""
-
-SANITIZERS: Mapping[str, Sequence[str]] = {"memcheck": ("--report-api-errors", "no"), "racecheck": (), "initcheck": ()}
-"""Tools of compute-sanitizer with their options: cuda.core asks for what a driver may not have, which is no error."""
-
-SHOWN = 1500
-"""Characters of a test's or tool's output that are kept if it failed."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +86,6 @@ def machine(request: Request) -> Found:
         yield "free memory, GB", round(free / 1e9, 2)
         yield "python", platform.python_version()
         yield "packages", installed_versions(PACKAGES)
-
-
-def tests(request: Request) -> Found:
-    """The project's tests on the GPU, if its clone is here."""
-    folder = Path(__file__).parents[1] / "tests"
-    if not (folder / "test_gpu.py").is_file():
-        yield "pytest -m gpu", "not run: this is no clone of the project"
-        return
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", "gpu", str(folder / "test_gpu.py")]
-    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise EngineError(f"pytest -m gpu: {done.stdout.strip()[-SHOWN:]}")
-    yield "pytest -m gpu", last_line(done.stdout)
-
-
-def last_line(text: str) -> str:
-    """The last line that was printed."""
-    return (text.strip().splitlines() or ["nothing was printed"])[-1]
 
 
 def doctor(request: Request) -> Found:
@@ -203,24 +176,6 @@ class Copying:
             out[:] = inputs["x"]
 
         return evaluate
-
-
-def sanitizers(request: Request) -> Found:
-    """compute-sanitizer's checks of one round, where it is installed."""
-    program = shutil.which("compute-sanitizer")
-    if program is None:
-        yield "compute-sanitizer", "not installed"
-        return
-    code = (
-        "from sdedit.benchmarks.gpu_parts import Request, compare_bits; from sdedit.runtime.bundle import read_bundle; "
-        f"compare_bits(Request(read_bundle({str(request.bundle.path)!r}), {request.index}, True), 0, False)"
-    )
-    for check, options in SANITIZERS.items():
-        command = [program, "--tool", check, *options, "--error-exitcode", "9", sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EngineError(f"compute-sanitizer {check}: {(done.stdout + done.stderr).strip()[-SHOWN:]}")
-        yield f"compute-sanitizer {check}", last_line(done.stdout)
 
 
 def speed(request: Request) -> Found:
@@ -326,6 +281,7 @@ def engines(request: Request) -> Found:
             try:
                 facts: Any = engine_facts(request, name, precision)
             except EngineError as error:
+                print_all(error)
                 facts = f"refused: {error}"
             yield f"{name}, {precision}", facts
 
@@ -370,8 +326,15 @@ def peer(name: str) -> Callable[[Request], Found]:
 
 
 PARTS: Mapping[str, Callable[[Request], Found]] = {
-    part.__name__: part for part in (machine, kernels, tests, doctor, speed, engines, sanitizers)
-} | {name: peer(name) for name in ("torch_loop", "official", "torch_compile", "diffusers")}
+    "machine": machine,
+    "kernels": kernels,
+    "tests": lambda request: run_tests(request.bundle),
+    "doctor": doctor,
+    "speed": speed,
+    "engines": engines,
+    **{name: peer(name) for name in ("torch_loop", "official", "diffusers", "torch_compile")},
+    "sanitizers": lambda request: run_sanitizers(request.bundle, request.index),
+}
 
 
 @click.command()
@@ -380,13 +343,20 @@ PARTS: Mapping[str, Callable[[Request], Found]] = {
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--device", type=int, default=0)
 @click.option("--quick", is_flag=True)
-def part_command(part: str, file: Path, bundle: Path, device: int, quick: bool) -> None:
+@click.option("--seconds", type=Number(min=0, min_open=True), help="Print where it is after so long.")
+def part_command(part: str, file: Path, bundle: Path, device: int, quick: bool, seconds: float | None) -> None:
     """Run one part and write what it finds, each time that it finds something."""
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds)
     found: dict[str, Any] = {}
-    for what, value in PARTS[part](Request(read_bundle(bundle), device, quick)):
-        found[what] = value
-        write(file, to_json(found) + "\n")
+    try:
+        for what, value in PARTS[part](Request(read_bundle(bundle), device, quick)):
+            found[what] = value
+            write(file, to_json(found) + "\n")
+    except Exception as error:
+        print_all(error)
+        raise
 
 
 def main() -> None:

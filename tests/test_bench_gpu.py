@@ -5,6 +5,7 @@ import importlib.util
 import json
 import socket
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from fake_driver import FakeDriver
 from torch_on_fake import use_torch_on
 
-from sdedit.benchmarks import gpu, gpu_parts
+from sdedit.benchmarks import gpu, gpu_parts, gpu_programs
 from sdedit.benchmarks.gpu_parts import Request
 from sdedit.benchmarks.gpu_peers import TorchLoop
 from sdedit.errors import EngineError
@@ -38,7 +39,7 @@ SCRIPTS = {
     "hanging": "import time; time.sleep(600)",
     "wrong": "raise SystemExit('7 of 48 values | differ')",
     "silent": "",
-    "half": "import sys, time; open(sys.argv[1], 'w').write('{\"edits\": 3}'); time.sleep(600)",
+    "half": "import sys, time; open(sys.argv[1], 'w').write('{\"edits\": 3}'); print('yet', flush=True); time.sleep(99)",
 }
 
 
@@ -58,14 +59,15 @@ def test_a_part_that_crashes_or_hangs_costs_itself_alone(tmp_path: Path) -> None
         "good": True,
     }
     assert results["crashing"]["why"].startswith("exit code -6")
-    assert results["hanging"]["why"] == "it took more than 1 s"
+    assert results["hanging"]["why"] == "it took more than 1 s: "
     assert results["wrong"]["why"] == "exit code 1: 7 of 48 values | differ"
     assert results["silent"]["why"] == "it found nothing"
     assert results["good"]["found"] == {"edits": 3, "speed": {"ms": 1.5}}
     assert said[-1] == "good: ok"
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        [*(f"{name}.json" for name in seconds), "gpu.json", "gpu.md"]
+        [*(f"{name}.{kind}" for name in seconds for kind in ("json", "log")), "gpu.json", "gpu.md"]
     )
+    assert (tmp_path / "wrong.log").read_text() == "7 of 48 values | differ\n"
     assert json.loads((tmp_path / "gpu.json").read_text()) == results
     page = (tmp_path / "gpu.md").read_text()
     assert "## hanging\n\nFAILED" in page
@@ -74,7 +76,7 @@ def test_a_part_that_crashes_or_hangs_costs_itself_alone(tmp_path: Path) -> None
 
 def test_what_a_part_found_before_its_limit_is_kept(tmp_path: Path) -> None:
     result = gpu.run_parts({"half": 2}, tmp_path, command, str)["half"]
-    assert (result["ok"], result["why"], result["found"]) == (False, "it took more than 2 s", {"edits": 3})
+    assert (result["ok"], result["why"], result["found"]) == (False, "it took more than 2 s: yet", {"edits": 3})
     page = (tmp_path / "gpu.md").read_text()
     assert "FAILED" in page
     assert "| edits | 3 |" in page
@@ -94,14 +96,15 @@ def test_the_pages_are_there_after_each_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes to end")
-def test_the_children_of_a_part_end_with_it() -> None:
+def test_the_children_of_a_part_end_with_it(tmp_path: Path) -> None:
     """A test run or a sanitizer would go on to use the GPU beside the next part."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         child = f"import socket, time; s = socket.create_connection({address!r}); print(flush=True); time.sleep(600)"
         started = f"c = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)"
         script = f"import subprocess, sys; {started}; c.stdout.readline(); sys.exit('its child goes on')"
-        assert gpu.why_it_failed([sys.executable, "-c", script], WAIT) == "exit code 1: its child goes on"
+        why = gpu.why_it_failed([sys.executable, "-c", script], WAIT, tmp_path / "log")
+        assert why == "exit code 1: its child goes on"
         server.settimeout(WAIT)
         connection, _ = server.accept()
     with connection:
@@ -141,9 +144,9 @@ def test_without_a_gpu_it_says_so_and_exits_with_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_every_part_has_a_limit_and_all_together_stay_below_8_minutes() -> None:
+def test_every_part_has_a_limit_and_all_together_stay_below_10_minutes() -> None:
     assert list(gpu.SECONDS) == list(gpu_parts.PARTS)
-    assert sum(gpu.SECONDS.values()) < 480
+    assert sum(gpu.SECONDS.values()) < 600
 
 
 @pytest.fixture
@@ -155,12 +158,12 @@ def request_(fake: FakeDriver, bundle_with_kernels: Bundle, monkeypatch: pytest.
 
 
 def test_parts_on_the_fake_driver(fake: FakeDriver, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_parts.shutil, "which", lambda program: None)
+    monkeypatch.setattr(gpu_programs.shutil, "which", lambda program: None)
     assert dict(gpu_parts.machine(request_))["architecture"] == "sm89"
     assert dict(gpu_parts.doctor(request_))["kernels on the GPU"].startswith("ok")
     found = dict(gpu_parts.kernels(request_))
     assert found == {"edits with numpy's bits, cubin": 8, "edits with numpy's bits, ptx": 8}
-    assert dict(gpu_parts.sanitizers(request_)) == {"compute-sanitizer": "not installed"}
+    assert dict(gpu_parts.PARTS["sanitizers"](request_)) == {"compute-sanitizer": "not installed"}
     assert {file.split(".", 1)[1] for file in fake.loaded} == {"sm89.cubin", "ptx"}
     assert fake.fault is None
     assert fake.counts()["allocations"] == 0
@@ -181,6 +184,41 @@ def test_a_wrong_bit_fails_the_part(fake: FakeDriver, request_: Request, monkeyp
     monkeypatch.setattr(gpu_parts.Copying, "bind", almost)
     with pytest.raises(EngineError, match=r"^\d+ of 48 values of 4x4 differ, round 0, ptx False$"):
         gpu_parts.compare_bits(request_, 0, False)
+
+
+def test_the_errors_behind_an_error_are_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """The one line for people hides them with `from None`."""
+    try:
+        try:
+            raise ZeroDivisionError("the cause")
+        except ZeroDivisionError:
+            raise EngineError("the one line") from None
+    except EngineError as error:
+        gpu.print_all(error)
+    printed = capsys.readouterr().err
+    assert printed.index("the one line") < printed.index("ZeroDivisionError: the cause")
+
+
+def test_a_program_that_fails_is_an_error_and_its_output_is_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    run = gpu_programs.last_line_of
+    assert run("it", [sys.executable, "-c", "print('one'); print('two')"]) == "two"
+    with pytest.raises(EngineError, match=r"^it, exit code 9: wrong$"):
+        run("it", [sys.executable, "-c", "print('wrong'); raise SystemExit(9)"])
+    assert capfd.readouterr().out.split() == ["one", "two", "wrong"]
+
+
+def test_a_part_says_where_it_is_before_its_limit(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def waits(request: Request) -> gpu_parts.Found:
+        time.sleep(1)
+        yield "waited", 1
+
+    monkeypatch.setattr(gpu_parts, "PARTS", {"waits": waits})
+    arguments = ["waits", str(tmp_path / "found"), "--bundle", str(request_.bundle.path), "--seconds", "0.2"]
+    gpu_parts.part_command.main(arguments, standalone_mode=False)
+    assert "in waits" in capfd.readouterr().err
+    assert json.loads((tmp_path / "found").read_text()) == {"waited": 1}
 
 
 def test_speed_is_measured_in_every_way(fake: FakeDriver, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

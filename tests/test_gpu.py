@@ -2,6 +2,8 @@
 
 import ctypes
 import dataclasses
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 from stubs import StubEngine, run
 
+from sdedit.benchmarks.gpu_programs import TESTED_KERNELS
 from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime.bundle import SHIPPED, Bundle, read_bundle
+from sdedit.runtime.bundle.kernels import FOLDER
 from sdedit.runtime.bundle.manifest import ImageSpec
 from sdedit.runtime.checks import gpu as gpu_checks
 from sdedit.runtime.cuda.context import Gpu
@@ -27,11 +31,23 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    pytest.importorskip("triton", reason="triton, which compiles the kernels, is for Linux only")
-    from sdedit.export.additions import extend_bundle
-    from sdedit.export.triton_kernels import TARGETS, kernels_addition
+    """The shipped model with the kernels in the folder that TESTED_KERNELS names; without it, with compiled ones."""
+    from sdedit.export.additions import Addition, extend_bundle
 
-    return extend_bundle(SHIPPED, tmp_path_factory.mktemp("bundle") / "bundle", [kernels_addition(TARGETS)])
+    tested = os.environ.get(TESTED_KERNELS)
+    if tested:
+        addition = Addition(FOLDER, lambda bundle: copy_kernels(Path(tested), bundle))
+    else:
+        pytest.importorskip("triton", reason="triton, which compiles the kernels, is for Linux only")
+        from sdedit.export.triton_kernels import TARGETS, kernels_addition
+
+        addition = kernels_addition(TARGETS)
+    return extend_bundle(SHIPPED, tmp_path_factory.mktemp("bundle") / "bundle", [addition])
+
+
+def copy_kernels(folder: Path, bundle: Bundle) -> str:
+    shutil.copytree(folder, bundle.path / FOLDER, dirs_exist_ok=True)
+    return str(folder)
 
 
 @pytest.fixture
