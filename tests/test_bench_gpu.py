@@ -39,7 +39,7 @@ SCRIPTS = {
     "hanging": "import time; time.sleep(600)",
     "wrong": "raise SystemExit('7 of 48 values | differ')",
     "silent": "",
-    "half": "import sys, time; open(sys.argv[1], 'w').write('{\"edits\": 3}'); print('yet', flush=True); time.sleep(99)",
+    "half": "import sys, time; open(sys.argv[1], 'w').write('{\"edits\": 3}'); sys.stderr.write('yet'); time.sleep(99)",
 }
 
 
