@@ -13,7 +13,7 @@ from sdedit.runtime.bundle import Bundle
 from sdedit.runtime.bundle.kernels import FOLDER
 
 Found = Iterator[tuple[str, Any]]
-"""What a part finds: names and values."""
+"""Names and values that a part finds."""
 
 TESTED_KERNELS = "SDEDIT_TESTED_KERNELS"
 """Variable that names the folder with the kernels that the tests take, instead of compiling them."""
