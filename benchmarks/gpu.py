@@ -140,7 +140,7 @@ def why_it_failed(command: Sequence[str], limit: int, log: Path) -> str:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            code = process.wait(limit)
+            code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             code = None
         finally:
