@@ -176,7 +176,7 @@ def diffusers_loop(case: Case, precision: str, device: str = "cpu") -> Diffusers
     import diffusers
     import torch
 
-    from .weights import DIFFUSERS, betas
+    from .weights import DIFFUSERS, betas, load_network
 
     torch.set_num_threads(case.threads)
     folder = weights_of(case) / DIFFUSERS
@@ -195,18 +195,25 @@ def diffusers_loop(case: Case, precision: str, device: str = "cpu") -> Diffusers
         timestep_spacing="trailing",
     )
     patch = round(math.sqrt(network.config.in_channels / problem.shape[0]))
-    evaluate = torch_evaluation(in_patches(network, patch), precision)
+    head = load_network(weights_of(case)).head
+    if head is not None:
+        head.to(device, dtype)
+    evaluate = torch_evaluation(in_patches(network, patch, head), precision)
     version = f"diffusers {diffusers.__version__}, torch {torch.__version__}"
     return DiffusersLoop(case, version, evaluate, scheduler, device)
 
 
-def in_patches(network: Any, patch: int) -> Callable[[Array, Array], Array]:
-    """Function (x, time) -> output of a diffusers network that works on patches of patch x patch pixels."""
+def in_patches(network: Any, patch: int, head: Any) -> Callable[[Array, Array], Array]:
+    """Function (x, time) -> output of a diffusers network that works on patches of patch x patch pixels.
+
+    head: the reference's Head, which follows at full size, or None.
+    """
     from torch.nn import functional as F
 
     def evaluate(x: Array, time: Array) -> Array:
         out = network(F.pixel_unshuffle(x, patch), time, return_dict=False)[0]
-        return F.pixel_shuffle(out, patch)
+        out = F.pixel_shuffle(out, patch)
+        return out if head is None else head(out, x)
 
     return evaluate
 

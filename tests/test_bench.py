@@ -199,7 +199,7 @@ def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: 
 def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None:
     """Weights that were read back from the graph, each norm different, give the reference's outputs and whole edits."""
     weights = pytest.importorskip("sdedit.benchmarks.weights")
-    network = tiny_ddpm()
+    network = tiny_ddpm(head=32)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -86,6 +86,15 @@ def test_the_shape_of_a_network_is_read_from_its_keys(tmp_path: Path) -> None:
     assert np.array_equal(loaded.schedule, linear(1000))
 
 
+def test_a_head_at_full_size_is_read_from_its_keys(tmp_path: Path) -> None:
+    network = tiny_ddpm(head=8)
+    save_file(network.state_dict(), tmp_path / "net.safetensors", metadata=METADATA)
+    loaded = load_checkpoint(tmp_path / "net.safetensors").network
+    assert loaded.config == network.config
+    x = some_x((3, 16, 16))
+    assert np.array_equal(run_torch(loaded, x, 3.0), run_torch(network, x, 3.0))
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_torch_file_holds_the_same_network(tmp_path: Path, legacy: bool) -> None:
     tensors = state(patch=1)

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pictures import write_even
 
 from sdedit_ref.checkpoints import load_checkpoint
+from sdedit_ref.training import train as training
 from sdedit_ref.training.command import command
+from sdedit_ref.training.crops import Crops
+from sdedit_ref.training.hyperparameters import Hyperparameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,9 +88,35 @@ class Compiled(torch.nn.Module):
 def test_the_compiled_network_is_trained(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler itself takes minutes, so it is left out. What is saved is the plain network."""
     made: list[Compiled] = []
-    monkeypatch.setattr(torch, "compile", lambda network: made.append(Compiled(network)) or made[-1])
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: made.append(Compiled(network)) or made[-1])
     train(folder, tmp_path / "plain", *AT_ONCE)
     train(folder, tmp_path / "compiled", "--compile", *AT_ONCE)
     assert [network.calls for network in made] == [1]
     plain = weights(tmp_path / "plain")
     assert all(torch.equal(value, plain[name]) for name, value in weights(tmp_path / "compiled").items())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 64), st.integers(0, 3), st.lists(st.sampled_from([8, 16, 24, 32]), min_size=1, unique=True))
+def test_the_crops_of_a_step_have_one_side_and_as_many_pixels(batch: int, seed: int, sides: list[int]) -> None:
+    options = Hyperparameters(
+        100 * batch, batch, 1e-3, 1, 0.9, "uniform", 5.0, 1, 1.0, 0, sides=[(s, 1.0) for s in sides]
+    )
+    crops = Crops([], 16, seed)
+    steps = list(training.Batches(crops, 0, 100 * batch, options))
+    assert len(steps) == 100
+    assert {side for keys in steps for _, side in keys} == set(sides)
+    for step, keys in enumerate(steps):
+        side = keys[0][1]
+        assert keys == [(step * batch + number, side) for number in range(len(keys))]
+        assert len(keys) == min(batch, max(1, batch * 16**2 // side**2))
+    assert list(training.Batches(crops, 30 * batch, 100 * batch, options)) == steps[30:]  # a run that goes on
+
+
+def test_a_run_on_crops_of_several_sides_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    sides = ("--sides", "4,6,10", "--head", "8")
+    train(folder, tmp_path / "whole", *sides)
+    for _ in range(4):
+        train(folder, tmp_path / "calls", *sides, *AT_ONCE)
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(value, whole[name]) for name, value in weights(tmp_path / "calls").items())

@@ -119,9 +119,9 @@ def rewrite(folder: Path, name: str, data: bytes) -> None:
     write_manifest(folder, manifest)
 
 
-def tiny_ddpm(patch: int = 2) -> DDPM:
+def tiny_ddpm(patch: int = 2, head: int = 0) -> DDPM:
     """Random weights; two levels of width 32, attention on the coarser one, 16 x 16 pixels."""
-    config = DDPMConfig(size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,), patch=patch)
+    config = DDPMConfig(size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,), patch=patch, head=head)
     torch.manual_seed(0)
     return DDPM(config).eval()
 

@@ -1,7 +1,8 @@
 """The U-Net of DDPM (Ho et al. 2020), with the parameter names of the official SDEdit and DDIM checkpoints.
 
 Sub-modules are named as those files name them (`down.0.block.1.conv1`, `mid.attn_1.q`, ...), so a state dict loads with
-strict=True. One option is ours: `patch`, which works on squares of pixels at once (pixel-unshuffle in, shuffle out).
+strict=True. Two options are ours: `patch`, which works on squares of pixels at once (pixel-unshuffle in, shuffle out),
+and `head`, convolutions at full size after the shuffle, since patches alone leave a pattern of their own size.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    """Shape of the network. attention: the levels (0 = finest) with self-attention."""
+    """Shape of the network. attention: the levels (0 = finest) with self-attention. head: its channels, 0 for none."""
 
     channels: int = 3
     size: int = 256
@@ -23,6 +24,7 @@ class DDPMConfig:
     blocks: int = 2
     attention: tuple[int, ...] = (4,)
     patch: int = 1
+    head: int = 0
 
     @property
     def multiple_of(self) -> int:
@@ -157,6 +159,19 @@ class UpLevel(Level):
         return x if self.upsample is None else self.upsample(x)
 
 
+class Head(nn.Module):
+    """features [B, width, H, W] and the network's input x [B, C, H, W] -> the prediction, [B, C, H, W]"""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_mid = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.conv_mid(F.silu(features + self.conv_in(x)))))
+
+
 class DDPM(nn.Module):
     """x [B, C, H, W] in [-1, 1], time [B] -> the prediction, [B, C, H, W]."""
 
@@ -189,7 +204,8 @@ class DDPM(nn.Module):
             before = width
 
         self.norm_out = norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], (config.head or config.channels) * config.patch**2, 3, padding=1)
+        self.head = Head(config.channels, config.head) if config.head else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         temb = self.temb(time)
@@ -201,4 +217,5 @@ class DDPM(nn.Module):
             count = self.config.blocks + 1
             skips, used = skips[:-count], skips[-count:]
             h = level(h, used[::-1], temb)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
+        out = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
+        return out if self.head is None else self.head(out, x)

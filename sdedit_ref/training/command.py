@@ -12,7 +12,7 @@ from sdedit.console import Number, run_command
 from sdedit.errors import CheckpointError, ImageError, SdeditError, install_hint, raise_interrupt
 
 from ..sde import SCHEDULES
-from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, split
+from .crops import HELD_OUT, Crops, find_pictures, parse_numbers, parse_scales, parse_sides, split
 from .hyperparameters import PRECISIONS, WEIGHTINGS, Hyperparameters
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ option = functools.partial(click.option, show_default=True)
     default=2,
     help="Side of the squares of pixels that are one position of the network.",
 )
+@option("--head", type=click.IntRange(0), default=0, help="Channels of its last convolutions, at full size; 0: none.")
+@click.option("--sides", help="Crops of several sides: SIDE:CHANCE,... A step has as many pixels at each.")
 @option("--prediction", type=click.Choice(("v", "eps")), default="v", help="Output of the network.")
 @option("--schedule", type=click.Choice(tuple(SCHEDULES)), default="cosine", help="Noise levels.")
 @option(
@@ -106,20 +108,22 @@ def command(pictures: Path, out: Path, start: Path | None, **options: Any) -> No
     You may kill it at any time: the same command goes on from the last save. `sdedit export` takes OUT/ema.safetensors;
     OUT/samples.png and OUT/log.jsonl show the progress.
     """
-    o = argparse.Namespace(**options)
-    names = [field.name for field in dataclasses.fields(Hyperparameters)]
-    hyperparameters = Hyperparameters(**{name: options[name] for name in names})
-    if hyperparameters.images < hyperparameters.batch:
-        raise CheckpointError(f"images {hyperparameters.images} are fewer than a batch of {hyperparameters.batch}")
     try:
         import safetensors  # noqa: F401 - run.py needs it
         import torch  # noqa: F401 - all of the following needs it
     except ImportError as error:
         raise_interrupt(error)
         raise SdeditError(f"training needs the package {error.name}: {install_hint('export')}") from None
+    o = argparse.Namespace(**options)
     config = network_config(o)
+    options["sides"] = parse_sides(o.sides or str(o.size), config.multiple_of)
+    names = [field.name for field in dataclasses.fields(Hyperparameters)]
+    hyperparameters = Hyperparameters(**{name: options[name] for name in names})
+    if hyperparameters.images < hyperparameters.batch:
+        raise CheckpointError(f"images {hyperparameters.images} are fewer than a batch of {hyperparameters.batch}")
+    largest = max(side for side, _ in hyperparameters.sides)
     crops, held_out = split(
-        find_pictures(pictures, o.size), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns
+        find_pictures(pictures, largest), o.hold_out, o.size, o.seed, parse_scales(o.scales), o.flat, o.turns
     )
     run_training(o, config, crops, held_out, out, start, hyperparameters)
 
@@ -156,7 +160,7 @@ def run_training(
     resume(run, out, metadata)
     run.small = o.small
     if o.compiled:
-        compiled: Any = torch.compile(run.network)  # a module again
+        compiled: Any = torch.compile(run.network, dynamic=False)  # a module again; it is compiled for each side
         run.trained = compiled
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
     click.echo(f"{parameters} parameters, from image {run.seen} on")
@@ -177,7 +181,7 @@ def network_config(o: argparse.Namespace) -> "DDPMConfig":
         raise CheckpointError(f"multiples {o.multiples!r} is not a list of numbers from 1 on, like 1,2,2")
     if not set(attention) <= set(range(len(multiples))):
         raise CheckpointError(f"attention {o.attention!r} has a level outside 0..{len(multiples) - 1}")
-    config = DDPMConfig(3, o.size, o.width, multiples, o.blocks, attention, o.patch)
+    config = DDPMConfig(3, o.size, o.width, multiples, o.blocks, attention, o.patch, o.head)
     if o.width % 32 or o.size % config.multiple_of:
         raise CheckpointError(f"width {o.width} must be a multiple of 32, size {o.size} one of {config.multiple_of}")
     return config

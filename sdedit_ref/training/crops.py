@@ -166,16 +166,33 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 
 def parse_scales(text: str) -> list[tuple[float, float]]:
     """ "1:0.7,2:0.3" -> [(1.0, 0.7), (2.0, 0.3)]; a chance that is left out is 1. Raises ImageError."""
-    try:
-        pairs = [part.partition(":") for part in text.split(",")]
-        scales = [(float(scale), float(chance or 1)) for scale, _, chance in pairs]
-    except ValueError:
-        scales = []
-    if not scales or not all(1 <= scale < math.inf and 0 < chance < math.inf for scale, chance in scales):
+    scales = _parse_chances(text)
+    if not all(scale >= 1 for scale, _ in scales) or not scales:
         raise ImageError(
             f"scales {text!r} is not a list of SCALE:CHANCE with SCALE >= 1 and CHANCE > 0, like 1:0.7,2:0.3"
         )
     return scales
+
+
+def parse_sides(text: str, multiple_of: int) -> list[tuple[int, float]]:
+    """ "64:0.5,128:0.5" -> [(64, 0.5), (128, 0.5)]; a chance that is left out is 1. Raises ImageError."""
+    sides = _parse_chances(text)
+    if not all(side >= multiple_of and side % multiple_of == 0 for side, _ in sides) or not sides:
+        raise ImageError(
+            f"sides {text!r} is not a list of SIDE:CHANCE with multiples of {multiple_of} and CHANCE > 0, like "
+            f"{multiple_of}:0.7,{2 * multiple_of}:0.3"
+        )
+    return [(int(side), chance) for side, chance in sides]
+
+
+def _parse_chances(text: str) -> list[tuple[float, float]]:
+    """ "1:0.7,2" -> [(1.0, 0.7), (2.0, 1.0)]; empty if it is no such list of finite numbers with chances above 0."""
+    try:
+        pairs = [part.partition(":") for part in text.split(",")]
+        found = [(float(value), float(chance or 1)) for value, _, chance in pairs]
+    except ValueError:
+        return []
+    return found if all(math.isfinite(value) and 0 < chance < math.inf for value, chance in found) else []
 
 
 def _open(path: Path) -> Image.Image:

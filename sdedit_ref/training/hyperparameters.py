@@ -1,5 +1,6 @@
 """Choices of a training run, without torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WEIGHTINGS = ("min-snr", "uniform")
@@ -10,9 +11,11 @@ PRECISIONS = ("float32", "bfloat16")
 class Hyperparameters:
     """Length and pace of training.
 
-    images, warm_up, report: numbers of images. lr: learning rate at its peak. ema: decay of the averages per step.
-    weighting: one of WEIGHTINGS; gamma bounds min-snr. save_minutes: time between saves. workers: processes that cut
-    crops. minutes: after which the run saves and ends, to be continued; None: at its last image.
+    images, warm_up, report: numbers of images. batch: images of a step. sides: sides of the crops, with their chances;
+    the crops of a step have one side, and as many pixels at each, so that an image counts by its pixels. lr: learning
+    rate at its peak. ema: decay of the averages per step. weighting: one of WEIGHTINGS; gamma bounds min-snr.
+    save_minutes: time between saves. workers: processes that cut crops. minutes: after which the run saves and ends, to
+    be continued; None: at its last image.
     """
 
     images: int
@@ -26,3 +29,4 @@ class Hyperparameters:
     save_minutes: float
     workers: int
     minutes: float | None = None
+    sides: Sequence[tuple[int, float]] = ()

@@ -53,11 +53,13 @@ def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; cpu is accepted")
     torch.manual_seed(seed)
-    network = DDPM(config).to(device)
-    ema = DDPM(config).to(device).requires_grad_(False)
+    layout = torch.channels_last if device == "cuda" else torch.contiguous_format  # that of its convolutions
+    network = DDPM(config).to(device, memory_format=layout)
+    ema = DDPM(config).to(device, memory_format=layout).requires_grad_(False)
     ema.load_state_dict(network.state_dict())
     table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
-    return Run(network, ema, torch.optim.AdamW(network.parameters()), table, prediction, precision)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=device == "cuda")
+    return Run(network, ema, optimizer, table, prediction, precision)
 
 
 def make_folder(folder: Path) -> None:
@@ -84,7 +86,8 @@ def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
         temporary.replace(folder / STATE)
         temporary.touch()
         mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would let nobody else read
-        save_file(run.ema.state_dict(), temporary, metadata={**metadata, "images": str(run.seen)})
+        weights = {name: value.contiguous() for name, value in run.ema.state_dict().items()}
+        save_file(weights, temporary, metadata={**metadata, "images": str(run.seen)})
         temporary.chmod(mode)
         temporary.replace(folder / WEIGHTS)
     except Exception as error:  # torch and safetensors raise their own types for a full disk

@@ -7,12 +7,15 @@ number, so a run that was killed goes on from its last save to the same weights.
 import math
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from sdedit.console import to_json
 from sdedit.errors import CheckpointError
@@ -35,11 +38,12 @@ def weight(run: Run, k: Tensor, options: Hyperparameters) -> Tensor:
 
 def train_step(run: Run, x0: Tensor, seed: int, options: Hyperparameters) -> float:
     """Train on one batch x0 [B, C, H, W]; returns the weighted loss. Raises CheckpointError if it is not finite."""
-    batch, levels, step = len(x0), len(run.schedule), run.seen // len(x0)
+    batch, levels, step = len(x0), len(run.schedule), run.seen // options.batch
     random = torch.Generator().manual_seed(seed << 32 | step)
     u = (torch.rand((), generator=random) + torch.arange(batch) / batch) % 1  # spread evenly: less variance
     k = ((u * levels).long() + 1).clamp(max=levels).to(x0.device)
-    z = torch.randn(x0.shape, generator=random).to(x0.device)
+    source = random if x0.device.type == "cpu" else torch.Generator(x0.device).manual_seed(seed << 32 | step)
+    z = torch.randn(x0.shape, generator=source, device=x0.device)
     network = run.network if run.trained is None else run.trained
     errors = denoising_error(network, run.prediction, run.schedule, x0, k, z, run.precision)
     loss = (weight(run, k, options) * errors).mean()
@@ -55,9 +59,8 @@ def train_step(run: Run, x0: Tensor, seed: int, options: Hyperparameters) -> flo
     run.optimizer.step()
     decay = min(options.ema, (1 + step) / (10 + step))
     with torch.no_grad():
-        for mean, now in zip(run.ema.parameters(), run.network.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
-    run.seen += batch
+        torch._foreach_lerp_(list(run.ema.parameters()), list(run.network.parameters()), 1 - decay)
+    run.seen += options.batch
     return loss.item()
 
 
@@ -70,6 +73,37 @@ def learning_rate(seen: int, options: Hyperparameters) -> float:
     return options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
+class Sided(Dataset[Tensor]):
+    """Crops by number and side: float32 [3, side, side] in [-1, 1]."""
+
+    def __init__(self, crops: Crops) -> None:
+        self.crops = crops
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        index, side = key
+        return torch.from_numpy(replace(self.crops, size=side)[index])
+
+
+class Batches:
+    """Iterator of the steps from image `first` to `last`: each a list of the keys of its crops, all of one side.
+
+    The side is drawn by the step's number. A step has as many pixels at each side, but at least one crop.
+    """
+
+    def __init__(self, crops: Crops, first: int, last: int, options: Hyperparameters) -> None:
+        self.seed, self.size = crops.seed, crops.size
+        self.starts = range(first, last, options.batch)
+        self.batch, self.sides = options.batch, options.sides or ((crops.size, 1.0),)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        sides, chances = zip(*self.sides, strict=True)
+        for start in self.starts:
+            random = np.random.default_rng((self.seed, start, len(sides)))
+            side = int(random.choice(sides, p=np.divide(chances, sum(chances))))
+            count = max(1, self.batch * self.size**2 // side**2)
+            yield [(start + number, side) for number in range(min(count, self.batch))]
+
+
 def train(
     run: Run, crops: Crops, views: Tensor, folder: Path, metadata: dict[str, str], options: Hyperparameters
 ) -> None:
@@ -80,13 +114,13 @@ def train(
     last = options.images - options.images % options.batch
     progress = Progress(run.seen, last, sys.stderr)
     loader: DataLoader[Tensor] = DataLoader(
-        crops,  # type: ignore[arg-type] # it has items, which is all that a loader with a sampler needs
-        options.batch,
-        sampler=range(run.seen, last),
+        Sided(crops),
+        batch_sampler=Batches(crops, run.seen, last, options),  # type: ignore[arg-type] # its length is not asked for
         num_workers=options.workers,
+        pin_memory=device.type == "cuda",
     )
     for x0 in loader:
-        losses.append(train_step(run, x0.to(device), crops.seed, options))
+        losses.append(train_step(run, x0.to(device, non_blocking=True), crops.seed, options))
         progress.update(run.seen, losses[-1])
         if run.seen % options.report < options.batch:
             line = {
@@ -98,7 +132,7 @@ def train(
             losses.clear()
             progress.clear()
             click.echo(to_json(line, indent=None))
-            samples = sample(run.ema, run.prediction, run.schedule, (36, *x0.shape[1:]))
+            samples = sample(run.ema, run.prediction, run.schedule, (36, *views.shape[1:]))
             report(folder, line, sheet(samples, 6))
         if time.monotonic() - saved > 60 * options.save_minutes:
             save(run, folder, metadata)
