@@ -19,7 +19,7 @@ SIZE = 8
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Crops:
-    """Of a picture whose red and green are the pixel's column and row; its left half has an even blue."""
+    """A picture's crops. Its red and green are the pixel's column and row; its left half has an even blue."""
     values = np.zeros((40, 60, 3), np.uint8)
     values[..., 0], values[..., 1] = np.arange(60), np.arange(40)[:, None]
     values[:, 30:, 2] = np.random.default_rng(0).integers(0, 256, (40, 30))
@@ -29,7 +29,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Crops:
 
 
 def columns_and_rows(batch: torch.Tensor) -> np.ndarray:
-    """Of each crop the smallest column and row: int64 [B, 2]."""
+    """Smallest column and row of each crop: int64 [B, 2]."""
     values = ((batch[:, :2].flatten(2).amin(2) + 1) * 127.5).round()
     return values.long().numpy()
 

@@ -73,7 +73,7 @@ def new_run(network: nn.Module, device: str, pace: Pace, metadata: Mapping[str, 
         if not torch.cuda.is_available():
             raise CheckpointError("device cuda: torch finds no GPU; cpu is accepted")
         torch.backends.cudnn.benchmark = True  # the sizes of batches do not change
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # stubs lack memory_format
     ema = copy.deepcopy(network).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(network.parameters(), pace.lr, fused=device == "cuda")
     return TimedRun(network, ema, optimizer, pace, metadata)
