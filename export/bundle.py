@@ -112,7 +112,8 @@ def export_bundle(
         parity |= {**PIXELS_PARITY, **verify(read_bundle(folder), references)}
         if checkpoint.latent is not None:
             parity["components"] = component_errors(read_bundle(folder), checkpoint, TOLERANCE)
-            parity["prompts"] = prompt_ids(checkpoint.latent.text)
+            if checkpoint.latent.text is not None:
+                parity["prompts"] = prompt_ids(checkpoint.latent.text)
         write_manifest(folder, {**fields, "parity": parity}, known)
         if additions:
             add_parts(read_bundle(folder), folder, additions, say)
@@ -256,7 +257,7 @@ def latent_fields(checkpoint: Checkpoint, parts: LatentParts) -> dict[str, Any]:
     return {
         "latent": {"channels": checkpoint.shape[0], "factor": parts.factor},
         "inputs": {name: {"dtype": "float32", "shape": list(shape)} for name, shape in checkpoint.inputs.items()},
-        "text": text_fields(parts.text),
+        "text": None if parts.text is None else text_fields(parts.text),
         "clip": None,
         "suggested": dict(parts.suggested),
     }

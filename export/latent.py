@@ -35,7 +35,7 @@ def write_components(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
     channels = checkpoint.shape[0]
     step = checkpoint.multiple_of * parts.factor
     if half:
-        for module in (parts.encoder, parts.decoder, parts.text.encoders):
+        for module in (parts.encoder, parts.decoder, *([] if parts.text is None else [parts.text.encoders])):
             round_to_half(module)
     sizes = {"image": (3, step), "latent": (channels, 1)}
     for file, module, given, made in (
@@ -47,7 +47,8 @@ def write_components(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
             2, depth, 3 * multiple + (9 if multiple == 1 else 0), 5 * multiple + (6 if multiple == 1 else 0)
         )
         write(folder / file, component_to_onnx(module, {given: example}, [made], multiple), half)
-    write_text(folder, parts.text, half)
+    if parts.text is not None:
+        write_text(folder, parts.text, half)
     np.save(folder / PREVIEW, fit_preview(parts, channels, step))
 
 
@@ -159,10 +160,12 @@ def component_examples(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, tupl
     def noise(*shape: int) -> Tensor:
         return torch.from_numpy(normal_numpy(0, 0, 0, 0, KIND_BEGIN, int(np.prod(shape))).reshape(1, *shape))
 
-    ids = tuple(tuple(one) for one in prompt_ids(parts.text)[PROMPTS[1]])
-    filled = fill_up(ids, text_encoders(parts.text), parts.text.length)
-    return {
+    examples: dict[str, tuple[nn.Module, Mapping[str, Tensor]]] = {
         ENCODER: (parts.encoder, {"image": noise(3, step, 2 * step).clamp(-1, 1)}),
         DECODER: (parts.decoder, {"latent": noise(channels, height, width)}),
-        TEXT: (parts.text.encoders, {name: torch.from_numpy(value) for name, value in filled.items()}),
     }
+    if (text := parts.text) is not None:
+        ids = tuple(tuple(one) for one in prompt_ids(text)[PROMPTS[1]])
+        filled = fill_up(ids, text_encoders(text), text.length)
+        examples[TEXT] = (text.encoders, {name: torch.from_numpy(value) for name, value in filled.items()})
+    return examples

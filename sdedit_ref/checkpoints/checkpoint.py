@@ -41,13 +41,14 @@ class TextParts:
 class LatentParts:
     """The parts around a latent network. encoder: image [B, 3, H, W] in [-1, 1] -> latent; decoder: back.
 
-    factor: pixels that a cell of the latent is high and wide. suggested: options of an edit that suit the model.
+    factor: pixels that a cell of the latent is high and wide. text: None for networks that take none. suggested:
+    options of an edit that suit the model.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     factor: int
-    text: TextParts
+    text: TextParts | None
     suggested: Mapping[str, Any]
 
 
@@ -110,8 +111,11 @@ def latent_facts(parts: LatentParts, inputs: Mapping[str, tuple[int, ...]]) -> d
 
     vae = getattr(parts.encoder, "vae", parts.encoder)
     text = parts.text
+    autoencoder = {"autoencoder": f"{type(vae).__name__}, factor {parts.factor}, {size(vae)}"}
+    if text is None:
+        return {**autoencoder, "text": "none"}
     return {
-        "autoencoder": f"{type(vae).__name__}, factor {parts.factor}, {size(vae)}",
+        **autoencoder,
         "text": f"{len(text.tokenizers)} encoders, {text.length} tokens, {size(text.encoders)}",
         "guidance": text.guidance,
         "inputs": ", ".join(f"{name} {list(shape)}" for name, shape in inputs.items()),

@@ -81,6 +81,14 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
     """See loading.Family. The folder states all answers; given ones come first."""
     try:
         refuse_latent(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from None
+    return load_network(folder, given, (1, 3))
+
+
+def load_network(folder: Path, given: GivenAnswers, channels: Sequence[int]) -> Checkpoint:
+    """The folder's network with its schedule, of states with one of these numbers of channels. See `load`."""
+    try:
         unet_path, unet = read_config(folder, UNET_CONFIGS, ("UNet2DModel",))
         scheduler_path, scheduler = read_config(folder, SCHEDULER_CONFIGS, (*PRESERVING, EXPLODING))
     except OSError as error:
@@ -89,7 +97,7 @@ def load(folder: Path, given: GivenAnswers) -> Checkpoint:
     averaged = bool(unet.keys() & EMA_OPTIONS)
     unet = {name: value for name, value in unet.items() if name not in EMA_OPTIONS}
     unet, scheduler = with_defaults(unet_path, unet, strict=True), with_defaults(scheduler_path, scheduler)
-    check_unet(unet_path, unet, exploding, scheduler.get("variance_type"))
+    check_unet(unet_path, unet, channels, exploding, scheduler.get("variance_type"))
     schedule = (exploding_schedule if exploding else preserving_schedule)(scheduler_path, scheduler)
     rows = unet["num_class_embeds"] or 0
     answers = ask(
@@ -177,11 +185,16 @@ def diffusers_class(path: Path, name: str) -> Any:
     return getattr(diffusers, name)
 
 
-def check_unet(path: Path, config: Mapping[str, Any], exploding: bool, variance_type: object) -> None:
-    """Raise CheckpointError unless it is a network of images, time and perhaps labels, small enough to be built."""
+def check_unet(
+    path: Path, config: Mapping[str, Any], channels: Sequence[int], exploding: bool, variance_type: object
+) -> None:
+    """Raise CheckpointError unless it is a network of states, time and perhaps labels, small enough to be built.
+
+    channels: accepted numbers of channels of the states.
+    """
     images = config["in_channels"]
     learned = variance_type in ("learned", "learned_range")
-    check(path, config, "in_channels", 1, 3)
+    check(path, config, "in_channels", *channels)
     check(path, config, "out_channels", *((images, 2 * images) if learned else (images,)))
     check(path, config, "time_embedding_type", "fourier" if exploding else "positional")
     check(path, config, "class_embed_type", None)

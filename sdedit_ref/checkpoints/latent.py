@@ -96,7 +96,6 @@ def load(path: Path, given: GivenAnswers) -> Checkpoint:
     side = max(round((options.sample_size or 64) / levels), 1) * levels
     network = ConditionedUNet(unet)
     channels = vae.config.latent_channels
-    factor = 2 ** (len(vae.config.decoder_block_out_channels if is_tiny(vae) else vae.config.block_out_channels) - 1)
     return Checkpoint(
         path.resolve(),
         sha256=digest([*dict.fromkeys((path, folder)), vae_folder or folder / "vae"]),
@@ -111,14 +110,15 @@ def load(path: Path, given: GivenAnswers) -> Checkpoint:
         answers=answers,
         notes=(*mapped.notes, *left_out(folder, index)),
         inputs=inputs_of(unet, text.length, side),
-        latent=LatentParts(
-            LatentEncoder(vae).eval().requires_grad_(False),
-            LatentDecoder(vae).eval().requires_grad_(False),
-            factor,
-            text,
-            suggested_options(mapped.sampler, text.guidance),
-        ),
+        latent=parts_around(vae, text, suggested_options(mapped.sampler, text.guidance)),
     )
+
+
+def parts_around(vae: Any, text: TextParts | None, suggested: Mapping[str, Any]) -> LatentParts:
+    """The parts around a latent network with that autoencoder."""
+    widths = vae.config.decoder_block_out_channels if is_tiny(vae) else vae.config.block_out_channels
+    encoder, decoder = (half(vae).eval().requires_grad_(False) for half in (LatentEncoder, LatentDecoder))
+    return LatentParts(encoder, decoder, 2 ** (len(widths) - 1), text, suggested)
 
 
 def configs_of(path: Path, like: object) -> Path:

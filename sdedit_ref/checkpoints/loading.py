@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdedit.errors import CheckpointError
 
-from . import adm, ddpm, diffusers, latent, ncsnpp, single_file
+from . import adm, ddpm, diffusers, latent, ncsnpp, single_file, unconditional
 from .building import first_keys
 from .checkpoint import Checkpoint
 from .contents import Contents
@@ -70,6 +70,8 @@ def load_checkpoint(path: str | Path, **answers: str | int | None) -> Checkpoint
     path = Path(path)
     if latent.is_pipeline(path) or single_file.is_single_file(path):
         return latent.load(path, answers)
+    if unconditional.is_folder(path):
+        return unconditional.load(path, answers)
     for name in ("vae", "distilled", "like"):
         if answers.pop(name, None) is not None:
             raise CheckpointError(f"{path}: --{name} goes with a folder of a latent text-to-image pipeline")

@@ -41,11 +41,14 @@ def held_out_loss(network: nn.Module, prediction: str, schedule: Tensor, views: 
 
 
 @torch.inference_mode()
-def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[int, ...], steps: int = 50) -> Tensor:
-    """Samples [B, C, H, W] in [-1, 1] from pure noise, by DDIM (Song et al. 2021) with predictions of x0 clamped.
+def sample(
+    network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[int, ...], steps: int = 50, clip: float = 1.0
+) -> Tensor:
+    """Samples [B, C, H, W] from pure noise, by DDIM (Song et al. 2021) with predictions of x0 in [-clip, clip].
 
-    prediction: eps or v. schedule: float32 [T, 3]. The levels are those of docs/design.md, contract 1; the number of
-    steps is at most T. It is for pictures of a run's progress; sdedit.evaluation measures what the runtime makes.
+    prediction: eps or v. clip: 1 for pictures, inf for latents. schedule: float32 [T, 3]. The levels are
+    those of docs/design.md, contract 1; the number of steps is at most T. It is for pictures of a run's progress;
+    sdedit.evaluation measures what the runtime makes.
     """
     last = len(schedule)
     steps = min(steps, last)
@@ -55,7 +58,7 @@ def sample(network: nn.Module, prediction: str, schedule: Tensor, shape: tuple[i
         a, s, time = schedule[k - 1]
         a_next, s_next = schedule[k_next - 1, :2] if k_next else (1.0, 0.0)
         out = torch.cat([network(part, time.expand(len(part))) for part in x.split(AT_ONCE)])
-        x0 = ((x - s * out) / a if prediction == "eps" else a * x - s * out).clamp(-1, 1)
+        x0 = ((x - s * out) / a if prediction == "eps" else a * x - s * out).clamp(-clip, clip)
         x = a_next * x0 + s_next * (x - a * x0) / s
     return x
 
