@@ -213,7 +213,8 @@ def in_patches(network: Any, patch: int, head: Any) -> Callable[[Array, Array], 
     def evaluate(x: Array, time: Array) -> Array:
         out = network(F.pixel_unshuffle(x, patch), time, return_dict=False)[0]
         out = F.pixel_shuffle(out, patch)
-        return out if head is None else head(out, x)
+        channels = x.shape[1]
+        return out if head is None else out[:, :channels] + head(out[:, channels:], x)
 
     return evaluate
 

@@ -130,7 +130,7 @@ def save_diffusers(network: DDPM, folder: Path) -> None:
     model: Any = UNet2DModel(
         sample_size=config.size // config.patch,
         in_channels=config.channels * config.patch**2,
-        out_channels=(config.head or config.channels) * config.patch**2,
+        out_channels=(config.channels + config.head) * config.patch**2,
         layers_per_block=config.blocks,
         block_out_channels=tuple(config.width * multiple for multiple in config.width_multiples),
         down_block_types=tuple(down),

@@ -2,7 +2,8 @@
 
 Sub-modules are named as those files name them (`down.0.block.1.conv1`, `mid.attn_1.q`, ...), so a state dict loads with
 strict=True. Two options are ours: `patch`, which works on squares of pixels at once (pixel-unshuffle in, shuffle out),
-and `head`, convolutions at full size after the shuffle, since patches alone leave a pattern of their own size.
+and `head`, convolutions at full size after the shuffle that add to its output, since patches alone leave a pattern of
+their own size.
 """
 
 import math
@@ -160,7 +161,7 @@ class UpLevel(Level):
 
 
 class Head(nn.Module):
-    """features [B, width, H, W] and the network's input x [B, C, H, W] -> the prediction, [B, C, H, W]"""
+    """features [B, width, H, W] and the network's input x [B, C, H, W] -> what the patches' prediction lacks, like x"""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class DDPM(nn.Module):
             before = width
 
         self.norm_out = norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], (config.head or config.channels) * config.patch**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], (config.channels + config.head) * config.patch**2, 3, padding=1)
         self.head = Head(config.channels, config.head) if config.head else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
@@ -218,4 +219,7 @@ class DDPM(nn.Module):
             skips, used = skips[:-count], skips[-count:]
             h = level(h, used[::-1], temb)
         out = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
-        return out if self.head is None else self.head(out, x)
+        if self.head is None:
+            return out
+        prediction, features = out.split([self.config.channels, self.config.head], dim=1)
+        return prediction + self.head(features, x)

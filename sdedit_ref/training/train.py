@@ -115,7 +115,7 @@ def train(
     progress = Progress(run.seen, last, sys.stderr)
     loader: DataLoader[Tensor] = DataLoader(
         Sided(crops),
-        batch_sampler=Batches(crops, run.seen, last, options),  # type: ignore[arg-type] # its length is not asked for
+        batch_sampler=Batches(crops, run.seen, last, options),
         num_workers=options.workers,
         pin_memory=device.type == "cuda",
     )
