@@ -104,6 +104,22 @@ def bundle_with_kernels(build_once: Callable[[str, Build], Path]) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def exported_ddpm(build_once: Callable[[str, Build], Path]) -> Path:
+    """tiny.safetensors: the tiny DDPM; bundle/: the same exported, for images of any size, with weights in half."""
+    from checkpoint_files import METADATA, state
+    from safetensors.torch import save_file
+
+    from sdedit.export.bundle import export_bundle
+    from sdedit_ref.checkpoints import load_checkpoint
+
+    def export(folder: Path) -> None:
+        save_file(state(), folder / "tiny.safetensors", METADATA)
+        export_bundle(load_checkpoint(folder / "tiny.safetensors"), folder / "bundle", name="tiny", licence="CC0")
+
+    return build_once("exported-ddpm", export)
+
+
+@pytest.fixture(scope="session")
 def earth_with_graph(build_once: Callable[[str, Build], Path]) -> Path:
     """The shipped model with graph/."""
     from sdedit.export.additions import extend_bundle
