@@ -6,6 +6,7 @@ from collections.abc import Callable
 import click
 import pytest
 
+from sdedit.cli import main
 from sdedit.console import run_command
 
 Run = Callable[..., tuple[int, str, str]]
@@ -22,6 +23,17 @@ def assert_mistake(result: tuple[int, str, str], message: str) -> None:
     assert len(stderr.splitlines()) == 1
     assert stderr.endswith("\n")
     assert message in stderr
+
+
+def run_sdedit(*arguments: object) -> None:
+    """Run `sdedit` in this process, for fixtures of modules and sessions; it ends well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sdedit", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def end(command: click.Command, monkeypatch: pytest.MonkeyPatch) -> int:

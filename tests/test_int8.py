@@ -12,12 +12,11 @@ import numpy as np
 import onnx
 import pytest
 from command_line import Run
-from tiny import rewrite, tiny_checkpoint, tiny_ddpm, write_bundle
+from tiny import rewrite, write_bundle
 
 from sdedit.errors import BundleError, EngineError, SdeditError
 from sdedit.export import int8
 from sdedit.export.additions import extend_bundle
-from sdedit.export.bundle import export_bundle
 from sdedit.export.calibration import Recorder, make_requests, open_editor, paint, run_edits, sample_guides
 from sdedit.export.onnx_nodes import unstore_half
 from sdedit.runtime import Editor
@@ -48,9 +47,10 @@ def little_work() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(exported_ddpm: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy, alone in its folder: tests try to change it."""
     folder = tmp_path_factory.mktemp("int8")
-    return export_bundle(tiny_checkpoint(tiny_ddpm(), 100), folder / "tiny", name="tiny", licence="CC0")
+    return read_bundle(Path(shutil.copytree(exported_ddpm / "bundle", folder / "tiny")))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from command_line import Run, assert_mistake
+from command_line import Run, assert_mistake, run_sdedit
 from conftest import Build
 from PIL import Image
 
@@ -19,7 +19,6 @@ import onnx_ir as ir
 from latent_pipelines import LENGTH, WIDTH, make_tiny_vae, save_small_sd, save_small_sdxl
 from torch_latent import TorchEngine, torch_components
 
-from sdedit.cli import main
 from sdedit.export import bundle as export_module
 from sdedit.export import latent as latent_module
 from sdedit.kernels import twin
@@ -35,17 +34,6 @@ PROMPT = "a fantasy landscape"
 FACTOR = 2
 
 
-def command(*arguments: object) -> None:
-    """Run `sdedit` in this process; it ends well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["sdedit", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            if end.code:
-                raise
-
-
 @pytest.fixture(scope="module")
 def built(build_once: Callable[[str, Build], Path]) -> Path:
     """sd/: the pipeline; vae/: a tiny autoencoder; bundle/: the pipeline exported."""
@@ -53,7 +41,7 @@ def built(build_once: Callable[[str, Build], Path]) -> Path:
     def build(folder: Path) -> None:
         save_small_sd(folder / "sd")
         make_tiny_vae().save_pretrained(folder / "vae")
-        command("export", folder / "sd", "--out", folder / "bundle", "--name", "small", "--licence", "CC0")
+        run_sdedit("export", folder / "sd", "--out", folder / "bundle", "--name", "small", "--licence", "CC0")
 
     return build_once("latent-export", build)
 
@@ -63,13 +51,30 @@ def bundle(built: Path) -> Bundle:
     return read_bundle(built / "bundle", verify_all=True)
 
 
+def tracing_others(bundle: Path, traced: dict[str, str]) -> Callable[..., ir.Model]:
+    """component_to_onnx that takes a network from the bundle if its first input is in `traced`: tracing is slow."""
+    trace = latent_module.component_to_onnx
+
+    def components(module: Any, example: Any, *rest: Any) -> ir.Model:
+        file = traced.get(next(iter(example)))
+        return trace(module, example, *rest) if file is None else ir.load(bundle / file)
+
+    return components
+
+
 @pytest.fixture(scope="module")
-def sdxl(build_once: Callable[[str, Build], Path]) -> Path:
-    """sd/: a pipeline of SDXL whose U-Net takes all inputs; bundle/: the pipeline exported."""
+def sdxl(build_once: Callable[[str, Build], Path], built: Path) -> Path:
+    """sd/: a pipeline of SDXL whose U-Net takes all inputs; bundle/: the pipeline exported.
+
+    Its autoencoder is that of `built`; its weights are too few to be rounded to half.
+    """
+    components = tracing_others(built / "bundle", {"image": ENCODER, "latent": DECODER})
 
     def build(folder: Path) -> None:
         save_small_sdxl(folder / "sd")
-        command("export", folder / "sd", "--out", folder / "bundle", "--name", "xl", "--weights", "float32")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(latent_module, "component_to_onnx", components)
+            run_sdedit("export", folder / "sd", "--out", folder / "bundle", "--name", "xl", "--weights", "float32")
 
     return build_once("latent-export-xl", build)
 
@@ -179,15 +184,9 @@ def test_an_autoencoder_that_is_no_folder(run: Run, built: Path, tmp_path: Path)
 def test_another_autoencoder_and_no_guidance(
     run: Run, built: Path, guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second export takes the networks that the options do not change from the first: tracing is slow."""
-    trace = latent_module.component_to_onnx
-
-    def components(module: Any, example: Any, *rest: Any) -> ir.Model:
-        if "tokens_0" in example:
-            return ir.load(built / "bundle" / TEXT)
-        return trace(module, example, *rest)
-
+    """The second export takes the networks that the options do not change from the first."""
     monkeypatch.setattr(export_module, "to_onnx", lambda *_: ir.load(built / "bundle" / NETWORK))
+    components = tracing_others(built / "bundle", {"tokens_0": TEXT})
     monkeypatch.setattr(latent_module, "component_to_onnx", components)
     out = tmp_path / "turbo"
     code, *_ = run("export", built / "sd", "--vae", built / "vae", "--distilled", "yes", "--out", out)

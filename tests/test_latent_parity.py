@@ -47,8 +47,6 @@ TOLERANCE = 1e-4
 """Largest difference of the last latents, relative to the largest value."""
 
 PROMPT, NEGATIVE = "a photo of the harbour, don't blur it", "ugly, watermark"
-DPM = diffusers.DPMSolverMultistepScheduler
-LCM = diffusers.LCMScheduler
 
 HARD = [
     "",
@@ -72,6 +70,10 @@ HARD = [
 ]
 
 
+def lcm() -> Any:
+    return diffusers.LCMScheduler(**TRAINING)
+
+
 @dataclass(frozen=True)
 class Known:
     """One random model: as diffusers has it, and as we load it."""
@@ -90,7 +92,7 @@ def known(build_once: Callable[[str, Build], Path]) -> Known:
 @pytest.fixture(scope="module")
 def known_lcm(build_once: Callable[[str, Build], Path]) -> Known:
     """A model distilled with guidance, which its U-Net takes as an input."""
-    folder = build_once("latent-lcm", lambda folder: save_sd(folder / "lcm", LCM(**TRAINING), time_cond_proj_dim=16))
+    folder = build_once("latent-lcm", lambda folder: save_sd(folder / "lcm", lcm(), time_cond_proj_dim=16))
     folder = folder / "lcm"
     return Known(folder, diffusers.StableDiffusionPipeline.from_pretrained(folder), load_checkpoint(folder))
 
@@ -168,17 +170,19 @@ def trailing(kind: Any, **options: Any) -> Any:
     return kind(**TRAINING, timestep_spacing="trailing", **options)
 
 
+def dpm(**options: Any) -> Any:
+    return trailing(diffusers.DPMSolverMultistepScheduler, **options)
+
+
 DDIM = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-
-XL = diffusers.StableDiffusionXLImg2ImgPipeline
 
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "ddim leading": (lambda: diffusers.DDIMScheduler(**TRAINING, **DDIM), {}),
     "ddim eta 1": (lambda: trailing(diffusers.DDIMScheduler, **DDIM), {"eta": 1.0}),
-    "dpmpp_2m linspace": (lambda: DPM(**TRAINING), {}),
-    "dpmpp_2m trailing": (lambda: trailing(DPM), {}),
-    "dpmpp_2m_sde": (lambda: trailing(DPM, algorithm_type="sde-dpmsolver++"), {}),
+    "dpmpp_2m linspace": (lambda: diffusers.DPMSolverMultistepScheduler(**TRAINING), {}),
+    "dpmpp_2m trailing": (dpm, {}),
+    "dpmpp_2m_sde": (lambda: dpm(algorithm_type="sde-dpmsolver++"), {}),
     "euler": (lambda: trailing(diffusers.EulerDiscreteScheduler), {}),
     "euler ancestral": (lambda: trailing(diffusers.EulerAncestralDiscreteScheduler), {}),
     "ddpm": (lambda: trailing(diffusers.DDPMScheduler, clip_sample=False), {}),
@@ -186,18 +190,18 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "turbo": (lambda: trailing(diffusers.EulerAncestralDiscreteScheduler), {"guidance": 1.0, "steps": 4, "t0": 0.5}),
     "v, zero SNR": (lambda: trailing(diffusers.DDIMScheduler, **DDIM, **ZERO_SNR), {"t0": 0.8}),
     "v, zero SNR, all noise": (lambda: trailing(diffusers.DDIMScheduler, **DDIM, **ZERO_SNR), {"t0": 1.0}),
-    "SDXL, euler": (lambda: diffusers.EulerDiscreteScheduler(**TRAINING), {"kind": XL}),
-    "SDXL, dpmpp_2m, no negative": (lambda: trailing(DPM), {"kind": XL, "negative": None}),
-    "SDXL, negative of no words": (lambda: trailing(DPM), {"kind": XL, "negative": ""}),
+    "SDXL, euler": (lambda: diffusers.EulerDiscreteScheduler(**TRAINING), {"xl": True}),
+    "SDXL, dpmpp_2m, no negative": (dpm, {"xl": True, "negative": None}),
+    "SDXL, negative of no words": (dpm, {"xl": True, "negative": ""}),
     "9 channels": (lambda: trailing(diffusers.DDIMScheduler, **DDIM), {"known": "known_inpainting", "mask": True}),
     "9 channels, euler": (
         lambda: trailing(diffusers.EulerDiscreteScheduler),
         {"known": "known_inpainting", "mask": True, "t0": 0.8},
     ),
-    "LCM": (lambda: LCM(**TRAINING), {"known": "known_lcm", "steps": 4, "t0": 1.0, "negative": None}),
-    "LCM, half": (lambda: LCM(**TRAINING), {"known": "known_lcm", "steps": 8, "t0": 0.5, "negative": None}),
-    "LCM of a fused LoRA": (lambda: LCM(**TRAINING), {"steps": 4, "t0": 0.8, "guidance": 1.5}),
-    "v, dpmpp_2m": (lambda: trailing(DPM, prediction_type="v_prediction"), {"t0": 0.8}),
+    "LCM": (lcm, {"known": "known_lcm", "steps": 4, "t0": 1.0, "negative": None}),
+    "LCM, half": (lcm, {"known": "known_lcm", "steps": 8, "t0": 0.5, "negative": None}),
+    "LCM of a fused LoRA": (lcm, {"steps": 4, "t0": 0.8, "guidance": 1.5}),
+    "v, dpmpp_2m": (lambda: dpm(prediction_type="v_prediction"), {"t0": 0.8}),
 }
 
 
@@ -218,7 +222,7 @@ def mask_of(known: Known) -> np.ndarray:
 
 def spacing(scheduler: Any) -> int:
     """Training levels from one level of our table to the next."""
-    return 1000 // scheduler.config.original_inference_steps if isinstance(scheduler, LCM) else 1
+    return 1000 // scheduler.config.original_inference_steps if isinstance(scheduler, diffusers.LCMScheduler) else 1
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -230,16 +234,16 @@ def test_an_edit_is_diffusers_edit(
     case: str,
 ) -> None:
     make, options = CASES[case]
-    known: Known = request.getfixturevalue(options.get("known", "known_xl" if options.get("kind") is XL else "known"))
+    xl = options.get("xl", False)
+    known: Known = request.getfixturevalue(options.get("known", "known_xl" if xl else "known"))
     scheduler = make()
     masked = options.get("mask", False)
     steps, t0, guidance = options.get("steps", 10), options.get("t0", 0.6), options.get("guidance", 7.5)
     negative = options.get("negative", NEGATIVE) if guidance != 1 else None
     mask = mask_of(known)
-    plain = diffusers.StableDiffusionInpaintPipeline if masked else diffusers.StableDiffusionImg2ImgPipeline
-    kind = options.get("kind", plain)
-    others = {"add_watermarker": False} if kind is XL else {"requires_safety_checker": False}
-    pipeline = kind(**{**known.pipeline.components, "scheduler": scheduler}, **others)
+    kind = f"StableDiffusion{'XL' if xl else ''}{'Inpaint' if masked else 'Img2Img'}Pipeline"
+    others = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
+    pipeline = getattr(diffusers, kind)(**{**known.pipeline.components, "scheduler": scheduler}, **others)
     pipeline.set_progress_bar_config(disable=True)
     same_noise(pipeline)
     call: dict[str, Any] = {"mask_image": Image.fromarray(mask), "height": 32, "width": 32} if masked else {}
@@ -296,7 +300,7 @@ def test_our_spacing_is_trailing() -> None:
 
 def test_levels_of_a_consistency_model_are_those_of_its_scheduler(known_lcm: Known) -> None:
     schedule = Schedule(known_lcm.checkpoint.schedule)
-    scheduler = LCM(**TRAINING)
+    scheduler = lcm()
     assert len(schedule) == 50
     for steps in range(1, 11):
         scheduler.set_timesteps(steps)

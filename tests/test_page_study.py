@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from command_line import Run
+from command_line import run_sdedit
 from pages import browser  # fixture
 from painter import WAIT
 from playwright.sync_api import Browser, Page, expect
@@ -25,10 +25,17 @@ REDNESS = """image => {
 }"""
 
 
-@pytest.fixture
-def address(run: Run, tmp_path: Path) -> str:
-    assert run("evaluate", *write_folders(tmp_path), *both(tmp_path))[0] == 0
-    return (tmp_path / "study.html").as_uri()
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with study.html and its key."""
+    folder = tmp_path_factory.mktemp("study")
+    run_sdedit("evaluate", *write_folders(folder), *both(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(study: Path) -> str:
+    return (study / "study.html").as_uri()
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ def saved(page: Page) -> dict[str, Any]:
     return found
 
 
-def test_a_person_who_always_chooses_red_gives_the_red_set_every_vote(page: Page, tmp_path: Path) -> None:
+def test_a_person_who_always_chooses_red_gives_the_red_set_every_vote(page: Page, study: Path, tmp_path: Path) -> None:
     page.locator("#name").fill("Ann <b>")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
@@ -86,7 +93,7 @@ def test_a_person_who_always_chooses_red_gives_the_red_set_every_vote(page: Page
     answers = saved(page)
     assert answers["name"] == "Ann <b>"
     (tmp_path / "ann.json").write_text(json.dumps(answers))
-    done = CliRunner().invoke(command, [str(tmp_path / "study.key.json"), str(tmp_path / "ann.json"), "--json"])
+    done = CliRunner().invoke(command, [str(study / "study.key.json"), str(tmp_path / "ann.json"), "--json"])
     assert [(rate["chosen"], rate["votes"]) for rate in json.loads(done.output)["rates"]] == [(3, 3), (3, 3)]
 
 
