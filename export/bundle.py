@@ -92,7 +92,8 @@ def export_bundle(
         if not math.isfinite(rounding):
             raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
         multiple_of = checkpoint.multiple_of if image["free"] else None
-        model = to_onnx(network, shape, checkpoint.classes > 0, multiple_of, checkpoint.inputs)
+        is_latent = checkpoint.latent is not None
+        model = to_onnx(network, shape, checkpoint.classes > 0, multiple_of, checkpoint.inputs, head_by_head=is_latent)
         if weights == "half":
             store_in_half(model)
         save_onnx(model, folder / NETWORK)

@@ -18,6 +18,7 @@ from torch import nn
 
 from sdedit.runtime.bundle import KNOWN
 
+from .attention import HEAD_BY_HEAD
 from .norms import with_large_norms_by_channel
 
 OPSET = 18
@@ -42,12 +43,13 @@ def to_onnx(
     labels: bool = False,
     multiple_of: int | None = None,
     inputs: Mapping[str, tuple[int, ...]] | None = None,
+    head_by_head: bool = False,
 ) -> ir.Model:
     """network: x [B, C, H, W], time [B] -> out [B, C, H, W]; B is free, C of shape = (C, H, W) is fixed.
 
     labels: whether the network takes label int64 [B] too. multiple_of: H and W are free too, but for being multiples of
-    it; None: they are fixed. inputs: shapes of further float32 inputs by name, without the batch. Raises RuntimeError
-    if the network does not allow that.
+    it; None: they are fixed. inputs: shapes of further float32 inputs by name, without the batch. head_by_head: how
+    attention is written, see attention.by_heads. Raises RuntimeError if the network does not allow that.
     """
     network = with_large_norms_by_channel(network, shape, example_conditions(1, labels, inputs or {}))
     batch = torch.export.Dim("batch", max=TRACED_BATCHES)
@@ -63,7 +65,7 @@ def to_onnx(
         shape = (shape[0], 3 * multiple_of, 5 * multiple_of)
     example = {"x": torch.zeros(2, *shape), "time": torch.zeros(2), **example_conditions(2, labels, inputs or {})}
     sizes = {name: image if name in ("x", KNOWN) else {0: batch} for name in example}
-    model = export_model(network, example, sizes, ["out"])
+    model = export_model(network, example, sizes, ["out"], head_by_head=head_by_head)
     if multiple_of is not None:
         name_sides(model)
     return model
@@ -80,13 +82,14 @@ def component_to_onnx(
 ) -> ir.Model:
     """A network of inputs by name, in the order of `example`; the batch is free.
 
-    multiple_of: of the sides of its one picture, which are free; None: it has none.
+    multiple_of: of the sides of its one picture, which are free; None: it has none, but texts.
     """
     batch = torch.export.Dim("batch", max=TRACED_BATCHES)
     size: dict[int, Any] = {0: batch}
     if multiple_of is not None:
         size |= {2: multiple_of * torch.export.Dim("rows"), 3: multiple_of * torch.export.Dim("columns")}
-    model = export_model(network, example, dict.fromkeys(example, size), outputs, by_name=False)
+    sizes = dict.fromkeys(example, size)
+    model = export_model(network, example, sizes, outputs, by_name=False, head_by_head=multiple_of is not None)
     name_sides(model)
     return model
 
@@ -97,9 +100,10 @@ def export_model(
     sizes: Mapping[str, dict[int, Any]],
     outputs: list[str],
     by_name: bool = True,
+    head_by_head: bool = False,
 ) -> ir.Model:
     """The graph that torch's exporter gives. sizes: free dimensions of each input. by_name: after x and time inputs are
-    given by their names."""
+    given by their names. head_by_head: see attention.by_heads."""
     values = list(example.values())
     count = 2 if by_name else len(values)
     named = dict(list(example.items())[count:])
@@ -116,6 +120,7 @@ def export_model(
             input_names=list(example),
             output_names=outputs,
             dynamic_shapes=free,
+            custom_translation_table=HEAD_BY_HEAD if head_by_head else None,
             verbose=False,
         )
     if program is None:

@@ -1,7 +1,9 @@
 """This machine's processor, and the processors and the memory that this process may really use."""
 
+import ctypes
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from sdedit.errors import EngineError, raise_interrupt
@@ -33,6 +35,12 @@ def check_memory(what: str, count: int, each: int) -> None:
             f"{count} {what} need {count * each / 1e9:,.1f} GB of memory, "
             f"{free / 1e9:,.1f} GB are available: {free // each} would fit"
         )
+
+
+def return_free_memory() -> None:
+    """Give memory that was allocated and is free again back to the system, where the C library is asked for it."""
+    with suppress(OSError, AttributeError, TypeError):  # other libraries than glibc; Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def load_average() -> float | None:

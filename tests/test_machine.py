@@ -1,6 +1,7 @@
 """Processors and memory under containers' limits, a place to remember things, and engines that are silent."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -368,3 +369,20 @@ def test_the_process_is_as_before_when_an_import_fails(monkeypatch: pytest.Monke
         importing.import_engine("of_nowhere", "cpu")
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
     assert "openvino_telemetry" not in sys.modules or sys.modules["openvino_telemetry"] is not None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps free memory and is asked for it")
+def test_free_memory_goes_back_to_the_system() -> None:
+    """A block that is still used lies above the free ones, so the C library does not give them back by itself."""
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+    blocks = [b"x" * 100_000 for _ in range(1000)]
+    used = resident()
+    last = blocks[-1]
+    del blocks
+    machine.return_free_memory()
+    assert resident() <= used - 80_000_000
+    assert last

@@ -38,14 +38,15 @@ class OnnxRuntimeComponent:
     """Implements Component."""
 
     def __init__(self, bundle: Bundle, name: str, threads: int) -> None:
-        from .onnxruntime import open_session
+        from .onnxruntime import open_session, shrinking
 
         self._name = name
-        self._session = open_session(bundle.read_network(name), threads)
+        self._session = open_session(bundle.read_network(name), threads, pattern=False)
+        self._options = shrinking()
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         try:
-            values = self._session.run(None, dict(inputs))
+            values = self._session.run(None, dict(inputs), self._options)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise EngineError(f"onnxruntime failed in {self._name}: {reason(error)}") from None
         return dict(zip((output.name for output in self._session.get_outputs()), values, strict=True))

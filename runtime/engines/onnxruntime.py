@@ -8,6 +8,7 @@ import numpy as np
 from sdedit.errors import EngineError, install_hint, reason
 
 from ..bundle import Bundle, Network
+from ..machine import return_free_memory
 from .base import OUT, DeviceArray, Enqueue, Evaluate, check_signature
 from .importing import import_onnxruntime
 
@@ -30,7 +31,8 @@ class OnnxRuntimeEngine:
         onnxruntime = import_onnxruntime()
         self.version = str(onnxruntime.__version__)
         self.precision = precision
-        self._session = open_session(bundle.read_network(), threads)
+        large = bundle.manifest.latent is not None
+        self._session = open_session(bundle.read_network(), threads, pattern=not large)
         found = signature(self._session)
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, found)
@@ -119,14 +121,19 @@ class OnnxRuntimeCudaEngine:
         del self._session
 
 
-def open_session(network: Network, threads: int) -> Any:
-    """The session of a network on the CPU, in float32, at batch 1. Raises EngineError."""
+def open_session(network: Network, threads: int, pattern: bool = True) -> Any:
+    """The session of a network on the CPU, in float32, at batch 1. Raises EngineError.
+
+    pattern: keep the values of later evaluations in one block, which saves about 2 % of a small network's time. The
+    block comes beside the memory of the first evaluation, so a large network needs twice as much for its values.
+    """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
+    options.enable_mem_pattern = pattern
     options.log_severity_level = 4  # no log lines: a failure reaches the user as one EngineError
     options.add_free_dimension_override_by_name("batch", 1)
     give_weights(options, network)
@@ -138,7 +145,15 @@ def open_session(network: Network, threads: int) -> Any:
     except Exception as error:  # onnxruntime's exceptions share no base class; names may be no UTF-8
         raise EngineError(f"onnxruntime refuses {network.path}: {reason(error)}") from None
     session._model_bytes = None  # it would keep the file in memory for a fallback, which is off
+    return_free_memory()  # loading leaves as much as the weights take
     return session
+
+
+def shrinking() -> Any:
+    """Options of a run after which the session keeps no memory but its weights, for networks that seldom run."""
+    options = import_onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def give_weights(options: Any, network: Network) -> None:
