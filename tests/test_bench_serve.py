@@ -71,6 +71,29 @@ def test_the_client_reads_streams_and_metrics(served: Served) -> None:
     assert b"image_edit.completed" in answer.body
 
 
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", client.Answer(200, {"content-length": "3"}, b"abc")),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", client.Answer(0)),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", client.Answer(0)),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", client.Answer(0)),
+        (b"", client.Answer(0)),
+    ],
+)
+def test_an_answer_that_is_cut_is_lost(sent: bytes, expected: client.Answer) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4)
+        writer.write(sent)
+        writer.close()
+
+    async def run() -> client.Answer:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            return await client.exchange(server.sockets[0].getsockname()[1], b"ask!")
+
+    assert asyncio.run(run()) == expected
+
+
 def test_the_bomb_is_a_png_of_that_size(served: Served) -> None:
     image = Image.open(io.BytesIO(faults.black_png(300)))
     assert (image.size, image.getextrema()) == ((300, 300), (0, 0))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .client import STREAM, Answer, Connection, edit, metric, multipart, request
+from .client import STREAM, Answer, Connection, edit, edit_bytes, exchange, metric, multipart, request
 from .load import quantile
 from .process import ServerProcess, server_process
 
@@ -218,7 +218,8 @@ async def large_pictures(server: ServerProcess, guide: bytes) -> Row:
 async def all_at_once(server: ServerProcess, guide: bytes) -> Row:
     """200 edits at the same moment: more than fit into the queue."""
     expected = (await edit(server.port, guide, steps=25)).body
-    answers = await asyncio.gather(*(timed(edit(server.port, guide, steps=25)) for _ in range(200)))
+    data = edit_bytes(server.port, guide, steps=25)
+    answers = await asyncio.gather(*(timed(exchange(server.port, data)) for _ in range(200)))
     good = [answer for _, answer in answers if answer.status == 200]
     refused = [took for took, answer in answers if answer.status == 503 and "retry-after" in answer.headers]
     late = quantile(refused, 0.99)
