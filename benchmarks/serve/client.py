@@ -2,9 +2,7 @@
 
 import asyncio
 import secrets
-import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 STREAM = "text/event-stream"
@@ -42,12 +40,6 @@ def head_bytes(port: int, method: str, path: str, headers: Mapping[str, object])
 def request_bytes(port: int, method: str, path: str, headers: Mapping[str, object], body: bytes) -> bytes:
     """A whole request."""
     return head_bytes(port, method, path, {"content-length": len(body), **headers}) + body
-
-
-def edit_bytes(port: int, guide: bytes, headers: Mapping[str, object] | None = None, **fields: object) -> bytes:
-    """A whole request for an edit."""
-    kind, body = multipart({"guide": guide}, fields)
-    return request_bytes(port, "POST", "/v1/edits", {**kind, **(headers or {})}, body)
 
 
 class Incoming:
@@ -104,38 +96,40 @@ class Connection(Incoming):
         self.writer.transport.abort()
 
 
-async def exchange(port: int, data: bytes) -> Answer:
-    """Send a whole request, and read all that comes until the server closes. Errors of the connection are status 0.
-
-    The socket is used without a stream and its buffers, and the answer is parsed when it is whole. So a burst measures
-    the server more than this process.
-    """
-    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            with socket.socket() as client:
-                client.setblocking(False)
-                await loop.sock_connect(client, ("127.0.0.1", port))
-                await loop.sock_sendall(client, data)
-                with suppress(ConnectionResetError):  # the answer may be whole already
-                    while block := await loop.sock_recv(client, 1 << 16):
-                        reader.feed_data(block)
-            reader.feed_eof()
-            return await Incoming(reader).read()
-    except (OSError, asyncio.IncompleteReadError, TimeoutError):
-        return Answer(0)
-
-
 async def request(
     port: int, method: str, path: str, headers: Mapping[str, object] | None = None, body: bytes = b""
 ) -> Answer:
     """One request and its answer. Errors of the connection are status 0."""
-    return await exchange(port, request_bytes(port, method, path, headers or {}, body))
+
+    async def go() -> Answer:
+        connection = await Connection.open(port)
+        try:
+            await connection.send(method, path, headers or {}, body)
+            return await connection.read()
+        finally:
+            connection.abort()
+
+    try:
+        return await asyncio.wait_for(go(), TIMEOUT)
+    except (OSError, asyncio.IncompleteReadError, TimeoutError):
+        return Answer(0)
+
+
+async def read_answer(received: bytes | bytearray) -> Answer:
+    """The answer in all bytes of a connection; status 0 if it is not whole."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(received)
+    reader.feed_eof()
+    try:
+        return await Incoming(reader).read()
+    except asyncio.IncompleteReadError:
+        return Answer(0)
 
 
 async def edit(port: int, guide: bytes, headers: Mapping[str, object] | None = None, **fields: object) -> Answer:
     """One edit."""
-    return await exchange(port, edit_bytes(port, guide, headers, **fields))
+    kind, body = multipart({"guide": guide}, fields)
+    return await request(port, "POST", "/v1/edits", {**kind, **(headers or {})}, body)
 
 
 async def metric(port: int, name: str) -> float:
