@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.responses import JSONResponse, Response
 
@@ -69,8 +70,8 @@ class Shedder:
             self._desk.check_room(self._let_in)
         except Problem as problem:
             self._desk.telemetry.answered(problem.status)
-            headers = {**problem.headers, "connection": "close", **SECURITY_HEADERS}
-            return Refusal(JSONResponse(problem.as_json(), problem.status, headers), head.body - head.here)
+            response = response_to(problem.status, problem.message, problem.kind, tuple(problem.headers.items()))
+            return Refusal(response, head.body - head.here)
         self._expect(head.here / head.body if head.body else 1.0)
         return None
 
@@ -86,6 +87,13 @@ class Shedder:
 
     def _forget(self) -> None:
         self._let_in = 0.0
+
+
+@lru_cache(maxsize=16)  # the refusals of a burst are alike
+def response_to(status: int, message: str, kind: str, headers: tuple[tuple[str, str], ...]) -> Response:
+    """The answer to a problem, as the application gives it; but the connection is closed after it."""
+    content = Problem(status, message, kind).as_json()
+    return JSONResponse(content, status, {**dict(headers), "connection": "close", **SECURITY_HEADERS})
 
 
 def read_head(data: bytes) -> Head | None:
