@@ -43,6 +43,8 @@ class CancelledError(SdeditError):
 
 def printable(text: str) -> str:
     """The text for a terminal: what does not print (controls, line ends, broken characters) is escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

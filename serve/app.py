@@ -18,9 +18,10 @@ from . import health, jobs, native
 from .backend import Backend
 from .desk import Desk
 from .doors import a1111, openai
-from .guard import Guard
+from .guard import Access, Guard
 from .limits import Limits
 from .problems import Problem, client_gone, problem_of
+from .shedding import Shedder
 from .telemetry import Telemetry
 
 PAGE = Path(__file__).parent / "page"
@@ -41,11 +42,13 @@ def make_app(
     page: bool = True,
 ) -> Starlette:
     """The application. hosts: names that it is asked by. key: needed by the API; None: no key. page: serve the page."""
+    access = Access(hosts, key)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         backend = await open_backend()
         app.state.desk = Desk(backend, limits, telemetry)
+        app.state.shedder = Shedder(app.state.desk, access)
         app.state.shelf = jobs.Shelf(limits)
         try:
             yield
@@ -60,7 +63,7 @@ def make_app(
     return Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, hosts=hosts, key=key, limits=limits, telemetry=telemetry)],
+        middleware=[Middleware(Guard, access=access, limits=limits, telemetry=telemetry)],
         exception_handlers=dict.fromkeys(ERRORS, on_error),
     )
 

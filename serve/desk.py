@@ -142,6 +142,13 @@ class Desk:
         finally:
             self._arrivals.discard(arrival)
 
+    def check_room(self, let_in: float) -> None:
+        """Raise Problem 503, and count it, if a new request should not be read.
+
+        let_in: requests, by the share of their bodies that is here, that will arrive before it.
+        """
+        self._check(self.wait + self.backend.typical * let_in)
+
     def open(self, request: EditRequest, arrival: Arrival) -> Running:
         """Begin an edit; an older one of its session is cancelled. Raises Problem 503 while the server ends."""
         if self.draining:
@@ -169,10 +176,13 @@ class Desk:
         return self.backend.wait + self.backend.typical * sum(a.share for a in self._arrivals if a is not arrival)
 
     def _check_arrival(self, arrival: Arrival) -> None:
+        self._check(self._wait(arrival))
+
+    def _check(self, wait: float) -> None:
         try:
             if self.draining:
                 raise overloaded("the server is ending", 5)
-            check_wait(self._wait(arrival), self.limits.wait_seconds)
+            check_wait(wait, self.limits.wait_seconds)
         except Problem as problem:
             self.telemetry.ended(problem, 0.0)
             raise

@@ -39,16 +39,32 @@ SECURITY_HEADERS = {
 }
 
 
+class Access:
+    """Who may ask what."""
+
+    def __init__(self, hosts: Collection[str], key: str | None) -> None:
+        """hosts: names that the server is asked by, without ports. key: None where none is needed."""
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._key = key
+
+    def check(self, path: str, method: str, headers: Mapping[str, str]) -> None:
+        """Raise Problem 401 or 403 for a request that is not allowed. headers: by lower-case name."""
+        if path in OPEN_PATHS:
+            return
+        if (host := host_name(headers.get("host", ""))) not in self._hosts:
+            raise Problem(403, f"host {shown(host)} is not served here", "forbidden")
+        if method not in SAFE_METHODS or path.startswith(API_PATHS):
+            check_origin(headers)
+        if self._key is not None and path.startswith(API_PATHS):
+            check_key(headers, self._key)
+
+
 class Guard:
     """Refuses what should not come in, counts answers, and gives every answer the security headers."""
 
-    def __init__(
-        self, app: ASGIApp, hosts: Collection[str], key: str | None, limits: Limits, telemetry: Telemetry
-    ) -> None:
-        """hosts: names that the server is asked by, without ports. key: None where none is needed."""
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits, telemetry: Telemetry) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
-        self._key = key
+        self._access = access
         self._limits = limits
         self._telemetry = telemetry
         self._held = 0
@@ -67,7 +83,7 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope["path"], scope["method"], Headers(scope=scope))
+            self._access.check(scope["path"], scope["method"], Headers(scope=scope))
         except Problem as problem:
             headers = {**problem.headers, "connection": "close"}  # its body is not read
             await JSONResponse(problem.as_json(), problem.status, headers)(scope, receive, send_safely)
@@ -83,16 +99,6 @@ class Guard:
         self._held += size
         if self._held > self._limits.held_bytes:
             raise overloaded("the server holds too many uploads", 1)
-
-    def _check(self, path: str, method: str, headers: Mapping[str, str]) -> None:
-        if path in OPEN_PATHS:
-            return
-        if (host := host_name(headers.get("host", ""))) not in self._hosts:
-            raise Problem(403, f"host {shown(host)} is not served here", "forbidden")
-        if method not in SAFE_METHODS or path.startswith(API_PATHS):
-            check_origin(headers)
-        if self._key is not None and path.startswith(API_PATHS):
-            check_key(headers, self._key)
 
 
 class Body:

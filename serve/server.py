@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from .limits import Limits
 from .protocol import deadline_protocol
+from .shedding import Refusal, Shedder
 from .telemetry import Telemetry
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -53,9 +54,14 @@ def run_server(server: "DrainingServer", bound: socket.socket) -> None:
 
 def make_server(app: Starlette, limits: Limits, telemetry: Telemetry, started: Callable[[], None]) -> "DrainingServer":
     """The server of an application. started: called when it listens."""
+
+    def refuse(data: bytes) -> Refusal | None:
+        shedder: Shedder = app.state.shedder  # it is there before the first connection
+        return shedder.refuse(data)
+
     config = uvicorn.Config(
         app,
-        http=deadline_protocol(limits, telemetry.closed_slow),
+        http=deadline_protocol(limits, telemetry.closed_slow, refuse),
         ws="none",
         loop="asyncio",
         lifespan="on",

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import math
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from serving import COAST, Gate, Served, fade, serving
 from stubs import stub_editor
 
-from sdedit.benchmarks.serve import client, faults, load, soak
+from sdedit.benchmarks.serve import burst, client, faults, load, soak
 from sdedit.serve.limits import Limits
 
 
@@ -69,6 +70,48 @@ def test_the_client_reads_streams_and_metrics(served: Served) -> None:
     answer = asyncio.run(client.edit(served.port, COAST, {"accept": client.STREAM}, steps=2))
     assert answer.status == 200
     assert b"image_edit.completed" in answer.body
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", client.Answer(200, {"content-length": "3"}, b"abc")),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", client.Answer(0)),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", client.Answer(0)),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", client.Answer(0)),
+        (b"", client.Answer(0)),
+    ],
+)
+def test_an_answer_that_is_cut_is_lost(sent: bytes, expected: client.Answer) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    async def run() -> tuple[client.Answer, client.Answer]:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            (one,) = await asyncio.to_thread(burst.burst, port, [client.head_bytes(port, "GET", "/", {})])
+            return await client.request(port, "GET", "/"), await client.read_answer(one.received)
+
+    assert asyncio.run(run()) == (expected, expected)
+
+
+def test_a_burst_gets_every_answer(served: Served) -> None:
+    kind, body = client.multipart({"guide": COAST}, {"steps": 2})
+    data = client.request_bytes(served.port, "POST", "/v1/edits", kind, body)
+    expected = asyncio.run(client.edit(served.port, COAST, steps=2))
+    for one in burst.burst(served.port, [data] * 5):
+        answer = asyncio.run(client.read_answer(one.received))
+        assert (answer.status, answer.body) == (200, expected.body)
+        assert one.seconds > 0
+
+
+def test_a_burst_at_a_server_that_is_gone_is_lost() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for one in burst.burst(port, [b"ask"] * 2):
+        assert asyncio.run(client.read_answer(one.received)) == client.Answer(0)
 
 
 def test_the_bomb_is_a_png_of_that_size(served: Served) -> None:

@@ -31,26 +31,22 @@ def multipart(files: Mapping[str, bytes], fields: Mapping[str, object]) -> tuple
     return {"content-type": f"multipart/form-data; boundary={boundary}"}, body + f"--{boundary}--\r\n".encode()
 
 
-class Connection:
-    """One connection, used for one request."""
+def head_bytes(port: int, method: str, path: str, headers: Mapping[str, object]) -> bytes:
+    """The bytes before a request's body."""
+    lines = {"host": f"127.0.0.1:{port}", "connection": "close", **headers}
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in lines.items()), "", ""]).encode()
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-        self.reader, self.writer, self._port = reader, writer, port
 
-    @classmethod
-    async def open(cls, port: int) -> "Connection":
-        """Connect to a server of this machine."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port), port)
+def request_bytes(port: int, method: str, path: str, headers: Mapping[str, object], body: bytes) -> bytes:
+    """A whole request."""
+    return head_bytes(port, method, path, {"content-length": len(body), **headers}) + body
 
-    def head(self, method: str, path: str, headers: Mapping[str, object]) -> bytes:
-        """The bytes before a request's body."""
-        lines = {"host": f"127.0.0.1:{self._port}", "connection": "close", **headers}
-        return "\r\n".join([f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in lines.items()), "", ""]).encode()
 
-    async def send(self, method: str, path: str, headers: Mapping[str, object], body: bytes = b"") -> None:
-        """Send a whole request."""
-        self.writer.write(self.head(method, path, {"content-length": len(body), **headers}) + body)
-        await self.writer.drain()
+class Incoming:
+    """An answer that comes in."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self.reader = reader
 
     async def read_head(self) -> Answer:
         """Status and headers of the answer."""
@@ -69,9 +65,31 @@ class Connection:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The chunks of an answer whose head was read, as they come."""
-        while size := int(await self.reader.readline(), 16):
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
             yield await self.reader.readexactly(size)
             await self.reader.readexactly(2)
+
+
+class Connection(Incoming):
+    """One connection, used for one request."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+        super().__init__(reader)
+        self.writer, self._port = writer, port
+
+    @classmethod
+    async def open(cls, port: int) -> "Connection":
+        """Connect to a server of this machine."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port), port)
+
+    def head(self, method: str, path: str, headers: Mapping[str, object]) -> bytes:
+        """The bytes before a request's body."""
+        return head_bytes(self._port, method, path, headers)
+
+    async def send(self, method: str, path: str, headers: Mapping[str, object], body: bytes = b"") -> None:
+        """Send a whole request."""
+        self.writer.write(request_bytes(self._port, method, path, headers, body))
+        await self.writer.drain()
 
     def abort(self) -> None:
         """Go away."""
@@ -94,6 +112,17 @@ async def request(
     try:
         return await asyncio.wait_for(go(), TIMEOUT)
     except (OSError, asyncio.IncompleteReadError, TimeoutError):
+        return Answer(0)
+
+
+async def read_answer(received: bytes | bytearray) -> Answer:
+    """The answer in all bytes of a connection; status 0 if it is not whole."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(received)
+    reader.feed_eof()
+    try:
+        return await Incoming(reader).read()
+    except asyncio.IncompleteReadError:
         return Answer(0)
 
 
