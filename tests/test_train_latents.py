@@ -28,7 +28,7 @@ from sdedit_ref.training.timed import Pace, learning_rate, new_run, resume, save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 AUTOENCODER = ("--size", "40", "--widths", "8,8", "--latent-channels", "2", "--batch", "4", "--turns")
-UNET = ("--sizes", "16,8", "--widths", "16,16", "--blocks", "1", "--attention", "1", "--batch", "4", "--crops", "8")
+UNET = ("--sizes", "16,8", "--widths", "16,16", "--blocks", "1", "--attention", "", "--batch", "4", "--crops", "8")
 AT_ONCE = ("--minutes", "1e-9")
 """Time for one step: the loop looks at the clock after each."""
 
