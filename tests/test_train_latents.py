@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +157,16 @@ def test_mistakes_of_training(
     result = run_command(module, built / "photo.png", "--out", tmp_path / "out", *more, *options)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_another_autoencoder_is_not_gone_on_with(built: Path, tmp_path: Path) -> None:
+    photo, ae, run = built / "photo.png", tmp_path / "ae", tmp_path / "run"
+    shutil.copytree(built / "run", run)
+    shutil.copytree(built / "ae", ae)
+    config = json.loads((ae / "config.json").read_text())
+    (ae / "config.json").write_text(json.dumps({**config, "latents_mean": [0.5, 0.5]}))
+    result = run_command(latents, photo, "--autoencoder", ae, "--out", run, *UNET, *AT_ONCE)
+    assert "state.pt was trained with autoencoder" in str(result.exception)
 
 
 def test_no_folder_of_an_autoencoder(built: Path, tmp_path: Path) -> None:
