@@ -12,6 +12,7 @@ from PIL import Image
 from sdedit.errors import EngineError
 
 from .bundle import DECODER, ENCODER, KNOWN, Bundle
+from .images import carry_error
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """A loaded network: inputs by name -> outputs by name."""
@@ -46,6 +47,12 @@ class Codec(Protocol):
     def decode(self, state: np.ndarray) -> Image.Image:
         """The picture of a finished state."""
 
+    def join(self, picture: Image.Image, original: Image.Image, kept: np.ndarray) -> Image.Image:
+        """The decoded picture, made to fit the kept part of the original, beside which it will be pasted.
+
+        kept: bool [H, W].
+        """
+
     def preview(self, x0: np.ndarray) -> Image.Image:
         """A picture of a prediction in mid-edit, of picture size. It may be cheaper and coarser than `decode`."""
 
@@ -67,6 +74,9 @@ class PixelCodec:
 
     def decode(self, state: np.ndarray) -> Image.Image:
         return to_image(state)
+
+    def join(self, picture: Image.Image, original: Image.Image, kept: np.ndarray) -> Image.Image:
+        return picture
 
     def preview(self, x0: np.ndarray) -> Image.Image:
         return to_image(x0)
@@ -130,6 +140,10 @@ class LatentCodec:
 
     def decode(self, state: np.ndarray) -> Image.Image:
         return to_image(finite("decoder", self._decoder({"latent": state[None]})["image"][0]))
+
+    def join(self, picture: Image.Image, original: Image.Image, kept: np.ndarray) -> Image.Image:
+        """Carried error: the autoencoder shifts colours, and what it did on kept pixels is undone beside them, too."""
+        return carry_error(picture, original, kept, max(self._factor // 2, 1))
 
     def preview(self, x0: np.ndarray) -> Image.Image:
         """The bundle's linear map of each cell to a colour, enlarged: it costs no network."""

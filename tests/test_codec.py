@@ -65,6 +65,7 @@ class HalvedCodec:
 
     picture_channels: int = 3
     seen: list[Image.Image] = field(default_factory=list)
+    joined: list[tuple[tuple[int, int], int]] = field(default_factory=list)
 
     def encode(self, picture: Image.Image) -> np.ndarray:
         self.seen.append(picture)
@@ -82,6 +83,10 @@ class HalvedCodec:
         for index, part in enumerate(state):
             green[index // 2 :: 2, index % 2 :: 2] = part
         return to_image(green[None]).convert("RGB")
+
+    def join(self, picture: Image.Image, original: Image.Image, kept: np.ndarray) -> Image.Image:
+        self.joined.append((original.size, int(kept.sum())))
+        return picture
 
     def preview(self, x0: np.ndarray) -> Image.Image:
         return self.decode(x0)
@@ -104,6 +109,9 @@ def test_an_edit_takes_pictures_and_states_from_the_codec_alone() -> None:
         job = editor.submit(photo, steps=3)
         previews = list(job.previews())
         whole = job.result().images[0].pil
+        codec = editor._codec
+    assert isinstance(codec, HalvedCodec)
+    assert codec.joined == [((64, 64), 64 * 64 - 20 * 30)]  # of the edit with a mask alone
     before, after = np.asarray(photo), np.asarray(masked)
     assert np.array_equal(after[mask == 0], before[mask == 0])
     assert (after != before)[mask == 1].any(axis=1).mean() > 0.9

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from sdedit_ref.training.timed import Pace, learning_rate, new_run, resume, save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 AUTOENCODER = ("--size", "40", "--widths", "8,8", "--latent-channels", "2", "--batch", "4", "--turns")
-UNET = ("--sizes", "16,8", "--widths", "16,16", "--blocks", "1", "--attention", "1", "--batch", "4", "--crops", "8")
+UNET = ("--sizes", "16,8", "--widths", "16,16", "--blocks", "1", "--attention", "", "--batch", "4", "--crops", "8")
 AT_ONCE = ("--minutes", "1e-9")
 """Time for one step: the loop looks at the clock after each."""
 
@@ -156,6 +157,16 @@ def test_mistakes_of_training(
     result = run_command(module, built / "photo.png", "--out", tmp_path / "out", *more, *options)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_another_autoencoder_is_not_gone_on_with(built: Path, tmp_path: Path) -> None:
+    photo, ae, run = built / "photo.png", tmp_path / "ae", tmp_path / "run"
+    shutil.copytree(built / "run", run)
+    shutil.copytree(built / "ae", ae)
+    config = json.loads((ae / "config.json").read_text())
+    (ae / "config.json").write_text(json.dumps({**config, "latents_mean": [0.5, 0.5]}))
+    result = run_command(latents, photo, "--autoencoder", ae, "--out", run, *UNET, *AT_ONCE)
+    assert "state.pt was trained with autoencoder" in str(result.exception)
 
 
 def test_no_folder_of_an_autoencoder(built: Path, tmp_path: Path) -> None:

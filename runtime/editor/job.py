@@ -20,7 +20,7 @@ from ..bundle import Bundle
 from ..codec import Codec
 from ..images import Canvas, encode_png, paste, save_image
 from ..jobs import LOG, Demand, Listener, News, Progress, Ticket, Worker
-from ..loop import Device
+from ..loop import Device, Task
 from ..option import to_integer, to_number, to_path
 from ..recipe import write_recipe
 
@@ -247,6 +247,13 @@ class Job:
 
         self._ticket.listen(Listener(call))
 
+    def _joined(self, picture: Image.Image, task: Task) -> Image.Image:
+        """The picture of a task, as it is pasted: where pixels around it are kept, it fits them."""
+        if self._canvas.change is None or not task.plan.keeps_exactly:
+            return picture
+        kept = self._canvas.mask < task.plan.rows["threshold"].min()
+        return self._codec.join(picture, self._canvas.part, kept)
+
     def _finish(self) -> Edit:
         """Decode and paste all images."""
         started = time.perf_counter()
@@ -254,7 +261,7 @@ class Job:
         images = []
         for task in ticket.tasks:
             picture = self._codec.decode(ticket.results[task])
-            pil = paste(self._canvas, picture, task.plan.keeps_exactly)
+            pil = paste(self._canvas, self._joined(picture, task), task.plan.keeps_exactly)
             images.append(EditedImage(pil, {**self._recipe, "image": task.image}))
         assert ticket.finished_at is not None
         timings = {

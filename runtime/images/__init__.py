@@ -5,6 +5,7 @@ from .decoding import SUFFIXES, Picture, load_result, open_picture, picture_size
 from .encoding import encode_png
 from .masks import alpha_mask, difference_mask, edited_pixels, feathered, open_mask, reduce_mask
 from .saving import check_output, save_image
+from .seams import carry_error
 from .sources import Source, file_sha256
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Source",
     "alpha_mask",
     "canvas_at",
+    "carry_error",
     "check_output",
     "difference_mask",
     "edited_pixels",

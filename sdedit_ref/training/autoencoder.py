@@ -48,7 +48,7 @@ MEASURED = range(2**40, 2**40 + 32)
 @option("--widths", default="32,64,64,64", help="Channels of each level; each level but the first halves the sides.")
 @option("--blocks", type=COUNT, default=1, help="Residual blocks per level.")
 @option("--latent-channels", type=COUNT, default=4, help="Channels of a latent.")
-@option("--details", type=Number(0), default=0.5, help="Weight of the strength of details.")
+@option("--details", type=Number(0), default=0.1, help="Weight of the strength of details.")
 @option("--kl", type=Number(0), default=1e-3, help="Weight of the distance from a normal distribution.")
 def command(**options: Any) -> None:
     """Train an autoencoder on random crops of PICTURES, a folder of images or one large image.

@@ -77,6 +77,7 @@ def run_training(
     """Begin the run, or go on with it, train until its end, and write the folder."""
     import torch
 
+    from ..checkpoints.latent import digest
     from ..networks.latent import LatentDecoder, LatentEncoder
     from ..networks.unet2d import CanonicalUNet2D
     from ..sde import cosine
@@ -93,6 +94,7 @@ def run_training(
     torch.manual_seed(o.seed)
     network = CanonicalUNet2D(make_unet(channels, sizes[0] // factor, widths, o.blocks, attention), channels, False)
     metadata = {name: str(getattr(o, name)) for name in ("widths", "blocks", "attention", "sizes")}
+    metadata["autoencoder"] = digest([o.autoencoder])
     run = new_run(network, o.device, pace_of(o), metadata)
     for name in ("unet", "vae"):
         make_folder(o.out / name)
