@@ -157,7 +157,7 @@ def make_unet(
     from diffusers import UNet2DModel
 
     kinds = ["Attn" if level in attention else "" for level in range(len(widths))]
-    network: nn.Module = UNet2DModel(
+    network: Any = UNet2DModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,

@@ -54,8 +54,8 @@ def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch
         raise CheckpointError("device cuda: torch finds no GPU; cpu is accepted")
     torch.manual_seed(seed)
     layout = torch.channels_last if device == "cuda" else torch.contiguous_format  # that of its convolutions
-    network = DDPM(config).to(device).to(memory_format=layout)
-    ema = DDPM(config).to(device).to(memory_format=layout).requires_grad_(False)
+    network: DDPM = DDPM(config).to(device, memory_format=layout)  # type: ignore[call-overload] # stubs lack it
+    ema: DDPM = DDPM(config).to(device, memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
     ema.load_state_dict(network.state_dict())
     table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), fused=device == "cuda")
