@@ -82,7 +82,7 @@ def no_null(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same network, which is not traced again; no label stands for no class."""
     out = tmp_path_factory.mktemp("labels") / "no-null"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdedit.export.bundle.to_onnx", lambda *_: ir.load(bundle.network))
+        patch.setattr("sdedit.export.bundle.to_onnx", lambda *_, **__: ir.load(bundle.network))
         return export_bundle(checkpoint(None), out, name="no-null", licence="CC0", weights="float32", fixed=True)
 
 

@@ -185,7 +185,7 @@ def test_another_autoencoder_and_no_guidance(
     run: Run, built: Path, guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second export takes the networks that the options do not change from the first."""
-    monkeypatch.setattr(export_module, "to_onnx", lambda *_: ir.load(built / "bundle" / NETWORK))
+    monkeypatch.setattr(export_module, "to_onnx", lambda *_, **__: ir.load(built / "bundle" / NETWORK))
     components = tracing_others(built / "bundle", {"tokens_0": TEXT})
     monkeypatch.setattr(latent_module, "component_to_onnx", components)
     out = tmp_path / "turbo"
