@@ -103,14 +103,14 @@ def test_the_crops_of_a_step_have_one_side_and_as_many_pixels(batch: int, seed: 
         100 * batch, batch, 1e-3, 1, 0.9, "uniform", 5.0, 1, 1.0, 0, sides=[(s, 1.0) for s in sides]
     )
     crops = Crops([], 16, seed)
-    steps = list(training.Batches(crops, 0, 100 * batch, options))
+    steps = list(training.Steps(crops, 0, 100 * batch, options))
     assert len(steps) == 100
     assert {side for keys in steps for _, side in keys} == set(sides)
     for step, keys in enumerate(steps):
         side = keys[0][1]
         assert keys == [(step * batch + number, side) for number in range(len(keys))]
         assert len(keys) == min(batch, max(1, batch * 16**2 // side**2))
-    assert list(training.Batches(crops, 30 * batch, 100 * batch, options)) == steps[30:]  # a run that goes on
+    assert list(training.Steps(crops, 30 * batch, 100 * batch, options)) == steps[30:]  # a run that goes on
 
 
 def test_a_run_on_crops_of_several_sides_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ class Sided(Dataset[Tensor]):
         return torch.from_numpy(replace(self.crops, size=side)[index])
 
 
-class Batches:
-    """Iterator of the steps from image `first` to `last`: each a list of the keys of its crops, all of one side.
+class Steps:
+    """The steps from image `first` to `last`: of each, the keys of its crops, all of one side.
 
     The side is drawn by the step's number. A step has as many pixels at each side, but at least one crop.
     """
@@ -115,7 +115,7 @@ def train(
     progress = Progress(run.seen, last, sys.stderr)
     loader: DataLoader[Tensor] = DataLoader(
         Sided(crops),
-        batch_sampler=Batches(crops, run.seen, last, options),
+        batch_sampler=Steps(crops, run.seen, last, options),
         num_workers=options.workers,
         pin_memory=device.type == "cuda",
     )
