@@ -1,5 +1,6 @@
 """Lanes: slots that are evaluated at the same time, with the bytes of an edit that is alone."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from sdedit.errors import EngineError
 from sdedit.kernels import twin
 from sdedit.runtime import Editor, engines
 from sdedit.runtime.bundle import network_inputs, read_bundle
+from sdedit.runtime.bundle.latent import Latent
 from sdedit.runtime.devices.cpu import CpuDevice
 from sdedit.runtime.devices.lanes import Lanes, make_lanes
 from sdedit.runtime.engines import Engine, Evaluate, load_engine, load_for_lanes
@@ -107,7 +109,7 @@ def test_other_bits_are_never_used(bundle: Any, caplog: pytest.LogCaptureFixture
         assert not lane_threads()
     said = [record.getMessage() for record in caplog.records if "one after another" in record.getMessage()]
     assert said == [
-        "stub, states of 3x8x8: slots are evaluated one after another: on one thread the network gives other bits"
+        "stub, states of 3x8x8: passes are evaluated one after another: on one thread the network gives other bits"
     ]
 
 
@@ -213,6 +215,31 @@ def test_both_passes_of_a_guided_network_run_in_lanes() -> None:
     assert outputs[0][0] != outputs[0][1]
 
 
+@pytest.mark.parametrize("guidance", [[2, 2, 1], [1, 2, 1], [1, 1, 1]])
+def test_the_passes_of_guided_slots_fill_lanes(guidance: list[int]) -> None:
+    """Every evaluation in a lane waits for another one. Guided slots have two passes, the others take o twice."""
+    inputs, barrier = network_inputs((3, 8, 8), 2), threading.Barrier(2)
+    lanes = Lanes(lambda: Labelled(barrier), 2)
+    device = CpuDevice(Labelled(), inputs, 3, twin(), True, lanes=lanes)
+    expected_outputs = []
+    for slot, number in enumerate(guidance):
+        x = np.random.default_rng(slot).standard_normal((3, 8, 8)).astype(np.float32)
+        device.write(slot, {"x": x, "label": np.int64(slot % 2), "null_label": np.int64(2)})
+        device._state["rows"][slot]["guidance"] = number
+        o = mixing(x[None], 0.0)[0] * np.float32(1 + slot % 2)
+        uncond = o if number == 1 else mixing(x[None], 0.0)[0] * np.float32(3)
+        expected_outputs.append((o, uncond))
+    for _ in range(2):
+        for name in ("o", "o_uncond"):
+            device._state[name][:] = np.nan
+        device.evaluate(range(3))
+        for slot, (o, uncond) in enumerate(expected_outputs):
+            assert device._state["o"][slot].tobytes() == o.tobytes()
+            assert device._state["o_uncond"][slot].tobytes() == uncond.tobytes()
+    assert device._lanes is lanes
+    lanes.close()
+
+
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("options", [{}, {"size": "16x12"}, {"size": "40x32", "tile": 16}], ids=str)
 def test_an_engine_gives_the_same_bytes_alone_and_in_company(
@@ -223,7 +250,7 @@ def test_an_engine_gives_the_same_bytes_alone_and_in_company(
         alone = edited(editor, **options)
     with caplog.at_level(logging.INFO, "sdedit"), Editor.open(bundle, engine=name, threads=2, slots=3) as editor:
         assert edited(editor, **options) == alone
-    assert any("2 slots are evaluated at the same time" in record.getMessage() for record in caplog.records)
+    assert any("2 passes are evaluated at the same time" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -263,6 +290,16 @@ def test_one_thread_or_few_slots_have_no_lanes(bundle: Any) -> None:
     lanes = make_lanes(bundle, engine, 4)
     assert lanes is not None
     assert lanes.count == 4
+
+
+def test_both_passes_of_one_guided_slot_have_lanes_but_for_latent_networks(bundle: Any) -> None:
+    engine = StubEngine(mixing)
+    engine.threads = 2
+    assert make_lanes(bundle, engine, 1) is None
+    manifest = dataclasses.replace(bundle.manifest, classes=2, null_label=2)
+    assert make_lanes(dataclasses.replace(bundle, manifest=manifest), engine, 1) is not None
+    latent = dataclasses.replace(manifest, latent=Latent(channels=3, factor=8))
+    assert make_lanes(dataclasses.replace(bundle, manifest=latent), engine, 1) is None
 
 
 def test_weights_that_do_not_fit_a_second_time_are_not_loaded(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:

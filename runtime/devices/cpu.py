@@ -27,11 +27,11 @@ def check_slots(inputs: Mapping[str, TensorSpec], slots: int, guided: bool) -> N
 
 
 class CpuDevice:
-    """Implements loop.Device. Every slot is evaluated at the engine's batch of 1.
+    """Implements loop.Device. Every slot is evaluated at the engine's batch of 1, a guided one in two passes.
 
-    As many busy slots as there are lanes are evaluated at the same time, each on one thread; what is left over, one
-    after another on all threads. That both give the same bits is a property of the engine and of this machine, not a
-    law: when lanes are first to be used, one step is made both ways. If the bits differ, lanes are never used.
+    As many passes as there are lanes are evaluated at the same time, each on one thread; what is left over, one after
+    another on all threads. That both give the same bits is a property of the engine and of this machine, not a law:
+    when lanes are first to be used, one step is made both ways. If the bits differ, lanes are never used.
 
     inputs: the network's inputs by name (Bundle.inputs); the device has an array for each, which evaluations read.
     guided: whether there is an unconditional pass: the same engine bound to the arrays null_NAME of its conditions.
@@ -62,10 +62,10 @@ class CpuDevice:
         self._lanes = lanes
         self._state = {name: np.zeros(*spec) for name, spec in device_arrays(inputs, slots, guided).items()}
         self._evaluate = self._bind(self.engine)
-        self._evaluate_in_lanes: list[Evaluate] = []  # empty until they are tried
+        self._evaluate_in_lanes: list[list[Evaluate]] = []  # empty until they are tried
 
-    def _bind(self, engine: Engine) -> list[Evaluate]:
-        """Bind an engine to the arrays: for each slot, the function that fills o, and o_uncond if there is one."""
+    def _bind(self, engine: Engine) -> list[list[Evaluate]]:
+        """Bind an engine to the arrays: for each slot, the pass that fills o, and the one that fills o_uncond."""
         state, names = self._state, {name: name for name in self._inputs}
         null_names = {name: null_name(name) for name in self._inputs}
 
@@ -73,11 +73,8 @@ class CpuDevice:
             here = slice(slot, slot + 1)
             return engine.bind({name: state[array][here] for name, array in arrays.items()}, state[out][here])
 
-        slots = range(self.slots)
-        whole = [bind(slot, names, "o") for slot in slots]
-        if not self._guided:
-            return whole
-        return [guided_pass(state, slot, whole[slot], bind(slot, null_names, "o_uncond")) for slot in slots]
+        passes = [(names, "o"), (null_names, "o_uncond")] if self._guided else [(names, "o")]
+        return [[bind(slot, arrays, out) for arrays, out in passes] for slot in range(self.slots)]
 
     def write(self, slot: int, values: Mapping[str, np.ndarray | np.generic]) -> None:
         for name, value in values.items():
@@ -106,29 +103,34 @@ class CpuDevice:
         self.twin.advance(s)
 
     def evaluate(self, slots: Sequence[int]) -> None:
-        """Run the network for these slots."""
-        lanes = self._lanes
-        count = 0 if lanes is None else len(slots) // lanes.count * lanes.count
+        """Run the network for these slots; rows with guidance 1 take o as o_uncond too, which saves a pass."""
+        s, lanes = self._state, self._lanes
+        guided = [slot for slot in slots if self._guided and s["rows"][slot, s["counter"][slot]]["guidance"] != 1]
+        passes = [(slot, 0) for slot in slots] + [(slot, 1) for slot in guided]
+        count = 0 if lanes is None else len(passes) // lanes.count * lanes.count
         if lanes is not None and count:
             if not self._evaluate_in_lanes:
-                self._try_lanes(lanes, slots[:count])
+                self._try_lanes(lanes, passes[:count])
             else:
-                lanes.run([self._evaluate_in_lanes[slot] for slot in slots[:count]])
-        for slot in slots[count:]:
-            self._evaluate[slot]()
+                lanes.run([self._evaluate_in_lanes[slot][number] for slot, number in passes[:count]])
+        for slot, number in passes[count:]:
+            self._evaluate[slot][number]()
+        if self._guided:
+            for slot in set(slots).difference(guided):
+                s["o_uncond"][slot] = s["o"][slot]
 
-    def _try_lanes(self, lanes: Lanes, slots: Sequence[int]) -> None:
-        """Run the network for these slots one after another and again in lanes; decide about lanes for good.
+    def _try_lanes(self, lanes: Lanes, passes: Sequence[tuple[int, int]]) -> None:
+        """Run these passes (slot, number) one after another and again in lanes; decide about lanes for good.
 
         Nothing that fails in lanes fails an edit here, since what they were to give is there already.
         """
-        for slot in slots:
-            self._evaluate[slot]()
+        for slot, number in passes:
+            self._evaluate[slot][number]()
         expected: dict[str, np.ndarray] = {}
         try:
             expected |= {name: self._state[name].copy() for name in ("o", "o_uncond") if name in self._state}
             in_lanes = self._bind(self._tiled(lanes.engine))
-            lanes.run([in_lanes[slot] for slot in slots])
+            lanes.run([in_lanes[slot][number] for slot, number in passes])
             differ = any(values.tobytes() != self._state[name].tobytes() for name, values in expected.items())
             why = "on one thread the network gives other bits" if differ else ""
         except (SdeditError, MemoryError, RuntimeError) as error:  # RuntimeError: no thread can be started
@@ -136,13 +138,13 @@ class CpuDevice:
         where = f"{self.engine.name}, states of {'x'.join(map(str, self.state_shape))}"
         if not why:
             self._evaluate_in_lanes = in_lanes
-            LOG.info("%s: %d slots are evaluated at the same time", where, lanes.count)
+            LOG.info("%s: %d passes are evaluated at the same time", where, lanes.count)
             return
         for name, values in expected.items():
             self._state[name][:] = values
         lanes.close()
         self._lanes = None
-        LOG.info("%s: slots are evaluated one after another: %s", where, why)
+        LOG.info("%s: passes are evaluated one after another: %s", where, why)
 
     def check_shape(self, shape: tuple[int, ...], tile: int | None) -> None:
         del tile
@@ -160,16 +162,3 @@ class CpuDevice:
         """End the lanes' threads, which start again if another device needs them; the rest is arrays."""
         if self._lanes is not None:
             self._lanes.close()
-
-
-def guided_pass(s: Mapping[str, np.ndarray], slot: int, evaluate: Evaluate, evaluate_uncond: Evaluate) -> Evaluate:
-    """Both passes of one slot; a row with guidance 1 takes o as o_uncond too, which saves an evaluation."""
-
-    def both() -> None:
-        evaluate()
-        if s["rows"][slot, s["counter"][slot]]["guidance"] == 1:
-            s["o_uncond"][slot] = s["o"][slot]
-        else:
-            evaluate_uncond()
-
-    return both

@@ -1,4 +1,4 @@
-"""Lanes: several slots are evaluated at the same time, each on one thread.
+"""Lanes: several passes of the network are evaluated at the same time, each on one thread.
 
 One evaluation does not keep all threads of an engine busy. As many evaluations as there are threads, each on one of
 them, make more images a second. The price is a second copy of the weights in memory.
@@ -114,7 +114,11 @@ def work_until_closed(rounds: "SimpleQueue[Round | None]") -> None:
 
 
 def make_lanes(bundle: Bundle, engine: Engine, slots: int) -> Lanes | None:
-    """Lanes for a device of so many slots, as many as the engine has threads; None if they would never be used."""
-    if not 1 < engine.threads <= slots:
+    """Lanes for a device of so many slots, as many as the engine has threads; None if they would never be used.
+
+    Both passes of a guided slot count, but not of latent networks, whose weights are too large to be held twice for it.
+    """
+    passes = 2 * slots if bundle.guided and bundle.manifest.latent is None else slots
+    if not 1 < engine.threads <= passes:
         return None
     return Lanes(lambda: load_for_lanes(bundle, engine), engine.threads)
