@@ -131,7 +131,7 @@ def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], li
         return lambda: inner.append(1e3 * seconds(evaluate))
 
     assert isinstance(device, CpuDevice)
-    device._evaluate[:] = [timed(evaluate) for evaluate in device._evaluate]
+    device._evaluate[:] = [[timed(evaluate) for evaluate in passes] for passes in device._evaluate]
     guide, mask = np.zeros(editor.bundle.state_shape, np.float32), np.ones(editor.bundle.state_shape[1:], np.float32)
     whole = []
     for image in range(edits + 1):
