@@ -10,6 +10,7 @@ from sdedit.errors import DeviceLostError, PlanError
 from sdedit.runtime import Job, Progress
 from sdedit.runtime.editor.placing import largest_area, wanted_size
 from sdedit.runtime.images import encode_png, multiples
+from sdedit.runtime.machine import return_free_memory
 from sdedit.runtime.settings import Settings
 
 from .admission import Admission, Place
@@ -107,7 +108,7 @@ class LocalBackend:
             pixels, cost = await asyncio.to_thread(check_cost, request, model, self._limits)
             self._admission.weigh(place, request.evaluations * cost * model.seconds)
             async with self._decoding.of(pixels):
-                job = await self._submit(model, request)
+                job = await self._submit(model, request, pixels)
             try:
                 return await self._follow(job, request, place, tell)
             finally:
@@ -122,10 +123,14 @@ class LocalBackend:
         for model in self._models.values():
             await asyncio.to_thread(model.editor.close)
 
-    async def _submit(self, model: Model, request: EditRequest) -> Job:
+    async def _submit(self, model: Model, request: EditRequest, pixels: int) -> Job:
         def submit() -> Job:
             options = request.settings.options()
-            return model.editor.submit(request.guide, request.mask, base=request.base, **options)
+            try:
+                return model.editor.submit(request.guide, request.mask, base=request.base, **options)
+            finally:
+                if pixels > LARGE_PIXELS:
+                    return_free_memory()  # each thread would keep what its largest picture took
 
         submitting = asyncio.ensure_future(asyncio.to_thread(submit))
         try:

@@ -16,9 +16,11 @@ from tiny import model, rewrite, write_bundle
 from sdedit.errors import EngineError
 from sdedit.runtime import Editor, engines, read_bundle
 from sdedit.runtime.bundle import NETWORK, SHIPPED
+from sdedit.runtime.bundle.reading import Network
 from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
 from sdedit.runtime.engines import installed_engines, load_engine, open_engine, opening
 from sdedit.runtime.engines import openvino as openvino_engine
+from sdedit.runtime.engines.components import OnnxRuntimeComponent, OpenVinoComponent
 from sdedit.runtime.engines.importing import import_openvino, open_core
 from sdedit.runtime.engines.names import first_engine
 from sdedit.runtime.engines.onnxruntime import open_session
@@ -279,3 +281,23 @@ def test_a_build_without_cuda_is_no_engine_of_a_gpu(
     else:
         with pytest.raises(EngineError, match=r"^no engine of device cuda for float32 is installed \(tensorrt, onn"):
             first_engine("cuda", "float32")
+
+
+class OneComponent:
+    """A bundle of one component, whose output is also the output of the node before."""
+
+    def read_network(self, name: str) -> Network:
+        nodes = [helper.make_node("Relu", ["image"], ["inner"]), helper.make_node("Identity", ["inner"], ["latent"])]
+        values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in ("image", "latent")]
+        graph = helper.make_graph(nodes, "component", values[:1], values[1:])
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        return Network(Path(name), made.SerializeToString())
+
+
+@pytest.mark.parametrize("name", installed_engines())
+def test_a_components_outputs_have_the_graphs_names(name: str) -> None:
+    component = {"onnxruntime": OnnxRuntimeComponent, "openvino": OpenVinoComponent}[name]
+    found = component(OneComponent(), "encoder.onnx", 1)(  # type: ignore[arg-type]
+        {"image": np.array([[-1, 2]], np.float32)}
+    )
+    assert found["latent"].tolist() == [[0, 2]]

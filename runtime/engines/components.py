@@ -77,6 +77,7 @@ class OpenVinoComponent:
                     self._compiled = self._core.compile_model(model, "CPU", self._settings)
                     self._sizes = sizes
                 found = self._compiled.create_infer_request().infer(dict(inputs))
-                return {port.get_any_name(): np.array(found[port]) for port in self._compiled.outputs}
+                arrays = [(port.get_names(), np.array(found[port])) for port in self._compiled.outputs]
+                return {name: array for names, array in arrays for name in names}  # a value may have several names
             except Exception as error:  # its exceptions share no base class
                 raise EngineError(f"openvino failed in {self._name}: {reason(error)}") from None
