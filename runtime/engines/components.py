@@ -17,6 +17,9 @@ from .names import ENGINES, first_engine
 
 Arrays = Mapping[str, np.ndarray]
 
+OUTPUTS = ("latent", "image", "context", "pooled")
+"""Names of the outputs of components."""
+
 
 class Component(Protocol):
     """A loaded network. Any thread may call it."""
@@ -68,6 +71,8 @@ class OpenVinoComponent:
         self._lock = threading.Lock()  # its requests are for one thread at a time
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        from .openvino import name_of
+
         sizes = {name: array.shape for name, array in inputs.items()}
         with self._lock:
             try:
@@ -77,7 +82,6 @@ class OpenVinoComponent:
                     self._compiled = self._core.compile_model(model, "CPU", self._settings)
                     self._sizes = sizes
                 found = self._compiled.create_infer_request().infer(dict(inputs))
-                arrays = [(port.get_names(), np.array(found[port])) for port in self._compiled.outputs]
-                return {name: array for names, array in arrays for name in names}  # a value may have several names
+                return {name_of(port, OUTPUTS): np.array(found[port]) for port in self._compiled.outputs}
             except Exception as error:  # its exceptions share no base class
                 raise EngineError(f"openvino failed in {self._name}: {reason(error)}") from None
