@@ -11,7 +11,7 @@ from pictures import write_even
 from PIL import ExifTags, Image
 
 from sdedit.errors import ImageError
-from sdedit_ref.training.crops import Crops, decoded, find_pictures, parse_scales, split
+from sdedit_ref.training.crops import Crops, decoded, find_pictures, parse_scales, parse_sides, split
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +161,16 @@ def test_a_hold_out_that_is_none(picture: Path, text: str, message: str) -> None
 def test_scales_that_are_none(text: str) -> None:
     with pytest.raises(ImageError, match="is not a list of SCALE:CHANCE"):
         parse_scales(text)
+
+
+def test_sides_and_their_chances() -> None:
+    assert parse_sides("64:0.5,128", 8) == [(64, 0.5), (128, 1.0)]
+
+
+@pytest.mark.parametrize("text", ["", "8,9", "8:0", "0", "-8", "8:x", "nan", "8.5", "8,,16"])
+def test_sides_that_are_none(text: str) -> None:
+    with pytest.raises(ImageError, match="is not a list of SIDE:CHANCE with multiples of 8 and CHANCE > 0"):
+        parse_sides(text, 8)
 
 
 def test_pictures_that_cannot_be_trained_on(tmp_path: Path, picture: Path) -> None:

@@ -311,8 +311,6 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
         (["--gamma", "0"], "'--gamma': 0.0 is not in the range x>0"),
         (["--batch", "0"], "'--batch': 0 is not in the range x>=1"),
         (["--scales", "0"], "is not a list of SCALE:CHANCE"),
-        (["--sides", "8,9"], "sides '8,9' is not a list of SIDE:CHANCE with multiples of 8"),
-        (["--sides", "8:0"], "sides '8:0' is not a list of SIDE:CHANCE"),
         (["--device", "toaster"], "'toaster' is not one of 'cpu', 'cuda'"),
         (["--prediction", "x0"], "'x0' is not one of 'v', 'eps'"),
         (["--size", "4096"], "smaller than the crop of 4096x4096"),

@@ -1,7 +1,7 @@
 """The network on torch for the CUDA device: the bundle's own ONNX, on our memory and our stream.
 
-For machines that have torch and no TensorRT. It was never executed on a GPU: TorchEngine is tested on the fake driver,
-whose memory torch's CPU can use. TorchOnGpu, which holds all calls of torch.cuda, is not tested.
+For machines that have torch and no TensorRT. TorchEngine is tested on the fake driver, whose memory torch's CPU can
+use. TorchOnGpu, which holds all calls of torch.cuda, has no test here: docs/gpu.md says where it ran.
 """
 
 import threading

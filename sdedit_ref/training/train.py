@@ -87,7 +87,7 @@ class Sided(Dataset[Tensor]):
 class Steps:
     """The steps from image `first` to `last`: of each, the keys of its crops, all of one side.
 
-    The side is drawn by the step's number. A step has as many pixels at each side, but at least one crop.
+    The side is drawn by the step's number. A step has as many pixels at each side, but one to `batch` crops.
     """
 
     def __init__(self, crops: Crops, first: int, last: int, options: Hyperparameters) -> None:
