@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sdedit.errors import install_hint
+from sdedit.runtime.machine import processor_features, processor_name
 
-from .case import Case, Contender
+from .case import Case, Contender, MissingError
+
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Processors' names for instructions of bfloat16; they are among machine.FEATURES."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,18 @@ def not_installed(packages: Sequence[str]) -> str | None:
     return None
 
 
+def check_instructions(precision: str) -> None:
+    """Raise MissingError on a processor that is known to have no bfloat16: torch would take minutes for an edit."""
+    features = processor_features()
+    if precision == "bfloat16" and features and not BFLOAT16.intersection(features):
+        raise MissingError(f"{processor_name()} has no instructions for {precision}")
+
+
 def torch_peer(precision: str, compiled: bool) -> Spec:
     def build(case: Case) -> Contender:
         from .peers import torch_loop
 
+        check_instructions(precision)
         return torch_loop(case, precision, compiled)
 
     return Spec(precision, build, slow_start=compiled, needs=TORCH)
@@ -44,6 +56,7 @@ def diffusers_peer(precision: str) -> Spec:
     def build(case: Case) -> Contender:
         from .peers import diffusers_loop
 
+        check_instructions(precision)
         return diffusers_loop(case, precision)
 
     return Spec(precision, build, needs=(*TORCH, "diffusers"))

@@ -107,8 +107,10 @@ def scenarios(bundle: Path | None) -> list[Scenario]:
     found = [
         Scenario(f"{name}-masked", f"{name}, masked edit", own, quick=True, cold=True, compiled=True, seconds=45),
         Scenario(f"{name}-unmasked", f"{name}, whole edit", own, masked=False, seconds=30),
-        Scenario(f"{name}-batch4", f"{name}, masked edit, 4 images at once", own, batch=4, seconds=30),
     ]
+    for batch in (2, 4, 8):
+        title = f"{name}, masked edit, {batch} images at once"
+        found.append(Scenario(f"{name}-batch{batch}", title, own, batch=batch, seconds=30))
     if bundle is None:
         title = "the official 256x256 network, random weights, masked edit"
         found.append(

@@ -42,13 +42,11 @@ def main() -> None:
     engine = editor.device.engine
     print(f"python {platform.python_version()}, numpy {np.__version__}, {engine.name} {engine.version}")
     check_parity(plan)
-    print(f"\nfused step, {'x'.join(map(str, SHAPE))}, one thread, same bits     median    p5   p95  ms")
+    print_head(f"fused step, {'x'.join(map(str, SHAPE))}, one thread, same bits")
     for name, rounds in (("c", 400), ("numpy", 30)):
         print_row(f"  {name}", milliseconds(step_of(twin(name), plan), rounds))
     network, rest = split_steps(editor, plan, edits=20)
-    print(
-        f"\none step of {editor.bundle.name}, {engine.precision}, {engine.threads} threads      median    p5   p95  ms"
-    )
+    print_head(f"one step of {editor.bundle.name}, {engine.precision}, {engine.threads} threads")
     print_row("  network", network)
     print_row("  everything else", rest)
     share = 100 * sum(rest) / (sum(network) + sum(rest))
@@ -61,7 +59,7 @@ def main() -> None:
 def print_sizes(engine: EngineName) -> None:
     """Print the duration of a step by size, and how it grows with the number of pixels."""
     with Editor.open(engine=engine) as editor:
-        print(f"\none step by size, {engine}, {editor.device.engine.threads} threads      median    p5   p95  ms")
+        print_head(f"one step by size, {engine}, {editor.device.engine.threads} threads")
         first = None
         for side, steps in SIDES.items():
             found = step_milliseconds(editor, side, steps)
@@ -143,6 +141,10 @@ def split_steps(editor: Editor, plan: Plan, edits: int) -> tuple[list[float], li
     return network, [total - part for total, part in zip(whole[warm:], network, strict=True)]
 
 
+def print_head(title: str) -> None:
+    print(f"\n{title:<56}{'median':>9} {'p5':>8} {'p95':>8}  ms")
+
+
 def print_row(name: str, values: list[float]) -> None:
     low, high = np.percentile(values, [5, 95])
-    print(f"{name:<56}{statistics.median(values):>9.3f}{low:>7.3f}{high:>7.3f}")
+    print(f"{name:<56}{statistics.median(values):>9.3f} {low:>8.3f} {high:>8.3f}")

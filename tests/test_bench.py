@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from bench_stubs import Log, Stub, a_run, row, scenario, stub, suite
 from PIL import Image
 from tiny import tiny_checkpoint, tiny_ddpm, write_bundle
 
-from sdedit.benchmarks import bench, cold, measure, report
+from sdedit.benchmarks import bench, cold, contenders, measure, report
 from sdedit.benchmarks.case import Case, Contender, MissingError
-from sdedit.benchmarks.contenders import CONTENDERS, OFFICIAL, Spec
+from sdedit.benchmarks.contenders import CONTENDERS, OFFICIAL, Spec, check_instructions
 from sdedit.benchmarks.page import page
 from sdedit.benchmarks.plots import plot
 from sdedit.benchmarks.scenarios import Scenario
@@ -196,9 +197,10 @@ def test_our_loop_and_the_official_one_make_the_same_edit(masked: bool, bundle: 
     assert ours.network.seconds > 0
 
 
-def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path) -> None:
+def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were read back from the graph, each norm different, give the reference's outputs and whole edits."""
     weights = pytest.importorskip("sdedit.benchmarks.weights")
+    monkeypatch.setattr(contenders, "processor_features", list)  # a tiny network is fast in bfloat16 everywhere
     network = tiny_ddpm(head=32)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -236,3 +238,14 @@ def test_an_unknown_scenario_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
         bench.main()
     assert end.value.code == 2
     assert "scenario 'moon' is not one of earth64-masked, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("features", "missing"),
+    [(["avx2", "fma"], True), (["avx2", "avx512_bf16"], False), (["asimd", "bf16"], False), ([], False)],
+)
+def test_bfloat16_is_not_emulated(features: list[str], missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "processor_features", lambda: features)
+    check_instructions("float32")
+    with pytest.raises(MissingError, match="has no instructions for bfloat16") if missing else nullcontext():
+        check_instructions("bfloat16")

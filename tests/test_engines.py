@@ -21,7 +21,7 @@ from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
 from sdedit.runtime.engines import installed_engines, load_engine, open_engine, opening
 from sdedit.runtime.engines import openvino as openvino_engine
 from sdedit.runtime.engines.components import OnnxRuntimeComponent, OpenVinoComponent
-from sdedit.runtime.engines.importing import import_openvino, open_core
+from sdedit.runtime.engines.importing import import_onnxruntime, import_openvino, open_core
 from sdedit.runtime.engines.names import first_engine
 from sdedit.runtime.engines.onnxruntime import open_session
 from sdedit.runtime.engines.remembered import Measured
@@ -104,13 +104,20 @@ def test_a_network_of_another_signature_is_refused(name: str, tmp_path: Path) ->
         load_engine(read_bundle(folder), name, "float32", 1)
 
 
-def test_onnxruntime_lets_go_of_the_file_that_it_has_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("halves", [True, False], ids=["in halves", "at once"])
+def test_onnxruntime_lets_go_of_the_file_that_it_has_loaded(
+    tmp_path: Path, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = import_onnxruntime()
+    if not halves:
+        monkeypatch.delattr(onnxruntime.InferenceSession, "_from_initialized_c_session")
     network = read_bundle(write_bundle(tmp_path / "tiny")).read_network()
-    before = sys.getrefcount(network.data)
+    data = network.data
+    before = sys.getrefcount(data)
     session = open_session(network, 1)
-    after = sys.getrefcount(network.data)
-    assert after == before
-    del session
+    assert network.data == b""
+    assert sys.getrefcount(data) == before - 1, "neither the session nor the network has it"
+    assert [value.name for value in session.get_outputs()] == ["out"]
 
 
 def test_bfloat16_is_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ NPY_HEADER_BYTES = 1 << 16
 """Largest accepted header of an .npy file."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Network:
     """A verified network, all in memory. path: for messages. data: the ONNX file.
 
@@ -52,6 +52,11 @@ class Network:
     data: bytes
     places: tuple[External, ...] = ()
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def take_data(self) -> bytes:
+        """The ONNX file, of which this object lets go: so a caller can drop it while an engine loads the weights."""
+        data, self.data = self.data, b""
+        return data
 
     def addresses(self) -> dict[str, int]:
         """Where each of the files lies in memory, for as long as this object lives."""

@@ -45,6 +45,7 @@ option = functools.partial(click.option, show_default=True)
     help="Side of the squares of pixels that are one position of the network.",
 )
 @option("--head", type=click.IntRange(0), default=0, help="Channels of its last convolutions, at full size; 0: none.")
+@click.option("--only", help="Train only these parts of the network, such as head,conv_out; the rest stays as it is.")
 @click.option("--sides", help="Crops of several sides: SIDE:CHANCE,... A step has as many pixels at each.")
 @option("--prediction", type=click.Choice(("v", "eps")), default="v", help="Output of the network.")
 @option("--schedule", type=click.Choice(tuple(SCHEDULES)), default="cosine", help="Noise levels.")
@@ -141,7 +142,7 @@ def run_training(
     import numpy as np
     import torch
 
-    from .run import make_folder, new_run, resume, start_from
+    from .run import make_folder, new_run, resume, start_from, train_only
     from .train import train
 
     run = new_run(config, o.prediction, o.schedule, getattr(torch, o.precision), o.device, o.seed)
@@ -156,6 +157,8 @@ def run_training(
     }
     if start is not None:
         start_from(run, start, metadata)
+    if o.only is not None:
+        train_only(run.network, o.only.split(","))
     make_folder(out)
     resume(run, out, metadata)
     run.small = o.small

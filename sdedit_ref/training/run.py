@@ -138,13 +138,18 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
 
 
 def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
-    """Load the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does."""
+    """Load the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does.
+
+    If the run's network has a head and the weights have none, it is added, and the prediction is at first the same.
+    """
     if problem := why_unreadable(path):
         raise CheckpointError(f"{path} {problem}")
     try:
         with safe_open(path, "pt") as file:
             before = file.metadata() or {}
         tensors = load_file(path)
+        if run.network.head is not None and not any(name.startswith("head.") for name in tensors):
+            tensors = with_head(tensors, run.network)
         run.network.load_state_dict(tensors)
         run.ema.load_state_dict(tensors)
     except OSError as error:
@@ -152,6 +157,29 @@ def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
     except Exception as error:  # safetensors and torch raise their own types
         raise CheckpointError(f"{path} is of another network, or damaged: {reason(error)}") from None
     check_same(path, before, metadata, MEANING)
+
+
+def with_head(weights: Mapping[str, Tensor], network: DDPM) -> dict[str, Tensor]:
+    """Weights without a head, and the network's own head, whose last convolution is zero so that it adds nothing."""
+    fresh = network.state_dict()
+    grown = dict(weights) | {name: value for name, value in fresh.items() if name.startswith("head.")}
+    for name in ("conv_out.weight", "conv_out.bias"):
+        grown[name] = torch.cat([weights[name], fresh[name][len(weights[name]) :]])  # the prediction, then features
+        grown[f"head.{name}"] = torch.zeros_like(fresh[f"head.{name}"])
+    return grown
+
+
+def train_only(network: DDPM, parts: Collection[str]) -> None:
+    """Hold all parameters still but those in these modules, such as head or up.0. Raises CheckpointError."""
+    parameters = dict(network.named_parameters())
+    for part in parts:
+        if not any(name.startswith(f"{part}.") for name in parameters):
+            known = ", ".join(name for name, _ in network.named_children())
+            raise CheckpointError(
+                f"only {part!r} is no part of the network; it has {known}, and parts of them like up.0"
+            )
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(any(name.startswith(f"{part}.") for part in parts))
 
 
 def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], names: Collection[str]) -> None:
