@@ -24,8 +24,8 @@ from .onnx_graph import component_to_onnx, round_to_half, save_onnx, store_in_ha
 PROMPTS = ("", "a fantasy landscape, trending on artstation", "don't blur it: 2 façades & naïve 日本 café!")
 """Texts whose ids and embeddings are compared."""
 
-FITTED = 24
-"""Pictures of clouds of colour that the previews' map is fitted to."""
+FITTED, CELLS = 24, 8
+"""Latents that the previews' map is fitted to, and their sides."""
 
 
 def write_components(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
@@ -49,7 +49,7 @@ def write_components(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
         write(folder / file, component_to_onnx(module, {given: example}, [made], multiple), half)
     if parts.text is not None:
         write_text(folder, parts.text, half)
-    np.save(folder / PREVIEW, fit_preview(parts, channels, step))
+    np.save(folder / PREVIEW, fit_preview(parts, channels))
 
 
 def write_text(folder: Path, text: TextParts, half: bool) -> None:
@@ -108,24 +108,23 @@ def prompt_ids(text: TextParts) -> dict[str, list[list[int]]]:
     return found
 
 
-def fit_preview(parts: LatentParts, channels: int, step: int) -> np.ndarray:
-    """The map from a latent to RGB, float32 [C + 1, 3], by least squares over clouds of colour of every scale.
+def fit_preview(parts: LatentParts, channels: int) -> np.ndarray:
+    """The map from a latent to RGB, float32 [C + 1, 3], by least squares over decoded latents.
 
-    No photo is at hand where a model is exported. The clouds are smooth noise, so the map is of cells' mean colours.
+    No photo is at hand where a model is exported. The latents are smooth noise with a deviation of 1, as a network's
+    are, so their pictures have the decoder's usual colours; of what the encoder makes of random colours that is not so.
     """
-    latents, colours = [], []
-    for number in range(FITTED):
-        side = (step // 2, step // 4, 2)[number % 3]
-        coarse = normal_numpy(0, number, 0, 0, KIND_BEGIN, 3 * side * side).reshape(1, 3, side, side)
-        size = (2 * step, 2 * step)
-        clouds = nn.functional.interpolate(torch.from_numpy(coarse), size, mode="bilinear").clamp(-1, 1)
-        with torch.inference_mode():
-            latents.append(parts.encoder(clouds)[0].reshape(channels, -1).T)
-        colours.append(nn.functional.avg_pool2d(clouds, parts.factor)[0].reshape(3, -1).T)
-    known = torch.cat(latents).double()
+    size = (CELLS, CELLS)
+    coarse = [normal_numpy(0, number, 0, 0, KIND_BEGIN, 4 * channels) for number in range(FITTED)]
+    corners = torch.from_numpy(np.stack(coarse).reshape(FITTED, channels, 2, 2))
+    latents = nn.functional.interpolate(corners, size, mode="bilinear", align_corners=True)
+    latents /= latents.std()
+    with torch.inference_mode():
+        decoded = torch.cat([parts.decoder(latent[None]).clamp(-1, 1) for latent in latents])
+    colours = nn.functional.adaptive_avg_pool2d(decoded, size)
+    known, wanted = (values.permute(0, 2, 3, 1).flatten(0, 2).double() for values in (latents, colours))
     known = torch.cat([known, torch.ones(len(known), 1, dtype=torch.float64)], dim=1)
-    found = torch.linalg.lstsq(known, torch.cat(colours).double()).solution
-    return found.float().numpy()
+    return torch.linalg.lstsq(known, wanted).solution.float().numpy()
 
 
 def component_errors(bundle: Bundle, checkpoint: Checkpoint, tolerance: float) -> dict[str, dict[str, float]]:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUPS = 8
-"""Groups of each norm: widths are multiples of it."""
+"""Largest number of groups of each norm: widths are multiples of it."""
+
+GROUPED = 4
+"""Fewest channels of a group. A norm of each channel for itself would take the colours out of a picture."""
 
 SHOWN = 8
 """Held-out views in the picture of a report, each above its reconstruction."""
@@ -86,7 +89,7 @@ def run_training(o: argparse.Namespace, widths: tuple[int, ...]) -> None:
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         latent_channels=o.latent_channels,
         layers_per_block=o.blocks,
-        norm_num_groups=GROUPS,
+        norm_num_groups=min(GROUPS, min(widths) // GROUPED),
         sample_size=o.size,
         mid_block_add_attention=False,  # it takes any size, and its time grows with the area alone
     )
