@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tiny import model, rewrite, write_bundle
+from tiny import model, rewrite, write_bundle, write_free_bundle
 
 from sdedit.errors import EngineError
 from sdedit.runtime import Editor, engines, read_bundle
@@ -308,3 +308,19 @@ def test_a_components_outputs_have_the_graphs_names(name: str) -> None:
         {"image": np.array([[-1, 2]], np.float32)}
     )
     assert found["latent"].tolist() == [[0, 2]]
+
+
+@pytest.mark.skipif("openvino" not in installed_engines(), reason="openvino is not installed")
+@pytest.mark.parametrize(("limit", "kept"), [(1.0, 1), (2e9, 5)])
+def test_openvino_keeps_as_many_shapes_as_their_weights_allow(
+    limit: float, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_engine, "KEPT_BYTES", limit)
+    engine = load_engine(read_bundle(write_free_bundle(tmp_path / "free")), "openvino", "float32", 1)
+    assert isinstance(engine, openvino_engine.OpenVinoEngine)
+    for side in (8, 12, 16, 20, 24, 28, 8, 28):
+        x, out = np.full((1, 3, side, side), side, np.float32), np.empty((1, 3, side, side), np.float32)
+        engine.bind({"x": x, "time": np.zeros(1, np.float32)}, out)()
+        assert (out == side / 2).all()
+        assert len(engine._compiled) <= kept
+    assert len(engine._compiled) == kept

@@ -14,14 +14,22 @@ def copies(weights: str) -> int:
     return 3 if weights == "half" else 2
 
 
+def file_bytes(bundle: Bundle, name: str) -> int:
+    """Size of the network in file `name`. Files beside it that begin with its name hold its weights."""
+    return sum(entry.bytes for file, entry in bundle.manifest.files.items() if file.startswith(name))
+
+
+def weight_bytes(bundle: Bundle, name: str) -> int:
+    """Bytes of the weights of the network in file `name` in float32, nearly."""
+    return file_bytes(bundle, name) * (2 if bundle.manifest.parity.weights == "half" else 1)
+
+
 def check_loading(bundle: Bundle, name: str) -> None:
     """Raise EngineError if this process has too little memory to load the network in file `name` of the bundle.
 
-    The bound is low: running takes more. Files beside the network that begin with its name hold its weights.
+    The bound is low: running takes more.
     """
-    files = bundle.manifest.files
-    nbytes = sum(entry.bytes for file, entry in files.items() if file.startswith(name))
-    needed = copies(bundle.manifest.parity.weights) * nbytes
+    needed = copies(bundle.manifest.parity.weights) * file_bytes(bundle, name)
     free = available_memory()
     if free is not None and needed > free:
         raise EngineError(

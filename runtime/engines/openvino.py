@@ -10,15 +10,17 @@ import numpy as np
 
 from sdedit.errors import EngineError, reason
 
-from ..bundle import Bundle, Network, resized
+from ..bundle import NETWORK, Bundle, Network, resized
 from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant, read_variants
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
 from .importing import import_openvino, open_core
+from .memory import weight_bytes
 
-KEPT_SHAPES = 4
-"""Shapes, besides the native one, for which the network stays compiled; each holds a copy of the weights."""
+KEPT_SHAPES = 5
+KEPT_BYTES = 2e9
+"""The network stays compiled for so many shapes, whose weights take so much together: each holds a copy of them."""
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
@@ -45,10 +47,11 @@ class OpenVinoEngine:
             settings |= {"INFERENCE_PRECISION_HINT": hint(core, computed), "EXECUTION_MODE_HINT": "PERFORMANCE"}
         self._core, self._settings, self._tensor = core, settings, ov.Tensor
         self._inputs = bundle.inputs
+        self._kept = max(1, min(KEPT_SHAPES, int(KEPT_BYTES // weight_bytes(bundle, NETWORK))))
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         try:
             self._network = convert_network(ov, bundle, network)
-            self._model = self._compile(bundle.state_shape)
+            model = self._compiled[bundle.state_shape] = self._compile(bundle.state_shape)
         except EngineError:
             raise
         except Exception as error:  # its frontends' exceptions share no base class
@@ -57,9 +60,9 @@ class OpenVinoEngine:
             raise EngineError(f"openvino finds no weights in int8 in {network.path}")
         if not bundle.image.free:
             del self._network
-        running = self._running_precision()
+        running = running_precision(model)
         self.precision = precision if running == computed else running
-        self.threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
+        self.threads = int(model.get_property("INFERENCE_NUM_THREADS"))
         if (self.precision, self.threads) != (precision, threads):  # it falls back silently
             raise EngineError(
                 f"openvino runs {self.precision} on {self.threads} threads "
@@ -84,15 +87,13 @@ class OpenVinoEngine:
 
     def _model_for(self, shape: tuple[int, ...]) -> Any:
         """The network compiled for states of that shape."""
-        if shape == self._inputs["x"].shape:
-            return self._model
         if shape not in self._compiled:
+            if len(self._compiled) == self._kept:  # before the next is compiled: each has weights of its own
+                self._compiled.popitem(last=False)
             try:
                 self._compiled[shape] = self._compile(shape)
             except Exception as error:  # its plugins' exceptions share no base class
                 raise EngineError(f"openvino refuses states of {list(shape)}: {reason(error)}") from None
-            if len(self._compiled) > KEPT_SHAPES:
-                self._compiled.popitem(last=False)
         self._compiled.move_to_end(shape)
         return self._compiled[shape]
 
@@ -103,11 +104,13 @@ class OpenVinoEngine:
         model.reshape({name: [1, *inputs[name].shape] for name in (name_of(port, inputs) for port in model.inputs)})
         return self._core.compile_model(model, "CPU", self._settings)
 
-    def _running_precision(self) -> str:
-        if runs_int8(self._model):
-            return "int8"
-        running = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
-        return {hint: name for name, hint in HINTS.items()}.get(running, running)
+
+def running_precision(model: Any) -> str:
+    """The precision that a compiled model computes in."""
+    if runs_int8(model):
+        return "int8"
+    running = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+    return {hint: name for name, hint in HINTS.items()}.get(running, running)
 
 
 def network_for(bundle: Bundle, precision: str) -> tuple[Network, str]:
