@@ -127,8 +127,8 @@ def open_session(network: Network, threads: int, *, pattern: bool = True, blocke
 
     pattern: keep the values of later evaluations in one block, which saves about 2 % of a small network's time. The
     block comes beside the memory of the first evaluation, so a large network needs twice as much for its values.
-    blocked: give the weights of convolutions a layout of their own, which an autoencoder gains a tenth of its time by
-    and a latent network at most 2 %. All are copied before the first copy is dropped.
+    blocked: give the weights of convolutions a layout of their own, which saves an autoencoder a tenth of its time and
+    a latent network at most 2 %. All are copied before the first of them is dropped.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()

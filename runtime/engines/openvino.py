@@ -20,7 +20,7 @@ from .memory import weight_bytes
 
 KEPT_SHAPES = 5
 KEPT_BYTES = 2e9
-"""The network stays compiled for so many shapes, whose weights take so much together: each holds a copy of them."""
+"""The network stays compiled for at most so many shapes, whose weights take so much together; for one in any case."""
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
