@@ -195,26 +195,28 @@ def diffusers_loop(case: Case, precision: str, device: str = "cpu") -> Diffusers
         timestep_spacing="trailing",
     )
     patch = round(math.sqrt(network.config.in_channels / problem.shape[0]))
-    head = load_network(weights_of(case)).head
-    if head is not None:
-        head.to(device, dtype)
-    evaluate = torch_evaluation(in_patches(network, patch, head), precision)
+    pattern = load_network(weights_of(case)).pattern
+    if pattern is not None:
+        pattern.to(device, dtype)
+    evaluate = torch_evaluation(in_patches(network, patch, pattern), precision)
     version = f"diffusers {diffusers.__version__}, torch {torch.__version__}"
     return DiffusersLoop(case, version, evaluate, scheduler, device)
 
 
-def in_patches(network: Any, patch: int, head: Any) -> Callable[[Array, Array], Array]:
+def in_patches(network: Any, patch: int, pattern: Any) -> Callable[[Array, Array], Array]:
     """Function (x, time) -> output of a diffusers network that works on patches of patch x patch pixels.
 
-    head: the reference's Head, which follows at full size, or None.
+    pattern: the reference's Pattern, which diffusers has no counterpart of, or None.
     """
     from torch.nn import functional as F
 
     def evaluate(x: Array, time: Array) -> Array:
-        out = network(F.pixel_unshuffle(x, patch), time, return_dict=False)[0]
-        out = F.pixel_shuffle(out, patch)
-        channels = x.shape[1]
-        return out if head is None else out[:, :channels] + head(out[:, channels:], x)
+        patches = F.pixel_unshuffle(x, patch)
+        out = network(patches, time, return_dict=False)[0]
+        if pattern is not None:
+            embedding = network.time_embedding(network.time_proj(time).to(out.dtype))
+            out = pattern(out, patches, embedding)
+        return F.pixel_shuffle(out, patch)
 
     return evaluate
 

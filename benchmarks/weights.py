@@ -114,7 +114,7 @@ def betas(table: np.ndarray) -> np.ndarray:
 
 
 def save_diffusers(network: DDPM, folder: Path) -> None:
-    """Write the network without its head as a UNet2DModel.
+    """Write the network without its pattern as a UNet2DModel.
 
     Writes nothing if diffusers is missing: its contender reports that.
     """
@@ -130,7 +130,7 @@ def save_diffusers(network: DDPM, folder: Path) -> None:
     model: Any = UNet2DModel(
         sample_size=config.size // config.patch,
         in_channels=config.channels * config.patch**2,
-        out_channels=(config.channels + config.head) * config.patch**2,
+        out_channels=config.channels * config.patch**2,
         layers_per_block=config.blocks,
         block_out_channels=tuple(config.width * multiple for multiple in config.width_multiples),
         down_block_types=tuple(down),
@@ -141,7 +141,7 @@ def save_diffusers(network: DDPM, folder: Path) -> None:
         norm_eps=1e-6,
         attention_head_dim=None,
     )
-    tensors = as_linear({name: t for name, t in network.state_dict().items() if not name.startswith("head.")})
+    tensors = as_linear({name: t for name, t in network.state_dict().items() if not name.startswith("pattern.")})
     model.load_state_dict({diffusers_name(name, len(levels)): tensor for name, tensor in tensors.items()})
     model.save_pretrained(folder)
 

@@ -86,7 +86,7 @@ class Task:
 
 
 KEPT_SHAPES = 4
-"""Shapes of states, besides the native one, whose buffers are kept when no task has them any more."""
+"""Shapes of states, besides the native one, whose buffers are kept when no task has them any more, at most."""
 
 Kind = tuple[tuple[int, ...], int | None]
 """Shape of a task's state, and its tile."""
@@ -98,8 +98,10 @@ class Loop:
     Together they run as many tasks as the device has slots. All devices with tasks step in turn.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, kept_shapes: int = KEPT_SHAPES) -> None:
+        """kept_shapes: see KEPT_SHAPES; fewer where an engine has large weights once for each shape."""
         self._device = device
+        self._kept_shapes = kept_shapes
         self._native: Kind = (tuple(device.state_shape), None)
         self._devices: OrderedDict[Kind, Device] = OrderedDict({self._native: device})
         self._slots: dict[Task, int] = {}
@@ -186,7 +188,7 @@ class Loop:
         if kind not in self._devices:
             used = {self._native, *map(kind_of, self._slots)}
             idle = [other for other in self._devices if other not in used]
-            for other in idle[: max(len(idle) - KEPT_SHAPES + 1, 0)]:
+            for other in idle[: max(len(idle) - self._kept_shapes + 1, 0)]:
                 self._devices.pop(other).close()
             self._devices[kind] = self._device.for_shape(*kind)
         self._devices.move_to_end(kind)

@@ -201,7 +201,7 @@ def test_torch_and_diffusers_get_the_bundles_own_weights(tmp_path: Path, monkeyp
     """Weights that were read back from the graph, each norm different, give the reference's outputs and whole edits."""
     weights = pytest.importorskip("sdedit.benchmarks.weights")
     monkeypatch.setattr(contenders, "processor_features", list)  # a tiny network is fast in bfloat16 everywhere
-    network = tiny_ddpm(head=32)
+    network = tiny_ddpm(pattern=True)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

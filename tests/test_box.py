@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from PIL import Image
 from tiny import blurring_network, model, write_bundle, write_free_bundle
 
@@ -172,6 +172,12 @@ def test_networks_without_a_box_are_refused_by_name(tmp_path: Path) -> None:
     softplus = model([helper.make_node("Softplus", ["x"], ["out"])], [], free=True)
     with pytest.raises(BundleError, match="box: the network has the operator Softplus"):
         find_sites(softplus, 4)
+    total = model([helper.make_node("ReduceMean", ["x"], ["out"])], [], free=True)
+    with pytest.raises(BundleError, match="box: the ReduceMean '' is over all axes, not over height and width"):
+        find_sites(total, 4)
+    pool = helper.make_node("AveragePool", ["x"], ["out"], kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    with pytest.raises(BundleError, match="box: the network has the operator AveragePool"):
+        find_sites(model([pool], [], free=True), 4)
     lone = model([helper.make_node("MatMul", ["x", "x"], ["out"])], [], free=True)
     with pytest.raises(BundleError, match="MatMul that belongs to no attention"):
         find_sites(lone, 4)
@@ -201,6 +207,33 @@ def test_a_convolution_alone_has_exact_halos() -> None:
     fed = {"halo.0": halo, **place}
     inside = box.run(["out"], {"x": x[:, :, 2:5, :4].copy(), **fed})
     assert np.allclose(inside[0], out[:, :, 2:5, :4], rtol=1e-6)
+
+
+def test_a_mean_over_the_picture_counts_what_lies_outside_the_box() -> None:
+    """A network of a convolution that adds its mean, once with the mean's axes and once without."""
+    import onnxruntime
+
+    for keepdims in (0, 1):
+        network = blurring_network()
+        (blur,) = network.graph.node
+        blur.output[0] = "blurred"
+        network.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+        network.graph.node.append(helper.make_node("ReduceMean", ["blurred", "axes"], ["mean"], keepdims=keepdims))
+        if not keepdims:
+            network.graph.node.append(helper.make_node("Unsqueeze", ["mean", "axes"], ["mean4"]))
+        network.graph.node.append(helper.make_node("Add", ["blurred", "mean" if keepdims else "mean4"], ["out"]))
+        sites = find_sites(network, 1)
+        assert [(site.value, site.channels, site.scale) for site in sites.means] == [("blurred", 3, 1)]
+        whole, box = (
+            onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+            for made in (whole_pass(network, sites), box_pass(network, sites))
+        )
+        x, time = np.arange(3 * 6 * 7, dtype=np.float32).reshape(1, 3, 6, 7), np.zeros(1, np.float32)
+        place = {"time": time, "pos": np.array([2, 0]), "share": np.float32([12 / 42])}
+        kept = ["halo.0", "mean.0"]
+        out, *values = whole.run(["out", *kept], {"x": x, "size": np.array([3, 4]), **place})
+        inside = box.run(["out"], {"x": x[:, :, 2:5, :4].copy(), **dict(zip(kept, values, strict=True)), **place})
+        assert np.allclose(inside[0], out[:, :, 2:5, :4], rtol=1e-6)
 
 
 def test_a_damaged_record_is_refused(boxed: Path, tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_the_shape_of_a_network_is_read_from_its_keys(tmp_path: Path) -> None:
     assert np.array_equal(loaded.schedule, linear(1000))
 
 
-def test_a_head_at_full_size_is_read_from_its_keys(tmp_path: Path) -> None:
-    network = tiny_ddpm(head=8)
+def test_a_pattern_is_read_from_its_keys(tmp_path: Path) -> None:
+    network = tiny_ddpm(pattern=True)
     save_file(network.state_dict(), tmp_path / "net.safetensors", metadata=METADATA)
     loaded = load_checkpoint(tmp_path / "net.safetensors").network
     assert loaded.config == network.config

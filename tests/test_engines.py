@@ -18,7 +18,7 @@ from sdedit.runtime import Editor, engines, read_bundle
 from sdedit.runtime.bundle import NETWORK, SHIPPED
 from sdedit.runtime.bundle.reading import Network
 from sdedit.runtime.checks.parity import TOLERANCES, judged, measure_error
-from sdedit.runtime.engines import installed_engines, load_engine, open_engine, opening
+from sdedit.runtime.engines import installed_engines, load_engine, memory, open_engine, opening
 from sdedit.runtime.engines import openvino as openvino_engine
 from sdedit.runtime.engines.components import OnnxRuntimeComponent, OpenVinoComponent
 from sdedit.runtime.engines.importing import import_onnxruntime, import_openvino, open_core
@@ -315,7 +315,7 @@ def test_a_components_outputs_have_the_graphs_names(name: str) -> None:
 def test_openvino_keeps_as_many_shapes_as_their_weights_allow(
     limit: float, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "KEPT_BYTES", limit)
+    monkeypatch.setattr(memory, "KEPT_BYTES", limit)
     engine = load_engine(read_bundle(write_free_bundle(tmp_path / "free")), "openvino", "float32", 1)
     assert isinstance(engine, openvino_engine.OpenVinoEngine)
     for side in (8, 12, 16, 20, 24, 28, 8, 28):

@@ -1,4 +1,4 @@
-"""A head that grows onto weights without one, and training of some parts of a network alone."""
+"""Training that begins with other weights, and training of some parts of a network alone."""
 
 import dataclasses
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from pictures import write_even
-from tiny import TINY
+from tiny import TINY, pattern_of
 
 from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.training.command import command
-from sdedit_ref.training.run import new_run, save, start_from
+from sdedit_ref.training.run import new_run, resume, save, start_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights without a head, as a run left them."""
+    """Weights as a run left them."""
     out = tmp_path_factory.mktemp("first")
     assert train(folder, out).exit_code == 0
     return out / "ema.safetensors"
@@ -40,27 +40,42 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(path).network.state_dict()
 
 
-def test_a_head_changes_nothing_before_it_is_trained(tmp_path: Path) -> None:
+def test_weights_from_before_there_were_patterns_begin_a_run(tmp_path: Path) -> None:
+    """All but the pattern is predicted as before."""
     before = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
     save(before, tmp_path, {})
-    run = new_run(dataclasses.replace(TINY, head=5), "v", "cosine", torch.float32, "cpu", 1)
+    run = new_run(dataclasses.replace(TINY, pattern=True), "v", "cosine", torch.float32, "cpu", 1)
     start_from(run, tmp_path / "ema.safetensors", {})
     x = torch.randn(2, 3, TINY.size, TINY.size, generator=torch.Generator().manual_seed(2))
     time = torch.tensor([3.0, 700.0])
     with torch.inference_mode():
         expected = before.network(x, time)
         for network in (run.network, run.ema):
-            assert torch.allclose(network(x, time), expected, rtol=0, atol=1e-5)
-    assert all(parameter.requires_grad for parameter in run.network.parameters())
+            found = network(x, time)
+            assert torch.allclose(found - pattern_of(found), expected - pattern_of(expected), rtol=0, atol=1e-5)
 
 
-def test_training_the_head_alone_leaves_the_rest(folder: Path, first: Path, tmp_path: Path) -> None:
-    result = train(folder, tmp_path, "--head", "4", "--start", str(first), "--only", "head,conv_out")
+def test_a_run_from_before_there_were_patterns_goes_on(tmp_path: Path) -> None:
+    """With its optimizer's moments, which are of the learned parameters."""
+    before = new_run(TINY, "v", "cosine", torch.float32, "cpu", 0)
+    before.network(torch.zeros(1, 3, 8, 8), torch.zeros(1)).square().sum().backward()
+    before.optimizer.step()
+    save(before, tmp_path, {})
+    run = new_run(dataclasses.replace(TINY, pattern=True), "v", "cosine", torch.float32, "cpu", 1)
+    resume(run, tmp_path, {})
+    weights = before.network.state_dict()
+    assert all(torch.equal(value, run.network.state_dict()[name]) for name, value in weights.items())
+    moments = [state["exp_avg"] for state in run.optimizer.state.values()]
+    assert len(moments) == len(list(before.network.parameters()))
+    assert all(map(torch.equal, moments, [state["exp_avg"] for state in before.optimizer.state.values()]))
+
+
+def test_training_one_part_leaves_the_rest(folder: Path, first: Path, tmp_path: Path) -> None:
+    result = train(folder, tmp_path, "--start", str(first), "--only", "conv_out")
     assert result.exit_code == 0, result.output
     before, after = weights(first), weights(tmp_path / "ema.safetensors")
-    moved = {name for name, value in before.items() if not torch.equal(after[name][: len(value)], value)}
+    moved = {name for name, value in before.items() if not torch.equal(after[name], value)}
     assert moved == {"conv_out.weight", "conv_out.bias"}
-    assert after["head.conv_out.weight"].any()
 
 
 def test_a_run_of_some_parts_goes_on_to_the_same_bits(folder: Path, first: Path, tmp_path: Path) -> None:
@@ -73,7 +88,7 @@ def test_a_run_of_some_parts_goes_on_to_the_same_bits(folder: Path, first: Path,
     assert all(torch.equal(value, calls[name]) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("only", ["", "foot", "head", "up,", "conv"])
+@pytest.mark.parametrize("only", ["", "foot", "pattern", "up,", "conv"])
 def test_no_such_part(folder: Path, tmp_path: Path, only: str) -> None:
     result = train(folder, tmp_path / "run", "--only", only)
     part = only.split(",")[-1]

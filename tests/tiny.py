@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from sdedit.kernels.layout import KIND_BEGIN
 from sdedit.kernels.noise import normal_numpy
@@ -119,11 +120,25 @@ def rewrite(folder: Path, name: str, data: bytes) -> None:
     write_manifest(folder, manifest)
 
 
-def tiny_ddpm(patch: int = 2, head: int = 0) -> DDPM:
+def tiny_ddpm(patch: int = 2, pattern: bool = False) -> DDPM:
     """Random weights; two levels of width 32, attention on the coarser one, 16 x 16 pixels."""
-    config = DDPMConfig(size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,), patch=patch, head=head)
+    config = DDPMConfig(
+        size=16, width=32, width_multiples=(1, 2), blocks=1, attention=(1,), patch=patch, pattern=pattern
+    )
     torch.manual_seed(0)
-    return DDPM(config).eval()
+    network = DDPM(config).eval()
+    if network.pattern is not None:
+        for parameter in network.pattern.parameters():  # zero before training
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def pattern_of(images: torch.Tensor) -> torch.Tensor:
+    """The mean of the 2x2 squares of images [B, C, H, W], less the mean of each colour, repeated over the images."""
+    height, width = images.shape[2:]
+    squares = torch.stack([images[:, :, y::2, x::2].mean((2, 3)) for y in (0, 1) for x in (0, 1)], dim=2)
+    squares = (squares - squares.mean(2, keepdim=True)).unflatten(2, (2, 2))
+    return squares.repeat(1, 1, height // 2, width // 2)
 
 
 def tiny_checkpoint(network: DDPM, levels: int = LEVELS) -> Checkpoint:

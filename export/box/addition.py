@@ -61,6 +61,7 @@ def kept_values(network: onnx.ModelProto, sites: Sites) -> dict[str, Kept]:
         stride = attribute(network.graph.node[site.node], "strides", (1, 1))[0]
         kept[f"halo.{index}"] = Kept("box", site.channels, site.scale * stride)
     kept |= {f"norm.{index}": Kept("norm", site.channels, site.scale) for index, site in enumerate(sites.norms)}
+    kept |= {f"mean.{index}": Kept("mean", site.channels, site.scale) for index, site in enumerate(sites.means)}
     kept |= {f"keys.{index}": Kept("picture", site.channels, site.scale) for index, site in enumerate(sites.keys)}
     return kept
 

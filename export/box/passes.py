@@ -6,6 +6,7 @@ rectangle. What the box pass takes from the whole pass, at each of a network's s
     halo.i   [1, C, h, w]  what the cells around the box add to a convolution's output in the box
     norm.i   [3, G, 1]     a group's mean c, and of the cells outside the box the sums of x - c and (x - c)^2 over N,
                            the group's elements in the whole picture
+    mean.i   [1, C]        a mean over the picture, less the box's part of it
     keys.i   [1, C, H, W]  attention's keys or values, zero in the box
 
 With the same picture in both passes the box pass gives the whole pass's output in the box, but for rounding.
@@ -37,6 +38,8 @@ def whole_pass(model: onnx.ModelProto, sites: Sites) -> onnx.ModelProto:
         _give_halo(w, model.graph.node[site.node], site, f"halo.{index}")
     for index, site in enumerate(sites.norms):
         _give_norm(w, model.graph.node[site.node], site, f"norm.{index}")
+    for index, site in enumerate(sites.means):
+        _give_mean(w, model.graph.node[site.node], site, f"mean.{index}")
     for index, site in enumerate(sites.keys):
         box = w.box_of(site.value, site.scale)
         w.add("Sub", site.value, w.placed(box, site.value, site.scale), out=f"keys.{index}")
@@ -52,11 +55,16 @@ def box_pass(model: onnx.ModelProto, sites: Sites) -> onnx.ModelProto:
     w.input("share", TensorProto.FLOAT, [1])
     halos = {site.node: (f"halo.{index}", site) for index, site in enumerate(sites.halos)}
     norms = {site.node: (f"norm.{index}", site) for index, site in enumerate(sites.norms)}
+    means = {site.node: (f"mean.{index}", site) for index, site in enumerate(sites.means)}
     keys = {site.node: (f"keys.{index}", site) for index, site in enumerate(sites.keys)}
     widened = {site.value: site for site in sites.keys}
     for index, node in enumerate(reading.nodes):
         if index in norms:
             _take_norm(w, node, *norms[index])
+        elif index in means:
+            name, site = means[index]
+            w.input(name, TensorProto.FLOAT, [1, site.channels, *[1, 1] * keeps_axes(node)])
+            w.add("Add", w.add("Mul", _renamed(w, node), "share"), name, out=node.output[0])
         elif index in halos:
             name, site = halos[index]
             w.input(name, TensorProto.FLOAT, [1, site.channels, f"{name}.h", f"{name}.w"])
@@ -104,6 +112,22 @@ def _give_norm(w: Writer, norm: onnx.NodeProto, site: Site, name: str) -> None:
     second = w.add("Sub", variance, w.add("Mul", _mean_square(w, distance), "share"))
     w.add("Concat", center, first, second, axis=0, out=name)
     w.output(name, 3)
+
+
+def _give_mean(w: Writer, mean: onnx.NodeProto, site: Site, name: str) -> None:
+    """The picture's mean less the box's mean times its share of the picture."""
+    box = copied_node(mean)
+    box.input[0] = w.box_of(site.value, site.scale)
+    box.output[0] = f"{name}.box"
+    box.name = f"box.{name}.box"
+    w.keep(box)
+    w.add("Sub", mean.output[0], w.add("Mul", box.output[0], "share"), out=name)
+    w.output(name, 4 if keeps_axes(mean) else 2)
+
+
+def keeps_axes(mean: onnx.NodeProto) -> bool:
+    """Whether a ReduceMean leaves its axes, with length 1."""
+    return bool(next((a.i for a in mean.attribute if a.name == "keepdims"), 1))
 
 
 def _take_norm(w: Writer, norm: onnx.NodeProto, name: str, site: Site) -> None:

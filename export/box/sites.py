@@ -1,6 +1,7 @@
 """The places of a network's graph where a box of the picture depends on what lies outside the box.
 
-They are its convolutions (a halo), its group norms (sums over the picture) and its attention (keys and values).
+They are its convolutions (a halo), its group norms and means (sums over the picture), and its attention (keys and
+values).
 """
 
 from collections import Counter
@@ -40,12 +41,13 @@ class Site:
 class Sites:
     """halos: convolutions wider than a cell, with their input. norms: instance norms, with their input as a picture.
 
-    keys: convolutions that give keys or values, with their output. halo and key `channels` are of their outputs, those
-    of a norm are its groups.
+    means: means over height and width, with their input. keys: convolutions that give keys or values, with their
+    output. halo and key `channels` are of their outputs, those of a norm are its groups.
     """
 
     halos: tuple[Site, ...]
     norms: tuple[Site, ...]
+    means: tuple[Site, ...]
     keys: tuple[Site, ...]
 
 
@@ -94,27 +96,35 @@ def find_sites(model: onnx.ModelProto, unit: int) -> Sites:
     Raises BundleError, with the operator's name, for a network that a box cannot be computed of.
     """
     graph = Reading(model)
-    halos, norms = [], []
+    halos, norms, means = [], [], []
     for index, node in enumerate(graph.nodes):
         if node.op_type == "Conv":
             if max(attribute(node, "kernel_shape", graph.dims(node.input[1])[2:])) > 1:
                 halos.append((index, node.input[0], graph.dims(node.input[1])[0]))
         elif node.op_type == "InstanceNormalization":
             norms.append((index, *_norm(graph, node)))
+        elif node.op_type == "ReduceMean":
+            means.append((index, node.input[0]))
+            _check_mean(graph, node)
+        elif node.op_type == "AveragePool" and _is_tiling(node):
+            continue
         elif node.op_type not in LOCAL:
             raise BundleError(f"box: the network has the operator {node.op_type}, of which no box is computed")
     keys = [(_index(graph, conv), conv.output[0], graph.dims(conv.input[1])[0]) for conv in _keys(graph)]
-    found = [*halos, *norms, *keys]
     if not halos:
         raise BundleError("box: the network has no convolution wider than a pixel")
-    scales = find_scales(model, [value for _, value, _ in found], unit)
-    sites = [Site(index, value, channels, scales[value]) for index, value, channels in found]
-    last = len(halos) + len(norms)
-    return Sites(tuple(sites[: len(halos)]), tuple(sites[len(halos) : last]), tuple(sites[last:]))
+    values = [*(value for _, value, _ in (*halos, *norms, *keys)), *(value for _, value in means)]
+    shapes = find_shapes(model, values, unit)
+    means_of = [(index, value, shapes[value][0]) for index, value in means]
+
+    def sites(found: Iterable[tuple[int, str, int]]) -> tuple[Site, ...]:
+        return tuple(Site(index, value, channels, shapes[value][1]) for index, value, channels in found)
+
+    return Sites(sites(halos), sites(norms), sites(means_of), sites(keys))
 
 
-def find_scales(model: onnx.ModelProto, values: Iterable[str], unit: int) -> dict[str, int]:
-    """Pixels of x a cell of each value, along both sides, measured by running the network once.
+def find_shapes(model: onnx.ModelProto, values: Iterable[str], unit: int) -> dict[str, tuple[int, int]]:
+    """Channels of each value, and pixels of x a cell along both sides, measured by running the network once.
 
     Raises BundleError for a value that is no picture.
     """
@@ -128,14 +138,14 @@ def find_scales(model: onnx.ModelProto, values: Iterable[str], unit: int) -> dic
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     feeds = {"x": np.zeros((1, channels, *size), np.float32), "time": np.zeros(1, np.float32)}
-    scales = {}
+    shapes = {}
     for name, value in zip(names, session.run(names, feeds), strict=True):
         sides = value.shape[2:]
         scale = size[0] // sides[0] if len(sides) == 2 and sides[0] else 0
         if not scale or tuple(side * scale for side in sides) != size:
             raise BundleError(f"box: {name!r} has the sizes {list(value.shape)}, which is no picture of {size}")
-        scales[name] = scale
-    return scales
+        shapes[name] = (value.shape[1], scale)
+    return shapes
 
 
 def _norm(graph: Reading, node: onnx.NodeProto) -> tuple[str, int]:
@@ -149,6 +159,20 @@ def _norm(graph: Reading, node: onnx.NodeProto) -> tuple[str, int]:
     if not (np.all(ones == 1) and np.all(zeros == 0)):
         raise BundleError(f"box: the InstanceNormalization {node.name!r} has weights of its own")
     return reshape.input[0], int(shape[1])
+
+
+def _check_mean(graph: Reading, node: onnx.NodeProto) -> None:
+    """Raise BundleError if the ReduceMean is not over height and width."""
+    axes = graph.constant(node.input[1]) if len(node.input) > 1 else None
+    if axes is None or axes.tolist() not in ([2, 3], [-2, -1]):
+        found = "all axes" if axes is None else f"the axes {axes.tolist()}"
+        raise BundleError(f"box: the ReduceMean {node.name!r} is over {found}, not over height and width, 2 and 3")
+
+
+def _is_tiling(pool: onnx.NodeProto) -> bool:
+    """Whether the pool's windows lie side by side, so that it computes a box from that box alone."""
+    window = attribute(pool, "kernel_shape", ())
+    return attribute(pool, "strides", ()) == window and not any(attribute(pool, "pads", ()))
 
 
 def _keys(graph: Reading) -> list[onnx.NodeProto]:

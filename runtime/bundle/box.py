@@ -17,15 +17,18 @@ NAME = f"{FOLDER}/{BOX}"
 WHOLE_PASS = "whole.onnx"
 BOX_PASS = "box.onnx"
 
-KINDS = ("box", "picture", "norm")
+NUMBERS = {"norm": 3, "mean": 1}
+"""Numbers a channel of the kinds that are no pictures."""
+
+KINDS = ("box", "picture", *NUMBERS)
 
 
 @dataclass(frozen=True)
 class Kept:
     """A value that the whole pass leaves to the box pass.
 
-    kind: as large as the box, as the picture, or a norm's three numbers a channel. channels: of it; a norm's groups.
-    scale: pixels of the picture along a side of a cell.
+    kind: as large as the box, as the picture, a norm's three numbers a channel, or a mean's one. channels: of it; a
+    norm's groups. scale: pixels of the picture along a side of a cell.
     """
 
     kind: str
@@ -40,8 +43,8 @@ class Kept:
 
     def bytes(self, box: tuple[int, int], picture: tuple[int, int]) -> int:
         """The size of the value as float32, for sides in pixels."""
-        if self.kind == "norm":
-            return 12 * self.channels
+        if self.kind in NUMBERS:
+            return 4 * NUMBERS[self.kind] * self.channels
         sides = box if self.kind == "box" else picture
         return 4 * self.channels * prod(side // self.scale for side in sides)
 

@@ -16,6 +16,7 @@ from ..codec import codec_for
 from ..devices import open_device
 from ..engines import Component, load_component
 from ..engines.box import BoxNetwork
+from ..engines.memory import kept_shapes
 from ..images import Canvas, Source
 from ..jobs import LOG, Ticket, Worker
 from ..loop import Device, Loop, Task
@@ -49,7 +50,8 @@ class Editor:
         self._conditioner = Conditioner(bundle, self._load)
         self._boxes: BoxNetwork | None = None
         self._loading = threading.Lock()
-        self._worker = Worker(Loop(device), None if max_waiting is None else device.slots + max_waiting)
+        loop = Loop(device, kept_shapes(bundle) - 1)
+        self._worker = Worker(loop, None if max_waiting is None else device.slots + max_waiting)
         self._finalizer = weakref.finalize(self, self._worker.close, EXIT_SECONDS)
 
     @classmethod

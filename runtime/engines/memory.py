@@ -2,8 +2,12 @@
 
 from sdedit.errors import EngineError
 
-from ..bundle import Bundle
+from ..bundle import NETWORK, Bundle
 from ..machine import available_memory
+
+KEPT_SHAPES = 5
+KEPT_BYTES = 2e9
+"""At most so many shapes, whose weights take so much together; one in any case."""
 
 
 def copies(weights: str) -> int:
@@ -22,6 +26,11 @@ def file_bytes(bundle: Bundle, name: str) -> int:
 def weight_bytes(bundle: Bundle, name: str) -> int:
     """Bytes of the weights of the network in file `name` in float32, nearly."""
     return file_bytes(bundle, name) * (2 if bundle.manifest.parity.weights == "half" else 1)
+
+
+def kept_shapes(bundle: Bundle) -> int:
+    """Shapes of states that an engine with weights of its own for each keeps them for, the native one included."""
+    return max(1, min(KEPT_SHAPES, int(KEPT_BYTES // weight_bytes(bundle, NETWORK))))
 
 
 def check_loading(bundle: Bundle, name: str) -> None:

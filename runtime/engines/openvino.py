@@ -10,17 +10,13 @@ import numpy as np
 
 from sdedit.errors import EngineError, reason
 
-from ..bundle import NETWORK, Bundle, Network, resized
+from ..bundle import Bundle, Network, resized
 from ..bundle.memory import with_weights_in_memory
 from ..bundle.variants import read_variant, read_variants
 from ..machine import processor_name
 from .base import OUT, Evaluate, check_signature
 from .importing import import_openvino, open_core
-from .memory import weight_bytes
-
-KEPT_SHAPES = 5
-KEPT_BYTES = 2e9
-"""The network stays compiled for at most so many shapes, whose weights take so much together; for one in any case."""
+from .memory import kept_shapes
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of our precisions."""
@@ -47,7 +43,7 @@ class OpenVinoEngine:
             settings |= {"INFERENCE_PRECISION_HINT": hint(core, computed), "EXECUTION_MODE_HINT": "PERFORMANCE"}
         self._core, self._settings, self._tensor = core, settings, ov.Tensor
         self._inputs = bundle.inputs
-        self._kept = max(1, min(KEPT_SHAPES, int(KEPT_BYTES // weight_bytes(bundle, NETWORK))))
+        self._kept = kept_shapes(bundle)
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         try:
             self._network = convert_network(ov, bundle, network)

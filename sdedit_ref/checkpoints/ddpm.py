@@ -83,6 +83,6 @@ def read_config(contents: Contents, size: str, patch: int) -> tuple[DDPMConfig, 
         blocks=blocks,
         attention=tuple(i for i in range(levels) if f"down.{i}.attn.0.q.weight" in tensors),
         patch=patch,
-        head=filters(tensors.get("head.conv_in.weight")),
+        pattern="pattern.gain.weight" in tensors,
     )
     return config, (config.channels, height, wide)

@@ -2,8 +2,7 @@
 
 Sub-modules are named as those files name them (`down.0.block.1.conv1`, `mid.attn_1.q`, ...), so a state dict loads with
 strict=True. Two options are ours: `patch`, which works on squares of pixels at once (pixel-unshuffle in, shuffle out),
-and `head`, convolutions at full size after the shuffle that add to its output, since patches alone leave a pattern of
-their own size.
+and `pattern`, which keeps such a network from leaving a pattern of the patches' size.
 """
 
 import math
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    """Shape of the network. attention: the levels (0 = finest) with self-attention. head: its channels, 0 for none."""
+    """Shape of the network. attention: the levels (0 = finest) with self-attention. pattern: see Pattern."""
 
     channels: int = 3
     size: int = 256
@@ -25,7 +24,7 @@ class DDPMConfig:
     blocks: int = 2
     attention: tuple[int, ...] = (4,)
     patch: int = 1
-    head: int = 0
+    pattern: bool = False
 
     @property
     def multiple_of(self) -> int:
@@ -160,17 +159,26 @@ class UpLevel(Level):
         return x if self.upsample is None else self.upsample(x)
 
 
-class Head(nn.Module):
-    """features [B, width, H, W] and the network's input x [B, C, H, W] -> what the patches' prediction lacks, like x"""
+class Pattern(nn.Module):
+    """Predicts the pattern of the patches: the mean over all patches at each place in them, less the colour's mean.
 
-    def __init__(self, channels: int, width: int) -> None:
+    Group norms subtract the means of channels, so the layers hardly see x's pattern and cannot tell that it is noise:
+    of 64x64 values of deviation 1 it has the deviation 1/32, which an edit would keep as a grid of 2x2 pixels. So the
+    layers' own pattern is replaced by x's, times a gain that depends on the time. The gain is not learned: see
+    sdedit_ref.training.pattern.
+    """
+
+    def __init__(self, patch: int, time_width: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.conv_mid = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self.patch = patch
+        self.gain = nn.Linear(time_width, 1).requires_grad_(False)
 
-    def forward(self, features: Tensor, x: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.conv_mid(F.silu(features + self.conv_in(x)))))
+    def forward(self, prediction: Tensor, x: Tensor, temb: Tensor) -> Tensor:
+        """prediction and x in patches [B, C patch^2, h, w], temb [B, time_width] -> the prediction with its pattern."""
+        means = (self.gain(F.silu(temb))[:, :, None, None] * x - prediction).mean((2, 3), keepdim=True)
+        squares = F.pixel_shuffle(means, self.patch)
+        pattern = squares - F.avg_pool2d(squares, self.patch)
+        return prediction + F.pixel_unshuffle(pattern, self.patch)
 
 
 class DDPM(nn.Module):
@@ -205,12 +213,13 @@ class DDPM(nn.Module):
             before = width
 
         self.norm_out = norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], (config.channels + config.head) * config.patch**2, 3, padding=1)
-        self.head = Head(config.channels, config.head) if config.head else None
+        self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.pattern = Pattern(config.patch, time_width) if config.pattern else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         temb = self.temb(time)
-        skips = [self.conv_in(F.pixel_unshuffle(x, self.config.patch))]
+        patches = F.pixel_unshuffle(x, self.config.patch)
+        skips = [self.conv_in(patches)]
         for level in self.down:
             skips = level(skips, temb)
         h = self.mid(skips[-1], temb)
@@ -218,8 +227,7 @@ class DDPM(nn.Module):
             count = self.config.blocks + 1
             skips, used = skips[:-count], skips[-count:]
             h = level(h, used[::-1], temb)
-        out = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch)
-        if self.head is None:
-            return out
-        prediction, features = out.split([self.config.channels, self.config.head], dim=1)
-        return prediction + self.head(features, x)
+        out = self.conv_out(F.silu(self.norm_out(h)))
+        if self.pattern is not None:
+            out = self.pattern(out, patches, temb)
+        return F.pixel_shuffle(out, self.config.patch)

@@ -44,8 +44,7 @@ option = functools.partial(click.option, show_default=True)
     default=2,
     help="Side of the squares of pixels that are one position of the network.",
 )
-@option("--head", type=click.IntRange(0), default=0, help="Channels of its last convolutions, at full size; 0: none.")
-@click.option("--only", help="Train only these parts of the network, such as head,conv_out; the rest stays as it is.")
+@click.option("--only", help="Train only these parts of the network, such as up.0,conv_out; keep the rest.")
 @click.option("--sides", help="Crops of several sides: SIDE:CHANCE,... A step has as many pixels at each.")
 @option("--prediction", type=click.Choice(("v", "eps")), default="v", help="Output of the network.")
 @option("--schedule", type=click.Choice(tuple(SCHEDULES)), default="cosine", help="Noise levels.")
@@ -184,7 +183,7 @@ def network_config(o: argparse.Namespace) -> "DDPMConfig":
         raise CheckpointError(f"multiples {o.multiples!r} is not a list of numbers from 1 on, like 1,2,2")
     if not set(attention) <= set(range(len(multiples))):
         raise CheckpointError(f"attention {o.attention!r} has a level outside 0..{len(multiples) - 1}")
-    config = DDPMConfig(3, o.size, o.width, multiples, o.blocks, attention, o.patch, o.head)
+    config = DDPMConfig(3, o.size, o.width, multiples, o.blocks, attention, o.patch, o.patch > 1)
     if o.width % 32 or o.size % config.multiple_of:
         raise CheckpointError(f"width {o.width} must be a multiple of 32, size {o.size} one of {config.multiple_of}")
     return config

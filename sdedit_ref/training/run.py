@@ -17,6 +17,7 @@ from sdedit.errors import CheckpointError, reason
 from ..networks.ddpm import DDPM, DDPMConfig
 from ..sde import SCHEDULES
 from ..storage import why_unreadable
+from .pattern import fit_pattern
 
 STATE = "state.pt"
 WEIGHTS = "ema.safetensors"
@@ -58,7 +59,8 @@ def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch
     ema: DDPM = DDPM(config).to(device, memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
     ema.load_state_dict(network.state_dict())
     table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), fused=device == "cuda")
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, fused=device == "cuda")
     return Run(network, ema, optimizer, table, prediction, precision)
 
 
@@ -74,6 +76,7 @@ def make_folder(folder: Path) -> None:
 
 def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
     """Write STATE and WEIGHTS, each complete or not at all. Raises CheckpointError; the save before stays."""
+    fit_pattern(run.ema, run.schedule, run.prediction)
     state = {
         "network": stored(run, run.network),
         "ema": stored(run, run.ema),
@@ -126,8 +129,8 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
         raise CheckpointError(f"{path} {problem}")
     try:
         state = torch.load(path, map_location=run.schedule.device, weights_only=True)
-        run.network.load_state_dict(state["network"])
-        run.ema.load_state_dict(state["ema"])
+        run.network.load_state_dict(with_pattern(state["network"], run.network))
+        run.ema.load_state_dict(with_pattern(state["ema"], run.ema))
         if "optimizer" in state:  # a small save has none: the moments begin at zero
             run.optimizer.load_state_dict(state["optimizer"])
         run.seen = int(state["seen"])
@@ -138,18 +141,13 @@ def resume(run: Run, folder: Path, metadata: Mapping[str, str]) -> None:
 
 
 def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
-    """Load the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does.
-
-    If the run's network has a head and the weights have none, it is added, and the prediction is at first the same.
-    """
+    """Load the weights of a safetensors file, such as another run's; raises CheckpointError as `resume` does."""
     if problem := why_unreadable(path):
         raise CheckpointError(f"{path} {problem}")
     try:
         with safe_open(path, "pt") as file:
             before = file.metadata() or {}
-        tensors = load_file(path)
-        if run.network.head is not None and not any(name.startswith("head.") for name in tensors):
-            tensors = with_head(tensors, run.network)
+        tensors = with_pattern(load_file(path), run.network)
         run.network.load_state_dict(tensors)
         run.ema.load_state_dict(tensors)
     except OSError as error:
@@ -159,22 +157,18 @@ def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
     check_same(path, before, metadata, MEANING)
 
 
-def with_head(weights: Mapping[str, Tensor], network: DDPM) -> dict[str, Tensor]:
-    """Weights without a head, and the network's own head, whose last convolution is zero so that it adds nothing."""
-    fresh = network.state_dict()
-    grown = dict(weights) | {name: value for name, value in fresh.items() if name.startswith("head.")}
-    for name in ("conv_out.weight", "conv_out.bias"):
-        grown[name] = torch.cat([weights[name], fresh[name][len(weights[name]) :]])  # the prediction, then features
-        grown[f"head.{name}"] = torch.zeros_like(fresh[f"head.{name}"])
-    return grown
+def with_pattern(weights: Mapping[str, Tensor], network: DDPM) -> dict[str, Tensor]:
+    """The weights, with the network's own Pattern if they are from before there were any."""
+    own = {} if network.pattern is None else network.pattern.state_dict(prefix="pattern.")
+    return own | dict(weights)
 
 
 def train_only(network: DDPM, parts: Collection[str]) -> None:
-    """Hold all parameters still but those in these modules, such as head or up.0. Raises CheckpointError."""
-    parameters = dict(network.named_parameters())
+    """Hold all parameters still but those in these modules, such as conv_out or up.0. Raises CheckpointError."""
+    parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
     for part in parts:
         if not any(name.startswith(f"{part}.") for name in parameters):
-            known = ", ".join(name for name, _ in network.named_children())
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in parameters))
             raise CheckpointError(
                 f"only {part!r} is no part of the network; it has {known}, and parts of them like up.0"
             )

@@ -22,6 +22,7 @@ from sdedit.errors import CheckpointError
 
 from .crops import Crops
 from .hyperparameters import Hyperparameters
+from .pattern import fit_pattern
 from .progress import Progress
 from .quality import denoising_error, held_out_loss, sample, sheet
 from .run import Run, report, save
@@ -123,6 +124,7 @@ def train(
         losses.append(train_step(run, x0.to(device, non_blocking=True), crops.seed, options))
         progress.update(run.seen, losses[-1])
         if run.seen % options.report < options.batch:
+            fit_pattern(run.ema, run.schedule, run.prediction)
             line = {
                 "images": run.seen,
                 "loss": round(sum(losses) / len(losses), 6),
