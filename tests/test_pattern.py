@@ -28,7 +28,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.mark.parametrize("size", [(16, 16), (4, 24)])
 def test_the_layers_pattern_is_replaced_and_nothing_else(size: tuple[int, int]) -> None:
-    """Of float32 sums of up to 256 values near 1: 1e-5."""
+    """Float32 sums of up to 256 values near 1 round by less than 1e-5."""
     network = tiny_ddpm(pattern=True)
     plain = tiny_ddpm()
     plain.load_state_dict(network.state_dict(), strict=False)
@@ -76,7 +76,7 @@ def test_the_gain_follows_from_the_noise_levels(prediction: str) -> None:
 
 
 def test_edits_of_the_shipped_model_have_no_more_of_a_pattern_than_photos() -> None:
-    """An even sea, 255 times the pattern's deviation; real seas have 0.15 to 0.48, and noise alone would leave 2."""
+    """Even seas of photos have a pattern of 0.15 to 0.48 of 255, and an edit that kept the noise's would have 2."""
     sea = np.full((64, 64, 3), (10, 20, 60), np.uint8)
     with Editor.open(engine="onnxruntime", threads=1) as editor:
         image = editor.edit(sea, t0=0.5, steps=6, seed=5).images[0].pil
@@ -97,7 +97,7 @@ def test_engines_compute_it(bundle: Bundle, engine: str) -> None:
 
 
 def test_a_box_of_it_is_computed(bundle: Bundle, tmp_path: Path) -> None:
-    """What a box does not hold of the pattern is among what the whole pass keeps; export measures both against it."""
+    """The whole pass keeps the rest of the pattern's means; export measures both passes against the network."""
     extend_bundle(bundle.path, tmp_path / "boxed", [box_addition()])
     part = read_box_part(read_bundle(tmp_path / "boxed"))
     assert [value.channels for value in part.kept.values() if value.kind == "mean"] == [12]
