@@ -317,7 +317,7 @@ def test_memory_is_asked_for_before_a_network_is_loaded(
 ) -> None:
     needed = 2 * bundle.manifest.files[name].bytes  # the file's, and an engine's own layout of the float32 weights
     monkeypatch.setattr("sdedit.runtime.engines.memory.available_memory", lambda: needed)
-    check_loading(bundle, name)
+    check_loading(bundle, name, "onnxruntime")
     monkeypatch.setattr("sdedit.runtime.engines.memory.available_memory", lambda: min(needed - 1, 100))
     monkeypatch.setattr(type(bundle), "read_network", None)
     message = rf"loading {name} of tiny-latent needs at least 0\.0 GB of memory, 0\.0 GB are available"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,37 @@ def read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
         raise BundleError(f"bundle {path}: {name} has {len(data)} bytes, expected {entry.bytes}: it was altered")
     check_hash(path, name, entry, hashlib.sha256(data).hexdigest())
     return data
+
+
+def read_pieces(
+    path: Path, name: str, entry: FileEntry, pieces: Sequence[slice], take: Callable[[int, bytes], None]
+) -> None:
+    """Give `take` the number and the bytes of each piece of a file, one after another, so that it need hold none.
+
+    pieces: in order, apart. The whole file is hashed, so what `take` made is to be used only after this has returned.
+    Raises BundleError.
+    """
+    digest, at = hashlib.sha256(), 0
+    try:
+        with open_regular(path, name) as file:
+            for number, piece in enumerate(pieces):
+                if piece.start < at:
+                    raise BundleError(f"bundle {path}: two weights overlap at byte {piece.start} of {name}")
+                digest.update(file.read(piece.start - at))
+                at = file.tell()
+                data = file.read(piece.stop - piece.start)
+                digest.update(data)
+                at += len(data)
+                if at < piece.stop:
+                    raise BundleError(f"bundle {path}: {name} ends at byte {at}: it was altered")
+                take(number, data)
+            while rest := file.read(1 << 20):
+                digest.update(rest)
+    except OSError as error:
+        raise BundleError(f"bundle {path}: {name} cannot be read: {reason(error)}") from None
+    except MemoryError:
+        raise BundleError(f"bundle {path}: not enough memory for the weights in {name}") from None
+    check_hash(path, name, entry, digest.hexdigest())
 
 
 def verify(path: Path, name: str, entry: FileEntry) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
@@ -21,7 +21,17 @@ from sdedit.errors import BundleError, reason
 from ..hub import download_bundle, is_hub_name
 from ..option import to_path
 from ..schedule import Schedule
-from .files import GRAPH_FOLDER, MANIFEST, SMALL_BYTES, check_file, read_manifest_bytes, read_verified, verify
+from .files import (
+    GRAPH_FOLDER,
+    MANIFEST,
+    SMALL_BYTES,
+    FileEntry,
+    check_file,
+    read_manifest_bytes,
+    read_pieces,
+    read_verified,
+    verify,
+)
 from .graph import External, check_graph
 from .latent import PREVIEW, TEXT
 from .manifest import (
@@ -35,6 +45,7 @@ from .manifest import (
     parse_manifest,
     resized,
 )
+from .weights import Weight, large_weights, without_weights
 
 NPY_HEADER_BYTES = 1 << 16
 """Largest accepted header of an .npy file."""
@@ -155,6 +166,24 @@ class Bundle:
         files = {file: self.read(file) for file in sorted({place.location for place in places})}
         return Network(self.path / name, data, tuple(places), files)
 
+    def read_network_apart(self, name: str = NETWORK) -> tuple[Network, dict[str, np.ndarray]]:
+        """A network whose large weights are inputs, and these in float32 by name, verified; raises BundleError.
+
+        Of weights in files of their own no other copy is ever in memory.
+        """
+        data = self.read(name)
+        places = check_network(self.path, name, data, self.manifest)
+        weights = {weight.stored: weight for weight in large_weights(data)}
+        values = {name: weight.values(data[weight.place]) for name, weight in weights.items() if weight.place}
+        small: dict[str, bytes] = {}
+        for location in sorted({place.location for place in places}):
+            there = [place for place in places if place.location == location]
+            values_there, small_there = read_outside(self.path, self.manifest.files[location], there, weights)
+            values |= values_there
+            small |= small_there
+        network = Network(self.path / name, without_weights(data, list(weights.values()), small))
+        return network, {weights[name].name: value for name, value in values.items()}
+
     def reference(self) -> tuple[list[int], np.ndarray]:
         """Levels k [L] and the reference's outputs there, float32 [L, C, H, W].
 
@@ -232,6 +261,26 @@ def check_network(path: Path, name: str, data: bytes, manifest: Manifest) -> lis
                 f"{place.location}, which has {entry.bytes}"
             )
     return places
+
+
+def read_outside(
+    path: Path, entry: FileEntry, places: Sequence[External], weights: Mapping[str, Weight]
+) -> tuple[dict[str, np.ndarray], dict[str, bytes]]:
+    """The values of `weights`, and the bytes of others, at places in one file; it is verified. Raises BundleError."""
+    there = sorted(places, key=lambda place: place.offset)
+    large: dict[str, np.ndarray] = {}
+    small: dict[str, bytes] = {}
+
+    def take(number: int, piece: bytes) -> None:
+        name = there[number].name
+        if name in weights:
+            large[name] = weights[name].values(piece)
+        else:
+            small[name] = piece
+
+    pieces = [slice(place.offset, place.offset + place.length) for place in there]
+    read_pieces(path, there[0].location, entry, pieces, take)
+    return large, small
 
 
 def read_schedule(path: Path, data: bytes | None, manifest: Manifest) -> Schedule:

@@ -32,7 +32,7 @@ def load_component(bundle: Bundle, name: str, engine: str, threads: int | None) 
     """Load the network in file `name` of the bundle. engine: preferred, by name. Raises BundleError and EngineError."""
     if engine not in ENGINES["cpu"]:
         engine = first_engine("cpu", "float32")
-    check_loading(bundle, name)
+    check_loading(bundle, name, engine)
     component = OpenVinoComponent if engine == "openvino" else OnnxRuntimeComponent
     return component(bundle, name, threads or 1)
 

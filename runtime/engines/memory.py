@@ -23,6 +23,11 @@ def file_bytes(bundle: Bundle, name: str) -> int:
     return sum(entry.bytes for file, entry in bundle.manifest.files.items() if file.startswith(name))
 
 
+def has_weights_outside(bundle: Bundle, name: str) -> bool:
+    """Whether the weights of the network in file `name` lie in another file, as export writes large ones."""
+    return any(file.startswith(name) and file != name for file in bundle.manifest.files)
+
+
 def weight_bytes(bundle: Bundle, name: str) -> int:
     """Bytes of the weights of the network in file `name` in float32, nearly."""
     return file_bytes(bundle, name) * (2 if bundle.manifest.parity.weights == "half" else 1)
@@ -33,12 +38,19 @@ def kept_shapes(bundle: Bundle) -> int:
     return max(1, min(KEPT_SHAPES, int(KEPT_BYTES // weight_bytes(bundle, NETWORK))))
 
 
-def check_loading(bundle: Bundle, name: str) -> None:
-    """Raise EngineError if this process has too little memory to load the network in file `name` of the bundle.
+def loading_bytes(bundle: Bundle, name: str, engine: str) -> int:
+    """Bytes that the engine needs at least to load the network in file `name`."""
+    if engine == "onnxruntime" and name == NETWORK and bundle.manifest.latent is not None:  # see read_network_apart
+        return weight_bytes(bundle, name) + (0 if has_weights_outside(bundle, name) else file_bytes(bundle, name))
+    return copies(bundle.manifest.parity.weights) * file_bytes(bundle, name)
+
+
+def check_loading(bundle: Bundle, name: str, engine: str) -> None:
+    """Raise EngineError if this process has too little memory for the engine to load the network in file `name`.
 
     The bound is low: running takes more.
     """
-    needed = copies(bundle.manifest.parity.weights) * file_bytes(bundle, name)
+    needed = loading_bytes(bundle, name, engine)
     free = available_memory()
     if free is not None and needed > free:
         raise EngineError(

@@ -23,7 +23,10 @@ DTYPES: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(in
 
 
 class OnnxRuntimeEngine:
-    """Implements engines.Engine. Batch 1: an image's bytes do not depend on its neighbours."""
+    """Implements engines.Engine. Batch 1: an image's bytes do not depend on its neighbours.
+
+    The large weights of a latent network are inputs of its session, so they are in memory once.
+    """
 
     name = "onnxruntime"
     batch = 1
@@ -32,23 +35,26 @@ class OnnxRuntimeEngine:
         onnxruntime = import_onnxruntime()
         self.version = str(onnxruntime.__version__)
         self.precision = precision
-        large = bundle.manifest.latent is not None
-        self._session = open_session(bundle.read_network(), threads, pattern=not large, blocked=not large)
+        self._weights: dict[str, np.ndarray] = {}
+        if bundle.manifest.latent is None:
+            self._session = open_session(bundle.read_network(), threads)
+        else:
+            network, self._weights = bundle.read_network_apart()
+            self._session = open_session(network, threads, pattern=False, blocked=False)
         found = signature(self._session)
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
-        check_signature(bundle, found)
+        check_signature(bundle, {name: value for name, value in found.items() if name not in self._weights})
 
     def bind(self, inputs: Mapping[str, np.ndarray], out: np.ndarray) -> Evaluate:
         """Implements engines.Engine."""
         binding = self._session.io_binding()
-        for name, array in inputs.items():
+        for name, array in {**self._weights, **inputs}.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         binding.bind_output(OUT, "cpu", 0, np.float32, out.shape, out.ctypes.data)
-        session = self._session
 
         def evaluate() -> None:
             try:
-                session.run_with_iobinding(binding)
+                self._session.run_with_iobinding(binding)  # self also holds the weights that are bound
             except Exception as error:  # onnxruntime's exceptions share no base class
                 raise EngineError(f"onnxruntime failed in mid-edit: {reason(error)}") from None
 

@@ -57,7 +57,7 @@ def open_engine(bundle: Bundle, *, engine: str = "auto", precision: str = "auto"
         warn_once(f"{threads} threads share {processors} processors, which is slower than {processors} threads")
     chosen = choose(bundle, engine, precision, threads)
     if chosen.precision != "int8":  # a smaller file of its own
-        check_loading(bundle, NETWORK)
+        check_loading(bundle, NETWORK, chosen.engine)
     return load_engine(bundle, chosen.engine, chosen.precision, chosen.threads)
 
 
