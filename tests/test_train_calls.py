@@ -114,7 +114,7 @@ def test_the_crops_of_a_step_have_one_side_and_as_many_pixels(batch: int, seed: 
 
 
 def test_a_run_on_crops_of_several_sides_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    sides = ("--sides", "4,6,10", "--head", "8")
+    sides = ("--sides", "4,6,10")
     train(folder, tmp_path / "whole", *sides)
     for _ in range(4):
         train(folder, tmp_path / "calls", *sides, *AT_ONCE)
