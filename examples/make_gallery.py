@@ -72,7 +72,7 @@ def cells(entry: Entry, editor: Editor) -> list[tuple[str, Image.Image]]:
         mask = open_image(entry.mask).convert("L")
         found.append(("mask", mask))
     for t0 in T0S:
-        edit = editor.edit(guide, mask, base=base, t0=t0, seed=SEED, size="native" if mask or base else SIZE)
+        edit = editor.edit(guide, mask, base=base, t0=t0, seed=SEED, size=None if mask or base else SIZE)
         found.append((f"t0 {t0}", edit.images[0].pil))
     return found
 
