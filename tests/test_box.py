@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 from PIL import Image
 from tiny import blurring_network, model, write_bundle, write_free_bundle
 
@@ -189,51 +189,49 @@ def test_networks_without_a_box_are_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_convolution_alone_has_exact_halos() -> None:
-    """A network of one convolution: the whole pass keeps what the cells around the box add, and nothing in it."""
+def passes_of(network: ModelProto, kept: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Run both passes of a network on 6x7 cells, with a box of 3x4 of them at (2, 0).
+
+    Returns the output and the values named `kept` of the whole pass, and the output of the box pass.
+    """
     import onnxruntime
 
-    network = blurring_network()
     sites = find_sites(network, 1)
-    assert [(site.value, site.channels, site.scale) for site in sites.halos] == [("x", 3, 1)]
     whole, box = (
         onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
         for made in (whole_pass(network, sites), box_pass(network, sites))
     )
-    x, time = np.arange(3 * 6 * 7, dtype=np.float32).reshape(1, 3, 6, 7), np.zeros(1, np.float32)
-    place = {"time": time, "pos": np.array([2, 0]), "share": np.float32([12 / 42])}
-    out, halo = whole.run(["out", "halo.0"], {"x": x, "size": np.array([3, 4]), **place})
+    x = np.arange(3 * 6 * 7, dtype=np.float32).reshape(1, 3, 6, 7)
+    place = {"time": np.zeros(1, np.float32), "pos": np.array([2, 0]), "share": np.float32([12 / 42])}
+    out, *values = whole.run(["out", *kept], {"x": x, "size": np.array([3, 4]), **place})
+    fed = dict(zip(kept, values, strict=True))
+    (inside,) = box.run(["out"], {"x": x[:, :, 2:5, :4].copy(), **fed, **place})
+    return [out, *values], inside
+
+
+def test_a_convolution_alone_has_exact_halos() -> None:
+    """A network of one convolution: the whole pass keeps what the cells around the box add, and nothing in it."""
+    network = blurring_network()
+    assert [(site.value, site.channels, site.scale) for site in find_sites(network, 1).halos] == [("x", 3, 1)]
+    (out, halo), inside = passes_of(network, ["halo.0"])
     assert np.all(halo[:, :, 1, 1:3] == 0)
-    fed = {"halo.0": halo, **place}
-    inside = box.run(["out"], {"x": x[:, :, 2:5, :4].copy(), **fed})
-    assert np.allclose(inside[0], out[:, :, 2:5, :4], rtol=1e-6)
+    assert np.allclose(inside, out[:, :, 2:5, :4], rtol=1e-6)
 
 
-def test_a_mean_over_the_picture_counts_what_lies_outside_the_box() -> None:
-    """A network of a convolution that adds its mean, once with the mean's axes and once without."""
-    import onnxruntime
-
-    for keepdims in (0, 1):
-        network = blurring_network()
-        (blur,) = network.graph.node
-        blur.output[0] = "blurred"
-        network.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
-        network.graph.node.append(helper.make_node("ReduceMean", ["blurred", "axes"], ["mean"], keepdims=keepdims))
-        if not keepdims:
-            network.graph.node.append(helper.make_node("Unsqueeze", ["mean", "axes"], ["mean4"]))
-        network.graph.node.append(helper.make_node("Add", ["blurred", "mean" if keepdims else "mean4"], ["out"]))
-        sites = find_sites(network, 1)
-        assert [(site.value, site.channels, site.scale) for site in sites.means] == [("blurred", 3, 1)]
-        whole, box = (
-            onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-            for made in (whole_pass(network, sites), box_pass(network, sites))
-        )
-        x, time = np.arange(3 * 6 * 7, dtype=np.float32).reshape(1, 3, 6, 7), np.zeros(1, np.float32)
-        place = {"time": time, "pos": np.array([2, 0]), "share": np.float32([12 / 42])}
-        kept = ["halo.0", "mean.0"]
-        out, *values = whole.run(["out", *kept], {"x": x, "size": np.array([3, 4]), **place})
-        inside = box.run(["out"], {"x": x[:, :, 2:5, :4].copy(), **dict(zip(kept, values, strict=True)), **place})
-        assert np.allclose(inside[0], out[:, :, 2:5, :4], rtol=1e-6)
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_mean_over_the_picture_counts_what_lies_outside_the_box(keepdims: int) -> None:
+    """A network of a convolution that adds its mean."""
+    network = blurring_network()
+    (blur,) = network.graph.node
+    blur.output[0] = "blurred"
+    network.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    network.graph.node.append(helper.make_node("ReduceMean", ["blurred", "axes"], ["mean"], keepdims=keepdims))
+    if not keepdims:
+        network.graph.node.append(helper.make_node("Unsqueeze", ["mean", "axes"], ["mean4"]))
+    network.graph.node.append(helper.make_node("Add", ["blurred", "mean" if keepdims else "mean4"], ["out"]))
+    assert [(site.value, site.channels) for site in find_sites(network, 1).means] == [("blurred", 3)]
+    (out, *_), inside = passes_of(network, ["halo.0", "mean.0"])
+    assert np.allclose(inside, out[:, :, 2:5, :4], rtol=1e-6)
 
 
 def test_a_damaged_record_is_refused(boxed: Path, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
-"""Large weights apart from their network: the same function of inputs, verified as they are read, once in memory."""
+"""Large weights in a file of their own as inputs: the same function, verified as they are read, once in memory."""
 
+import gc
+import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from bundle_mutants import mutate_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -17,8 +21,9 @@ from sdedit.runtime.bundle import NETWORK, Bundle, read_bundle
 from sdedit.runtime.bundle import weights as apart
 from sdedit.runtime.bundle.files import read_pieces
 from sdedit.runtime.bundle.graph import check_graph
-from sdedit.runtime.bundle.weights import large_weights, without_weights
-from sdedit.runtime.engines import load_engine
+from sdedit.runtime.bundle.protobuf import encode
+from sdedit.runtime.bundle.weights import GRAPH, OUTPUT, large_weights, without_weights
+from sdedit.runtime.engines import load_engine, onnxruntime
 from sdedit.runtime.engines.memory import check_loading
 
 RANDOM = np.random.default_rng(0)
@@ -27,7 +32,7 @@ WEIGHTS = {
     "conv.b": RANDOM.standard_normal(4).astype(np.float32),
     "mix": RANDOM.standard_normal((4, 4, 1, 1)).astype(np.float32),
 }
-KINDS = ["float32", "half", "float32 outside", "half outside"]
+OUTSIDE = "network.onnx.data"
 
 
 @pytest.fixture(autouse=True)
@@ -55,18 +60,22 @@ def write_network(folder: Path, kind: str) -> np.ndarray:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     expected = run(made.SerializeToString(), {})
     if kind.endswith("outside"):
-        data = b"pad" + b"".join(tensor.raw_data for tensor in tensors)  # not aligned
-        at = 3
-        for tensor in made.graph.initializer:
-            length = len(tensor.raw_data)
-            tensor.ClearField("raw_data")
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in {"location": "network.onnx.data", "offset": str(at), "length": str(length)}.items():
-                tensor.external_data.add(key=key, value=value)
-            at += length
-        rewrite(folder, "network.onnx.data", data)
+        rewrite(folder, OUTSIDE, put_outside(made))
     rewrite(folder, NETWORK, made.SerializeToString())
     return expected
+
+
+def put_outside(network: onnx.ModelProto) -> bytes:
+    """Move the values of all initializers to a file, which is returned; none is aligned there."""
+    data = b"pad"
+    for tensor in network.graph.initializer:
+        place = {"location": OUTSIDE, "offset": str(len(data)), "length": str(len(tensor.raw_data))}
+        data += tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+    return data
 
 
 def run(data: bytes, weights: dict[str, np.ndarray]) -> np.ndarray:
@@ -82,7 +91,7 @@ def ones() -> dict[str, np.ndarray]:
     return {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["float32 outside", "half outside"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, np.ndarray]:
     folder = write_latent_bundle(tmp_path / "bundle")
     expected = write_network(folder, request.param)
@@ -90,42 +99,114 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, np.nda
 
 
 def test_the_network_computes_the_same(case: tuple[Bundle, np.ndarray]) -> None:
-    """The bias stays in the graph, wherever it was; the rest is float32 and aligned."""
+    """The bias becomes an initializer with its values; the rest is float32 and aligned."""
     bundle, expected = case
     network, weights = bundle.read_network_apart()
     assert weights.keys() == {"conv.w", "mix"}
     assert all(value.dtype == np.float32 and value.flags.aligned for value in weights.values())
-    assert not network.places
-    check_graph(network.data)
+    assert check_graph(network.data) == []
     assert np.abs(run(network.data, weights) - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
-def test_the_engine_runs_it(case: tuple[Bundle, np.ndarray]) -> None:
-    bundle, expected = case
+@pytest.mark.parametrize("kind", ["float32", "half", "float32 outside", "half outside"])
+def test_the_engine_runs_it(tmp_path: Path, kind: str) -> None:
+    folder = write_latent_bundle(tmp_path / "bundle")
+    expected = write_network(folder, kind)
     inputs, out = ones(), np.empty((1, *STATE), np.float32)
-    evaluate = load_engine(bundle, "onnxruntime", "float32", 1).bind(inputs, out)
-    evaluate()
+    load_engine(read_bundle(folder), "onnxruntime", "float32", 1).bind(inputs, out)()
     assert np.abs(out - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
-def test_a_weight_that_is_needed_in_half_stays(tmp_path: Path) -> None:
+def test_the_weights_live_as_long_as_a_binding_of_them(case: tuple[Bundle, np.ndarray]) -> None:
+    bundle, expected = case
+    engine = load_engine(bundle, "onnxruntime", "float32", 1)
+    assert isinstance(engine, onnxruntime.OnnxRuntimeEngine)
+    alive = weakref.ref(engine._weights["mix"])
+    inputs, out = ones(), np.empty((1, *STATE), np.float32)
+    evaluate = engine.bind(inputs, out)
+    del engine
+    gc.collect()
+    assert alive() is not None
+    evaluate()
+    assert np.abs(out - expected).max() <= 1e-6 * np.abs(expected).max()
+    del evaluate
+    gc.collect()
+    assert alive() is None
+
+
+def large_outside(network: onnx.ModelProto) -> list[str]:
+    """The names of the inputs that this network's weights become once they are in a file of their own."""
+    put_outside(network)
+    return [weight.name for weight in large_weights(network.SerializeToString())]
+
+
+def test_a_weight_that_is_needed_in_half_stays() -> None:
     """It is cast twice here, or goes into an operator as it is; neither is written by export."""
     half = numpy_helper.from_array(WEIGHTS["mix"].astype(np.float16), "half")
     casts = [helper.make_node("Cast", ["half"], [name], to=TensorProto.FLOAT) for name in ("a", "b")]
-    twice = model([*casts, helper.make_node("Add", ["a", "b"], ["out"])], [half])
-    assert large_weights(twice.SerializeToString()) == []
+    assert large_outside(model(casts[:1], [half])) == ["a"]
+    assert large_outside(model([*casts, helper.make_node("Add", ["a", "b"], ["out"])], [half])) == []
     other = helper.make_node("Cast", ["half"], ["out"], to=TensorProto.DOUBLE)
-    assert large_weights(model([other], [half]).SerializeToString()) == []
+    assert large_outside(model([other], [half])) == []
 
 
-def test_an_initializer_that_is_an_input_too_stays() -> None:
-    """Older files list all initializers as inputs."""
+def test_a_weight_in_the_onnx_file_stays() -> None:
+    """It is in memory once as well when the file's bytes are let go, and an engine is faster with it."""
     network = model([helper.make_node("Add", ["x", "table"], ["out"])], [])
     network.graph.initializer.append(numpy_helper.from_array(WEIGHTS["mix"], "table"))
-    assert [weight.name for weight in large_weights(network.SerializeToString())] == ["table"]
-    network.graph.input.append(helper.make_tensor_value_info("table", TensorProto.FLOAT, [4, 4, 1, 1]))
     assert large_weights(network.SerializeToString()) == []
     assert onnx.load_from_string(without_weights(network.SerializeToString(), [], {})) == network
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_weight_that_is_an_input_or_output_already_stays(half: bool) -> None:
+    """Older files list all initializers as inputs."""
+    table = WEIGHTS["mix"].astype(np.float16 if half else np.float32)
+    stored = "half" if half else "table"
+    cast = [helper.make_node("Cast", ["half"], ["table"], to=TensorProto.FLOAT)] if half else []
+    add = helper.make_node("Add", ["x", "table"], ["out"])
+    network = model([*cast, add], [numpy_helper.from_array(table, stored)])
+    put_outside(network)
+    assert [weight.name for weight in large_weights(network.SerializeToString())] == ["table"]
+    for values in (network.graph.input, network.graph.output):
+        for name in {"table", stored}:
+            values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4, 1, 1]))
+            assert large_weights(network.SerializeToString()) == []
+            del values[-1]
+
+
+def test_malformed_outputs_are_one_line(tmp_path: Path) -> None:
+    """check_graph does not read inputs and outputs."""
+    folder = write_latent_bundle(tmp_path / "bundle")
+    write_network(folder, "half outside")
+    network = (folder / NETWORK).read_bytes()
+    broken = encode(GRAPH, encode(OUTPUT, b"\xff"))  # protobuf joins several graphs of a file
+    rewrite(folder, NETWORK, network + broken)
+    bundle = read_bundle(folder)
+    with pytest.raises(BundleError, match=r"network\.onnx: the ONNX file is truncated$"):
+        bundle.read_network_apart()
+
+
+def test_what_the_check_accepts_can_be_taken_apart(tmp_path: Path) -> None:
+    """A damaged file is refused with one line, or is a network whose parts fit together."""
+    folder = write_latent_bundle(tmp_path / "bundle")
+    write_network(folder, "half outside")
+    network, data = (folder / NETWORK).read_bytes(), (folder / OUTSIDE).read_bytes()
+    places = {place.name: data[place.offset : place.offset + place.length] for place in check_graph(network)}
+    chance = random.Random(0)
+    taken = 0
+    for _ in range(3000):
+        damaged = mutate_bytes(chance, network)
+        try:
+            check_graph(damaged)
+            weights = large_weights(damaged)
+        except ValueError:
+            continue
+        assert check_graph(without_weights(damaged, weights, {})) is not None
+        known = [weight for weight in weights if weight.stored in places]
+        assert all(weight.values(places[weight.stored]).shape == weight.dims for weight in known)
+        taken += bool(weights)
+    assert taken > 30
 
 
 @pytest.mark.parametrize(
@@ -144,7 +225,7 @@ def test_a_file_that_changes_after_the_bundle_was_opened_is_refused(
     folder = write_latent_bundle(tmp_path / "bundle")
     write_network(folder, "half outside")
     bundle = read_bundle(folder)
-    (folder / "network.onnx.data").write_bytes(change((folder / "network.onnx.data").read_bytes()))
+    (folder / OUTSIDE).write_bytes(change((folder / OUTSIDE).read_bytes()))
     with pytest.raises(BundleError, match=message):
         bundle.read_network_apart()
     with pytest.raises((BundleError, EngineError), match=message):
@@ -154,9 +235,9 @@ def test_a_file_that_changes_after_the_bundle_was_opened_is_refused(
 def test_weights_that_overlap_are_refused(tmp_path: Path) -> None:
     folder = write_latent_bundle(tmp_path / "bundle")
     write_network(folder, "float32 outside")
-    entry = read_bundle(folder).manifest.files["network.onnx.data"]
+    entry = read_bundle(folder).manifest.files[OUTSIDE]
     with pytest.raises(BundleError, match=r"two weights overlap at byte 7 of network\.onnx\.data"):
-        read_pieces(folder, "network.onnx.data", entry, [slice(0, 8), slice(7, 9)], lambda number, piece: None)
+        read_pieces(folder, OUTSIDE, entry, [slice(0, 8), slice(7, 9)], lambda number, piece: None)
 
 
 @settings(max_examples=100, deadline=None)
@@ -175,13 +256,13 @@ def test_pieces_are_those_of_the_file(tmp_path_factory: pytest.TempPathFactory, 
 
 @pytest.mark.parametrize(("kind", "copies"), [("float32", 2), ("half", 3), ("float32 outside", 1), ("half outside", 2)])
 def test_the_memory_that_loading_needs(kind: str, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the weights in float32 and, if they lie in the ONNX file, that file; openvino has two copies besides."""
+    """In copies of the file: onnxruntime has weights in another file once, in float32; else engines have two copies."""
     folder = write_latent_bundle(tmp_path / "bundle")
     write_network(folder, kind)
     bundle = read_bundle(folder)
     parity = bundle.manifest.parity
     object.__setattr__(parity, "weights", kind.split()[0])
-    size = sum(entry.bytes for name, entry in bundle.manifest.files.items() if name in (NETWORK, "network.onnx.data"))
+    size = sum(entry.bytes for name, entry in bundle.manifest.files.items() if name in (NETWORK, OUTSIDE))
     for engine, wanted in (("onnxruntime", copies), ("openvino", 3 if kind.startswith("half") else 2)):
         monkeypatch.setattr("sdedit.runtime.engines.memory.available_memory", lambda: wanted * size)  # noqa: B023
         check_loading(bundle, NETWORK, engine)

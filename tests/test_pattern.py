@@ -42,6 +42,17 @@ def test_the_layers_pattern_is_replaced_and_nothing_else(size: tuple[int, int]) 
     assert pattern_of(layers).abs().max() > 0.001
 
 
+def test_no_weight_learns_from_the_pattern() -> None:
+    """Whatever a loss makes of the pattern, its gradients are zero, but for the rounding of sums."""
+    network = tiny_ddpm(pattern=True)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = network(x, torch.tensor([1.0, 15.0]))
+    pattern_of(found).square().sum().backward()
+    learned = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    assert all(value.grad.abs().max() < 1e-5 for value in learned.values())
+    assert pattern_of(found).square().sum() > 0.01
+
+
 def test_a_pattern_that_is_noise_alone_is_taken_away() -> None:
     """With the gain alpha / sigma, v = alpha eps - sigma x0 says that x0 = alpha x - sigma v has none."""
     network = tiny_ddpm(pattern=True)
@@ -76,7 +87,7 @@ def test_the_gain_follows_from_the_noise_levels(prediction: str) -> None:
 
 
 def test_edits_of_the_shipped_model_have_no_more_of_a_pattern_than_photos() -> None:
-    """Even seas of photos have a pattern of 0.15 to 0.48 of 255, and an edit that kept the noise's would have 2."""
+    """Even views have 0.01 to 0.1 of 255, each; an edit that kept the noise's would have 2."""
     sea = np.full((64, 64, 3), (10, 20, 60), np.uint8)
     with Editor.open(engine="onnxruntime", threads=1) as editor:
         image = editor.edit(sea, t0=0.5, steps=6, seed=5).images[0].pil

@@ -167,14 +167,17 @@ class Bundle:
         return Network(self.path / name, data, tuple(places), files)
 
     def read_network_apart(self, name: str = NETWORK) -> tuple[Network, dict[str, np.ndarray]]:
-        """A network whose large weights are inputs, and these in float32 by name, verified; raises BundleError.
+        """A network whose large weights in other files are inputs, and these in float32 by name, verified.
 
-        Of weights in files of their own no other copy is ever in memory.
+        No other copy of these weights is ever in memory. Raises BundleError.
         """
         data = self.read(name)
         places = check_network(self.path, name, data, self.manifest)
-        weights = {weight.stored: weight for weight in large_weights(data)}
-        values = {name: weight.values(data[weight.place]) for name, weight in weights.items() if weight.place}
+        try:
+            weights = {weight.stored: weight for weight in large_weights(data)}
+        except ValueError as error:
+            raise BundleError(f"bundle {self.path}: {name}: {reason(error)}") from None
+        values: dict[str, np.ndarray] = {}
         small: dict[str, bytes] = {}
         for location in sorted({place.location for place in places}):
             there = [place for place in places if place.location == location]

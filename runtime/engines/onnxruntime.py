@@ -7,10 +7,11 @@ import numpy as np
 
 from sdedit.errors import EngineError, install_hint, reason
 
-from ..bundle import Bundle, Network
+from ..bundle import NETWORK, Bundle, Network
 from ..machine import return_free_memory
 from .base import OUT, DeviceArray, Enqueue, Evaluate, check_signature
 from .importing import import_onnxruntime
+from .memory import is_apart
 
 if TYPE_CHECKING:
     from ..cuda import Gpu
@@ -25,7 +26,7 @@ DTYPES: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(in
 class OnnxRuntimeEngine:
     """Implements engines.Engine. Batch 1: an image's bytes do not depend on its neighbours.
 
-    The large weights of a latent network are inputs of its session, so they are in memory once.
+    Large weights of a latent network that lie in another file are inputs of its session, so they are in memory once.
     """
 
     name = "onnxruntime"
@@ -36,11 +37,12 @@ class OnnxRuntimeEngine:
         self.version = str(onnxruntime.__version__)
         self.precision = precision
         self._weights: dict[str, np.ndarray] = {}
-        if bundle.manifest.latent is None:
-            self._session = open_session(bundle.read_network(), threads)
-        else:
+        if is_apart(bundle, NETWORK, self.name):
             network, self._weights = bundle.read_network_apart()
-            self._session = open_session(network, threads, pattern=False, blocked=False)
+        else:
+            network = bundle.read_network()
+        large = bundle.manifest.latent is not None
+        self._session = open_session(network, threads, pattern=not large, blocked=not large)
         found = signature(self._session)
         self.threads = int(self._session.get_session_options().intra_op_num_threads)
         check_signature(bundle, {name: value for name, value in found.items() if name not in self._weights})

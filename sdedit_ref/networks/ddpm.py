@@ -164,8 +164,8 @@ class Pattern(nn.Module):
 
     Group norms subtract the means of channels, so the layers hardly see x's pattern and cannot tell that it is noise:
     of 64x64 values of deviation 1 it has the deviation 1/32, which an edit would keep as a grid of 2x2 pixels. So the
-    layers' own pattern is replaced by x's, times a gain that depends on the time. The gain is not learned: see
-    sdedit_ref.training.pattern.
+    layers' own pattern is replaced by x's, times a gain that depends on the time. The gain is not learned (see
+    sdedit_ref.training.pattern), and no weight learns from the pattern.
     """
 
     def __init__(self, patch: int, time_width: int) -> None:
@@ -175,7 +175,7 @@ class Pattern(nn.Module):
 
     def forward(self, prediction: Tensor, x: Tensor, temb: Tensor) -> Tensor:
         """prediction and x in patches [B, C patch^2, h, w], temb [B, time_width] -> the prediction with its pattern."""
-        means = (self.gain(F.silu(temb))[:, :, None, None] * x - prediction).mean((2, 3), keepdim=True)
+        means = (self.gain(F.silu(temb.detach()))[:, :, None, None] * x - prediction).mean((2, 3), keepdim=True)
         squares = F.pixel_shuffle(means, self.patch)
         pattern = squares - F.avg_pool2d(squares, self.patch)
         return prediction + F.pixel_unshuffle(pattern, self.patch)

@@ -9,8 +9,8 @@ from ..networks.ddpm import DDPM
 POWER = 1e-3
 """Power of the pattern of pictures, where noise of deviation 1 has 1.
 
-Photos have about 0.02 on average, by their edges; even areas, where a pattern is seen, have less. With 1e-3 edits of
-even seas have no more of it than photos.
+Views of the Earth of 64x64 have 0.0097 on average, by their edges, and the most even eighth of them, where a pattern is
+seen, 0.0003. With 1e-3 edits of even seas have no more of it than those views.
 """
 
 RIDGE = 1e-6

@@ -75,7 +75,10 @@ def make_folder(folder: Path) -> None:
 
 
 def save(run: Run, folder: Path, metadata: dict[str, str]) -> None:
-    """Write STATE and WEIGHTS, each complete or not at all. Raises CheckpointError; the save before stays."""
+    """Write STATE and WEIGHTS, each complete or not at all, with the gain of the weights' Pattern set to fit them.
+
+    Raises CheckpointError; the save before stays.
+    """
     fit_pattern(run.ema, run.schedule, run.prediction)
     state = {
         "network": stored(run, run.network),
