@@ -1,5 +1,6 @@
 """Write a bundle and verify it: its files, read back and run by the runtime's engines, give torch's outputs."""
 
+import gc
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from sdedit import __version__
 from sdedit.errors import BundleError, CheckpointError, EngineError, reason
@@ -29,22 +31,27 @@ from sdedit.runtime.bundle import (
 )
 from sdedit.runtime.checks.parity import (
     errors_against,
+    measure_errors,
     parity_conditions,
     parity_input,
     parity_label,
     relative_error,
 )
 from sdedit.runtime.engines import installed_engines, load_engine
-from sdedit.runtime.machine import available_processors
+from sdedit.runtime.machine import available_processors, return_free_memory
 from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.checkpoints.checkpoint import LatentParts
 
 from .additions import Addition, add_parts
-from .latent import component_errors, prompt_ids, text_fields, write_components
-from .onnx_graph import round_to_half, save_onnx, store_in_half, to_onnx
+from .latent import component_cases, component_errors, prompt_ids, text_fields, write_components
+from .onnx_graph import round_to_half, save_onnx, to_onnx
 
 TOLERANCE = 1e-4
 """Largest error of the engine against the reference with the same rounded weights, relative to the largest output."""
+
+MIDDLE, ROUNDED = 2, (0, 4)
+"""Numbers of parity levels: the one at which other sizes are verified, and those at which rounding is measured. Sizes
+and levels do not depend on each other, and an evaluation of a large network takes seconds."""
 
 WEIGHTS = ("half", "float32")
 
@@ -65,6 +72,7 @@ def export_bundle(
     max_pixels: int | None = None,
     card: Path | None = None,
     additions: Sequence[Addition] = (),
+    release: bool = False,
     say: Callable[[str], None] = print,
 ) -> Bundle:
     """Write `checkpoint` as a bundle to folder `out`, which is replaced only by a bundle that was verified.
@@ -72,7 +80,8 @@ def export_bundle(
     weights: how they are stored; with "half" the checkpoint's own network is rounded, in place: a copy of a large one
     costs gigabytes. fixed: the bundle takes images of the checkpoint's size only. max_pixels: the largest area that the
     network does well; None: AREA times its own. card: a text about the model, kept as MODEL_CARD.md. additions: parts
-    to add before anything is replaced; say: takes a line on each.
+    to add before anything is replaced; say: takes a line on each. release: let go of the checkpoint's weights before
+    engines load theirs; the checkpoint is of no use afterwards.
 
     Raises BundleError if the bundle cannot be written or differs from the reference.
     """
@@ -80,45 +89,79 @@ def export_bundle(
         raise BundleError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
     image = image_fields(checkpoint, fixed, max_pixels)
     card_bytes = None if card is None else read_card(card)
-    network, shape = checkpoint.network, checkpoint.shape
     levels = parity_levels(len(checkpoint.schedule))
+    half = weights == "half"
     with staged(out) as folder:
-        exact_outputs = reference_outputs(checkpoint, levels, shape)
-        check_finite(checkpoint, exact_outputs)
-        if weights == "half":
-            round_to_half(network)
-        outputs = reference_outputs(checkpoint, levels, shape)
-        rounding = relative_error(outputs, exact_outputs)
-        if not math.isfinite(rounding):
-            raise BundleError(f"weights {weights} cannot hold those of {checkpoint.path}: choose float32")
-        multiple_of = checkpoint.multiple_of if image["free"] else None
-        is_latent = checkpoint.latent is not None
-        model = to_onnx(network, shape, checkpoint.classes > 0, multiple_of, checkpoint.inputs, head_by_head=is_latent)
-        if weights == "half":
-            store_in_half(model)
-        save_onnx(model, folder / NETWORK)
-        del model
+        outputs, rounding = stored_outputs(checkpoint, levels, half)
+        write_network(folder / NETWORK, checkpoint, image["free"], half)
         np.save(folder / SCHEDULE, checkpoint.schedule)
         np.save(folder / REFERENCE, outputs)
-        if checkpoint.latent is not None:
-            write_components(folder, checkpoint, weights == "half")
+        others = other_shapes(checkpoint.shape, checkpoint.multiple_of) if image["free"] else []
+        references = {other: reference_outputs(checkpoint, levels, other, [MIDDLE]) for other in others}
+        if release:
+            release_weights(checkpoint.network)
+        cases = {}
+        if (parts := checkpoint.latent) is not None:
+            write_components(folder, checkpoint, half)
+            cases = component_cases(checkpoint)
+            if release:
+                release_weights(parts.encoder, parts.decoder, *([] if parts.text is None else [parts.text.encoders]))
         if card_bytes is not None:
             (folder / MODEL_CARD).write_bytes(card_bytes)
         fields = {**manifest_fields(checkpoint, name, licence), "image": image}
         parity: dict[str, Any] = {"levels": levels, "weights": weights, "weights_rounding": rounding}
         unmeasured = {"max_relative_error": 0.0, "engines": {}, "sizes": {}, **PIXELS_PARITY}
         known = write_manifest(folder, {**fields, "parity": {**parity, **unmeasured}})
-        others = other_shapes(shape, checkpoint.multiple_of) if image["free"] else []
-        references = {shape: outputs, **{other: reference_outputs(checkpoint, levels, other) for other in others}}
         parity |= {**PIXELS_PARITY, **verify(read_bundle(folder), references)}
-        if checkpoint.latent is not None:
-            parity["components"] = component_errors(read_bundle(folder), checkpoint, TOLERANCE)
-            if checkpoint.latent.text is not None:
-                parity["prompts"] = prompt_ids(checkpoint.latent.text)
+        if parts is not None:
+            parity["components"] = component_errors(read_bundle(folder), cases, TOLERANCE)
+            if parts.text is not None:
+                parity["prompts"] = prompt_ids(parts.text)
         write_manifest(folder, {**fields, "parity": parity}, known)
         if additions:
             add_parts(read_bundle(folder), folder, additions, say)
     return read_bundle(out)
+
+
+def write_network(path: Path, checkpoint: Checkpoint, free: bool, half: bool) -> None:
+    """Write the network's ONNX file. free: its sizes are. half: how weights are stored."""
+    model = to_onnx(
+        checkpoint.network,
+        checkpoint.shape,
+        checkpoint.classes > 0,
+        checkpoint.multiple_of if free else None,
+        checkpoint.inputs,
+        head_by_head=checkpoint.latent is not None,
+    )
+    save_onnx(model, path, half)
+
+
+def stored_outputs(checkpoint: Checkpoint, levels: list[int], half: bool) -> tuple[np.ndarray, float]:
+    """The network's outputs at all levels with its weights as they are stored, and the largest error of their rounding.
+
+    half: the weights are rounded to half, in place; what that changes is measured at the levels ROUNDED. Raises
+    BundleError if half cannot hold them.
+    """
+    if not half:
+        outputs = reference_outputs(checkpoint, levels, checkpoint.shape)
+        check_finite(checkpoint, outputs)
+        return outputs, 0.0
+    exact = reference_outputs(checkpoint, levels, checkpoint.shape, ROUNDED)
+    check_finite(checkpoint, exact)
+    round_to_half(checkpoint.network)
+    outputs = reference_outputs(checkpoint, levels, checkpoint.shape)
+    rounding = relative_error(outputs[list(ROUNDED)], exact)
+    if not math.isfinite(rounding) or not np.isfinite(outputs).all():
+        raise BundleError(f"weights half cannot hold those of {checkpoint.path}: choose float32")
+    return outputs, rounding
+
+
+def release_weights(*modules: nn.Module) -> None:
+    """Let go of the memory of these networks."""
+    for module in modules:
+        module.to("meta")
+    gc.collect()  # an exporter's graph holds itself
+    return_free_memory()
 
 
 def read_card(path: Path) -> bytes:
@@ -137,7 +180,7 @@ def read_card(path: Path) -> bytes:
 
 
 def parity_levels(levels: int) -> list[int]:
-    """Five noise levels, from the cleanest to the noisiest."""
+    """Five noise levels, from the cleanest to the noisiest; MIDDLE and ROUNDED are numbers of them."""
     return [max(1, round(levels * part)) for part in (0.001, 0.25, 0.5, 0.75, 1.0)]
 
 
@@ -171,11 +214,17 @@ def other_shapes(shape: tuple[int, int, int], multiple_of: int) -> list[tuple[in
     return [(channels, height + multiple_of, width + multiple_of), (channels, lower, width + multiple_of)]
 
 
-def reference_outputs(checkpoint: Checkpoint, levels: list[int], shape: tuple[int, int, int]) -> np.ndarray:
-    """The network's outputs at `levels` for states of `shape`, float32 [L, C, H, W], for the inputs of parity.py."""
+def reference_outputs(
+    checkpoint: Checkpoint, levels: list[int], shape: tuple[int, int, int], numbers: Sequence[int] | None = None
+) -> np.ndarray:
+    """The network's outputs for states of `shape`, float32 [L, C, H, W], for the inputs of parity.py.
+
+    numbers: of the levels to take; None: all.
+    """
     network, schedule = checkpoint.network, checkpoint.schedule
     outputs = []
-    for index, k in enumerate(levels):
+    for index in range(len(levels)) if numbers is None else numbers:
+        k = levels[index]
         x = torch.from_numpy(parity_input(schedule, k, index, shape))
         time = torch.tensor([schedule[k - 1, 2]], dtype=torch.float32)
         conditions = {"label": np.array([parity_label(index, checkpoint.classes)])} if checkpoint.classes else {}
@@ -195,33 +244,43 @@ def input_specs(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> dict[str
 def verify(bundle: Bundle, references: Mapping[tuple[int, int, int], np.ndarray]) -> dict[str, Any]:
     """Errors of each installed engine against the reference, as the manifest's `parity` has them.
 
-    references: the reference's outputs by the shape of states. Raises BundleError above TOLERANCE.
+    references: the reference's outputs at level MIDDLE, by the shape of states, besides those that the bundle has.
+    Raises BundleError above TOLERANCE.
     """
     engines: dict[str, list[float]] = {}
     sizes: dict[str, dict[str, float]] = {}
     for name in installed_engines():
-        try:
-            engine = load_engine(bundle, name, "float32", available_processors())
-            measured = {shape: errors_against(bundle, engine, outputs) for shape, outputs in references.items()}
-        except EngineError as error:
-            raise BundleError(f"the exported network does not load: {error}") from None
-        for shape, errors in measured.items():
-            size = f"{shape[1]}x{shape[2]}"
-            check_errors(bundle, name, size, errors)
-            if shape == bundle.state_shape:
-                engines[name] = errors
-            else:
-                sizes.setdefault(size, {})[name] = max(errors)
+        engines[name], others = engine_errors(bundle, name, references)
+        for size, error in others.items():
+            sizes.setdefault(size, {})[name] = error
     return {"max_relative_error": max(map(max, engines.values())), "engines": engines, "sizes": sizes}
 
 
-def check_errors(bundle: Bundle, engine: str, size: str, errors: Sequence[float]) -> None:
-    """Raise BundleError above TOLERANCE."""
-    for k, found in zip(bundle.reference_levels, errors, strict=True):
+def engine_errors(
+    bundle: Bundle, name: str, references: Mapping[tuple[int, int, int], np.ndarray]
+) -> tuple[list[float], dict[str, float]]:
+    """One engine's errors at all levels, and at other sizes at level MIDDLE. Raises BundleError above TOLERANCE."""
+    sizes: dict[str, float] = {}
+    try:
+        engine = load_engine(bundle, name, "float32", available_processors())
+        errors = measure_errors(bundle, engine)
+        check_errors(bundle, name, bundle.state_shape, dict(enumerate(errors)))
+        for shape, outputs in references.items():
+            (error,) = errors_against(bundle, engine, outputs, [MIDDLE])
+            check_errors(bundle, name, shape, {MIDDLE: error})
+            sizes[f"{shape[1]}x{shape[2]}"] = error
+    except EngineError as error:
+        raise BundleError(f"the exported network does not load: {error}") from None
+    return errors, sizes
+
+
+def check_errors(bundle: Bundle, engine: str, shape: tuple[int, ...], errors: Mapping[int, float]) -> None:
+    """Raise BundleError above TOLERANCE. errors: by number of the level."""
+    for number, found in errors.items():
         if not found <= TOLERANCE:
             raise BundleError(
-                f"the exported network on {engine} differs from the reference by {found:.1e} at level {k} and "
-                f"{size} pixels, more than {TOLERANCE:.0e}"
+                f"the exported network on {engine} differs from the reference by {found:.1e} at level "
+                f"{bundle.reference_levels[number]} and {shape[1]}x{shape[2]} pixels, more than {TOLERANCE:.0e}"
             )
 
 

@@ -1,7 +1,8 @@
 """The parts of a latent bundle besides its network: the autoencoder's halves, the text encoders and the previews."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sdedit.runtime.prompts import fill_up, make_tokenizer
 from sdedit_ref.checkpoints import Checkpoint
 from sdedit_ref.checkpoints.checkpoint import LatentParts, TextParts
 
-from .onnx_graph import component_to_onnx, round_to_half, save_onnx, store_in_half
+from .onnx_graph import component_to_onnx, round_to_half, save_onnx
 
 PROMPTS = ("", "a fantasy landscape, trending on artstation", "don't blur it: 2 façades & naïve 日本 café!")
 """Texts whose ids and embeddings are compared."""
@@ -46,7 +47,7 @@ def write_components(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
         example = torch.zeros(
             2, depth, 3 * multiple + (9 if multiple == 1 else 0), 5 * multiple + (6 if multiple == 1 else 0)
         )
-        write(folder / file, component_to_onnx(module, {given: example}, [made], multiple), half)
+        save_onnx(component_to_onnx(module, {given: example}, [made], multiple), folder / file, half)
     if parts.text is not None:
         write_text(folder, parts.text, half)
     np.save(folder / PREVIEW, fit_preview(parts, channels))
@@ -58,7 +59,7 @@ def write_text(folder: Path, text: TextParts, half: bool) -> None:
     with torch.inference_mode():
         outputs = text.encoders(*names.values())
     made = ["context", "pooled"] if isinstance(outputs, tuple) else ["context"]
-    write(folder / TEXT, component_to_onnx(text.encoders, names, made), half)
+    save_onnx(component_to_onnx(text.encoders, names, made), folder / TEXT, half)
     for number, tokenizer in enumerate(text.tokenizers):
         place = folder / f"tokenizer/{number}"
         place.mkdir(parents=True)
@@ -66,12 +67,6 @@ def write_text(folder: Path, text: TextParts, half: bool) -> None:
         (place / "vocab.json").write_text(vocabulary, encoding="utf-8", newline="\n")
         lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in tokenizer.merges), ""])
         (place / "merges.txt").write_text(lines, encoding="utf-8", newline="\n")
-
-
-def write(path: Path, model: Any, half: bool) -> None:
-    if half:
-        store_in_half(model)
-    save_onnx(model, path)
 
 
 def text_fields(text: TextParts) -> dict[str, Any]:
@@ -127,44 +122,59 @@ def fit_preview(parts: LatentParts, channels: int) -> np.ndarray:
     return torch.linalg.lstsq(known, wanted).solution.float().numpy()
 
 
-def component_errors(bundle: Bundle, checkpoint: Checkpoint, tolerance: float) -> dict[str, dict[str, float]]:
-    """Each engine's error of each part against torch, relative to the largest output. Raises BundleError above it."""
-    found: dict[str, dict[str, float]] = {}
-    for file, (module, inputs) in component_examples(bundle, checkpoint).items():
-        with torch.inference_mode():
-            expected = module(*inputs.values())
-        wanted = [each.numpy() for each in (expected if isinstance(expected, tuple) else (expected,))]
-        for engine in installed_engines():
-            try:
-                component = load_component(bundle, file, engine, available_processors())
-                outputs = list(component({name: value.numpy() for name, value in inputs.items()}).values())
-            except EngineError as error:
-                raise BundleError(f"the exported {file} does not run: {error}") from None
-            error_ = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(outputs, wanted, strict=True))
-            if not error_ <= tolerance:
-                raise BundleError(
-                    f"the exported {file} on {engine} differs from torch by {error_:.1e}, more than {tolerance:.0e}"
-                )
-            found.setdefault(file, {})[engine] = error_
-    return found
+@dataclass(frozen=True)
+class ComponentCase:
+    """Inputs of a part by name, batch 1, and what torch makes of them."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Sequence[np.ndarray]
 
 
-def component_examples(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, tuple[nn.Module, Mapping[str, Tensor]]]:
-    """The parts' modules, each with inputs by name, batch 1, of a size that is not as high as wide."""
+def component_cases(checkpoint: Checkpoint) -> dict[str, ComponentCase]:
+    """A case for each part, by its file; pictures are twice as wide as high."""
     parts = checkpoint.latent
     assert parts is not None
-    step = bundle.image.multiple_of
-    channels, height, width = bundle.state_shape_at(step, 2 * step)
+    cells = checkpoint.multiple_of
+    step = cells * parts.factor
 
     def noise(*shape: int) -> Tensor:
         return torch.from_numpy(normal_numpy(0, 0, 0, 0, KIND_BEGIN, int(np.prod(shape))).reshape(1, *shape))
 
-    examples: dict[str, tuple[nn.Module, Mapping[str, Tensor]]] = {
+    examples: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {
         ENCODER: (parts.encoder, {"image": noise(3, step, 2 * step).clamp(-1, 1)}),
-        DECODER: (parts.decoder, {"latent": noise(channels, height, width)}),
+        DECODER: (parts.decoder, {"latent": noise(checkpoint.shape[0], cells, 2 * cells)}),
     }
     if (text := parts.text) is not None:
         ids = tuple(tuple(one) for one in prompt_ids(text)[PROMPTS[1]])
         filled = fill_up(ids, text_encoders(text), text.length)
         examples[TEXT] = (text.encoders, {name: torch.from_numpy(value) for name, value in filled.items()})
-    return examples
+    cases = {}
+    for file, (module, inputs) in examples.items():
+        with torch.inference_mode():
+            made = module(*inputs.values())
+        outputs = [each.numpy() for each in (made if isinstance(made, tuple) else (made,))]
+        cases[file] = ComponentCase({name: value.numpy() for name, value in inputs.items()}, outputs)
+    return cases
+
+
+def component_errors(
+    bundle: Bundle, cases: Mapping[str, ComponentCase], tolerance: float
+) -> dict[str, dict[str, float]]:
+    """Each engine's error of each part against torch, relative to the largest output. Raises BundleError above it."""
+    found: dict[str, dict[str, float]] = {}
+    for file, case in cases.items():
+        for engine in installed_engines():
+            try:
+                component = load_component(bundle, file, engine, available_processors())
+                outputs = component(case.inputs).values()
+            except EngineError as error:
+                raise BundleError(f"the exported {file} does not run: {error}") from None
+            worst = max(
+                float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(outputs, case.outputs, strict=True)
+            )
+            if not worst <= tolerance:
+                raise BundleError(
+                    f"the exported {file} on {engine} differs from torch by {worst:.1e}, more than {tolerance:.0e}"
+                )
+            found.setdefault(file, {})[engine] = worst
+    return found

@@ -3,16 +3,17 @@
 Until it is saved the graph uses torch's own tensors, so that a large network is in memory only once.
 """
 
+import gc
 import logging
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxscript  # noqa: F401 - torch.onnx.export needs it: where it is missing, the import of this module says so
+import onnxscript.optimizer
 import torch
 from torch import nn
 
@@ -108,6 +109,7 @@ def export_model(
     count = 2 if by_name else len(values)
     named = dict(list(example.items())[count:])
     free: Any = dict(sizes) if by_name else tuple(sizes.values())
+    gc.collect()  # an exporter's earlier graph holds itself, and copies of some weights
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter
@@ -121,12 +123,27 @@ def export_model(
             output_names=outputs,
             dynamic_shapes=free,
             custom_translation_table=HEAD_BY_HEAD if head_by_head else None,
+            optimize=False,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
+    optimize(program.model)
     strip_debugging(program.model)
     return program.model
+
+
+def optimize(model: ir.Model) -> None:
+    """Fold constants and apply onnxscript's rules, as torch.onnx.export does, but free the weights that fall away.
+
+    The rules hold on to what they last saw, and so to the memory of all weights of a file that torch has mapped.
+    """
+    before = list(model.graph.initializers.values())
+    onnxscript.optimizer.optimize(model)
+    kept = set(map(id, model.graph.initializers.values()))
+    for value in before:
+        if id(value) not in kept:
+            value.const_value = None
 
 
 def name_sides(model: ir.Model) -> None:
@@ -140,11 +157,19 @@ def name_sides(model: ir.Model) -> None:
                 value.shape = None  # in those terms; engines infer it
 
 
-def save_onnx(model: ir.Model, path: Path) -> None:
-    """Write the model to `path` and check it. Weights too large for one file go beside it, with DATA_SUFFIX."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+def save_onnx(model: ir.Model, path: Path, half: bool = False) -> None:
+    """Write the model to `path`, check it, and let go of its weights. half: see store_in_half.
+
+    Weights too large for one file go beside it, with DATA_SUFFIX.
+    """
+    if half:
+        store_in_half(model)
+    weights = model.graph.initializers.values()
+    size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
     ir.save(model, path, external_data=path.name + DATA_SUFFIX if size > EXTERNAL_ABOVE else None)
     onnx.checker.check_model(str(path), full_check=True)
+    for value in weights:
+        value.const_value = None  # onnxscript's rewriter holds on to the last graph
 
 
 def strip_debugging(model: ir.Model) -> None:
@@ -167,21 +192,22 @@ def round_to_half(network: nn.Module) -> None:
 
 
 def store_in_half(model: ir.Model) -> None:
-    """Store the large initializers that half represents exactly as half, each with a Cast back to float32."""
+    """Store the large initializers that half represents exactly as half, each with a Cast back to float32.
+
+    They become half only while they are written, so that the weights are never all in memory twice.
+    """
     graph = model.graph
     casts = []
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALLEST_HALVED:
             continue
-        values = tensor.numpy()
-        if not is_exact_in_half(values):
+        values = torch.from_numpy(tensor.numpy())
+        if not torch.equal(values.half().float(), values):
             continue
+        halved = ir.LazyTensor(partial(in_half, values), ir.DataType.FLOAT16, ir.Shape(values.shape))
         half = ir.Value(
-            name=f"{name}.half",
-            type=ir.TensorType(ir.DataType.FLOAT16),
-            shape=value.shape,
-            const_value=ir.Tensor(values.astype(np.float16), name=f"{name}.half"),
+            name=f"{name}.half", type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape, const_value=halved
         )
         del graph.initializers[name]
         graph.register_initializer(half)
@@ -192,6 +218,5 @@ def store_in_half(model: ir.Model) -> None:
         graph.insert_before(graph[0], casts)
 
 
-def is_exact_in_half(values: np.ndarray) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
+def in_half(values: torch.Tensor) -> ir.Tensor:
+    return ir.Tensor(values.half().numpy())

@@ -125,7 +125,8 @@ def exported(pipeline: Path, out: Path, options: dict[str, str], say: Say) -> Bu
     from sdedit_ref.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(pipeline, **options)
-    return export_bundle(checkpoint, out, name=f"{out.parent.name}-{out.name}", licence="CC0: random weights")
+    name = f"{out.parent.name}-{out.name}"
+    return export_bundle(checkpoint, out, name=name, licence="CC0: random weights", release=True)
 
 
 def weights_mib(bundle: Bundle) -> float:

@@ -107,6 +107,7 @@ def export_command(
         max_pixels=max_pixels,
         card=card,
         additions=additions,
+        release=True,
         say=lines.append,
     )
     report(out, bundle)

@@ -38,6 +38,7 @@ class OpenVinoEngine:
         if precision == "bfloat16" and not has_bfloat16(core):
             raise EngineError(f"precision 'bfloat16': {processor_name()} has no instructions for it; accepted: float32")
         network, computed = network_for(bundle, precision)
+        path = network.path
         settings = {**float32_settings(threads), "NUM_STREAMS": streams}
         if computed != "float32":
             settings |= {"INFERENCE_PRECISION_HINT": hint(core, computed), "EXECUTION_MODE_HINT": "PERFORMANCE"}
@@ -47,13 +48,14 @@ class OpenVinoEngine:
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         try:
             self._network = convert_network(ov, bundle, network)
+            del network  # its bytes, before the weights are there in the layouts of convolutions
             model = self._compiled[bundle.state_shape] = self._compile(bundle.state_shape)
         except EngineError:
             raise
         except Exception as error:  # its frontends' exceptions share no base class
-            raise EngineError(f"openvino refuses {network.path}: {reason(error)}") from None
+            raise EngineError(f"openvino refuses {path}: {reason(error)}") from None
         if computed != precision and not has_int8_weights(ov, self._network):
-            raise EngineError(f"openvino finds no weights in int8 in {network.path}")
+            raise EngineError(f"openvino finds no weights in int8 in {path}")
         if not bundle.image.free:
             del self._network
         running = running_precision(model)
