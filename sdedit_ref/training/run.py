@@ -50,15 +50,16 @@ class Run:
 
 
 def new_run(config: DDPMConfig, prediction: str, schedule: str, precision: torch.dtype, device: str, seed: int) -> Run:
-    """Untrained weights; the schedule as float32 [T, 3]."""
+    """Untrained weights, with a Pattern that fits them; the schedule as float32 [T, 3]."""
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device cuda: torch finds no GPU; cpu is accepted")
     torch.manual_seed(seed)
     layout = torch.channels_last if device == "cuda" else torch.contiguous_format  # that of its convolutions
     network: DDPM = DDPM(config).to(device, memory_format=layout)  # type: ignore[call-overload] # stubs lack it
     ema: DDPM = DDPM(config).to(device, memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
-    ema.load_state_dict(network.state_dict())
     table = torch.from_numpy(SCHEDULES[schedule](1000)).float().to(device)
+    fit_pattern(network, table, prediction)  # nothing learns from it: it bears on the told losses alone
+    ema.load_state_dict(network.state_dict())
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, fused=device == "cuda")
     return Run(network, ema, optimizer, table, prediction, precision)
@@ -152,7 +153,8 @@ def start_from(run: Run, path: Path, metadata: Mapping[str, str]) -> None:
             before = file.metadata() or {}
         tensors = with_pattern(load_file(path), run.network)
         run.network.load_state_dict(tensors)
-        run.ema.load_state_dict(tensors)
+        fit_pattern(run.network, run.schedule, run.prediction)
+        run.ema.load_state_dict(run.network.state_dict())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
     except Exception as error:  # safetensors and torch raise their own types

@@ -110,7 +110,6 @@ def train(
 ) -> None:
     """Train until `run.seen` is `options.images` or the time is over, with a report and a save now and then."""
     device = run.schedule.device
-    fit_pattern(run.network, run.schedule, run.prediction)  # for the losses that are told; nothing learns from it
     begun, losses = time.monotonic(), []
     saved = begun
     last = options.images - options.images % options.batch
