@@ -85,17 +85,17 @@ def official256(folder: Path) -> tuple[Path, Path | None]:
 
 def add_unjudged_int8(bundle: Bundle) -> None:
     """Add an int8 network for its speed alone: edits with random weights cannot be judged. Needs nncf, else nothing."""
-    import onnx
 
     from sdedit.errors import SdeditError
     from sdedit.export import int8
+    from sdedit.export.onnx_nodes import read_model
 
     try:
         nncf = int8.import_nncf()
     except SdeditError:
         return
     states = [parity_inputs(bundle, index, bundle.state_shape) for index in range(len(bundle.reference_levels))]
-    quantised = int8.quantise(nncf, onnx.load(bundle.network), states)
+    quantised = int8.quantise(nncf, read_model(bundle.read_network()), states)
     (bundle.path / FOLDER).mkdir()
     int8.write_variant(bundle, quantised, {"edit_psnr": None})
 

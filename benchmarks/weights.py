@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdedit.errors import raise_interrupt
+from sdedit.export.onnx_nodes import read_model
 from sdedit.runtime.bundle import Bundle
 from sdedit_ref.checkpoints.contents import Contents
 from sdedit_ref.checkpoints.ddpm import read_config
@@ -47,7 +48,7 @@ def load_network(folder: Path) -> DDPM:
 
 def network_of(bundle: Bundle) -> DDPM:
     """The network of a bundle that was exported from a DDPM checkpoint. Raises ValueError for any other bundle."""
-    model = onnx.load(bundle.network)
+    model = read_model(bundle.read_network())
     tensors = {}
     for initializer in model.graph.initializer:
         values = torch.from_numpy(numpy_helper.to_array(initializer).copy())

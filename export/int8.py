@@ -24,7 +24,7 @@ from sdedit.runtime.machine import available_processors
 from .additions import Addition
 from .calibration import T0S, Recorder, Request, make_requests, open_editor, run_edits, sample_guides
 from .int8_weights import write_int8_weights
-from .onnx_nodes import constants, names_of, prune, unstore_half
+from .onnx_nodes import constants, names_of, prune, read_model, unstore_half
 from .variants import psnr, write_variant
 
 GUIDES = 4
@@ -88,7 +88,7 @@ def write_int8(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: Callable[
         run_edits(recording, make_requests(guides, T0S, seed=2000), STEPS)
         requests = make_requests(sample_guides(editor, GUIDES, seed=3000), JUDGED_T0S, seed=4000)
         expected = run_edits(editor, requests, JUDGED_STEPS)
-    model = onnx.load(bundle.network)
+    model = read_model(bundle.read_network())
     unstore_half(model)  # NNCF quantises constants alone, not what a Cast makes of them
     say(f"calibrating on {len(recorder.visited)} states of {GUIDES * len(T0S)} edits")
     quantised = quantise(nncf, model, recorder.visited)

@@ -6,6 +6,8 @@ Everything else is computed in float32. Weights alone decide how this is done, s
 
 from collections.abc import Callable
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import numpy as np
@@ -13,12 +15,12 @@ import onnx
 from PIL import Image
 
 from sdedit.errors import BundleError
-from sdedit.runtime.bundle import Bundle, read_bundle
+from sdedit.runtime.bundle import NETWORK, Bundle, read_bundle
 from sdedit.runtime.engines import load_engine
 from sdedit.runtime.machine import available_processors
 
 from .calibration import fewer_steps, open_editor
-from .onnx_nodes import constants, unstore_half
+from .onnx_nodes import constants, read_model, unstore_half
 from .variants import psnr, write_variant
 
 PROMPT = "a fantasy landscape"
@@ -38,10 +40,8 @@ def write_int8_weights(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: C
     """
     say(f"judging on {len(T0S)} edits of {STEPS} steps")
     expected = make_edits(bundle, "float32")
-    model = onnx.load(bundle.network)
-    unstore_half(model)  # NNCF compresses constants alone, not what a Cast makes of them
-    compressed = compress(nncf, model)
-    del model
+    with TemporaryDirectory(dir=bundle.path) as scratch:
+        compressed = compress(nncf, without_weights(bundle, Path(scratch)), scratch)
     layers = sum(node.op_type == "DequantizeLinear" for node in compressed.graph.node)
     size = sum(tensor.ByteSize() for tensor in compressed.graph.initializer)
     if size > LARGEST:
@@ -62,9 +62,23 @@ def write_int8_weights(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: C
     return f"int8 weights of {layers} layers, {size / 1e6:.1f} MB, edits {said} of float32"
 
 
-def compress(nncf: ModuleType, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with the weights of convolutions and matrix products in int8: symmetric, a scale a channel."""
-    compressed: onnx.ModelProto = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+def without_weights(bundle: Bundle, folder: Path) -> onnx.ModelProto:
+    """The network with its weights, float32, in a file of the folder: NNCF infers shapes, which is bounded by 2 GB."""
+    model = read_model(bundle.read_network())
+    unstore_half(model)  # NNCF compresses constants alone, not what a Cast makes of them
+    onnx.save(model, folder / NETWORK, save_as_external_data=True, location="weights", size_threshold=0)
+    return onnx.load(folder / NETWORK, load_external_data=False)
+
+
+def compress(nncf: ModuleType, model: onnx.ModelProto, folder: str) -> onnx.ModelProto:
+    """The network with the weights of convolutions and matrix products in int8: symmetric, a scale a channel.
+
+    folder: where the model's weights are.
+    """
+    parameters = nncf.AdvancedCompressionParameters(backend_params={"external_data_dir": folder})
+    compressed: onnx.ModelProto = nncf.compress_weights(
+        model, mode=nncf.CompressWeightsMode.INT8_SYM, advanced_parameters=parameters
+    )
     weights = constants(compressed.graph)
     for node in compressed.graph.node:
         if node.op_type == "DequantizeLinear":  # NNCF gives convolutions' scales the shape [C, 1, 1], not ONNX's [C]

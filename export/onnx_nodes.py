@@ -6,13 +6,31 @@ Graphs are flat (no subgraphs) and their nodes are in the order of computation.
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from sdedit.runtime.bundle import Network
 
 VALUE_MOVERS = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Shape"}
 """Operations that move values and compute none."""
 
 CONSTANT_MAKERS = {"Constant", "ConstantOfShape", "RandomNormal"}
 """Operations that compute nothing from the values of an input."""
+
+
+def read_model(network: Network) -> ModelProto:
+    """The model of a bundle's network, its verified bytes, with the weights that lie in other files in it.
+
+    onnx would read those files itself, and refuses links, which parts of bundles are.
+    """
+    model = onnx.load_from_string(network.take_data())
+    tensors = constants(model.graph)
+    for place in network.places:
+        tensor = tensors[place.name]
+        tensor.raw_data = network.files[place.location][place.offset : place.offset + place.length]
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+    return model
 
 
 def is_flat(model: ModelProto) -> bool:

@@ -156,11 +156,12 @@ def write_half_network(bundle: Bundle) -> None:
         import onnx
 
         from .half import to_half
+        from .onnx_nodes import read_model
     except ImportError as error:
         raise_interrupt(error)
         raise EngineError(f"engines in float16 need the package {error.name}: {install_hint('export')}") from None
     try:
-        half = to_half(onnx.load(str(bundle.network)))
+        half = to_half(read_model(bundle.read_network()))
     except ValueError as error:
         raise BundleError(f"{bundle.name}: no float16: {error}") from None
     onnx.save(half, str(bundle.path / HALF_NETWORK))

@@ -17,6 +17,7 @@ from tiny import model, rewrite
 from tiny_latent import LENGTH, STATE, WIDTH, write_latent_bundle
 
 from sdedit.errors import BundleError, EngineError
+from sdedit.export.onnx_nodes import read_model
 from sdedit.runtime.bundle import NETWORK, Bundle, read_bundle
 from sdedit.runtime.bundle import weights as apart
 from sdedit.runtime.bundle.files import read_pieces
@@ -132,6 +133,16 @@ def test_the_weights_live_as_long_as_a_binding_of_them(case: tuple[Bundle, np.nd
     del evaluate
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("kind", ["float32 outside", "half outside"])
+def test_export_takes_them_into_the_model(tmp_path: Path, kind: str) -> None:
+    """The file has two names, as parts of a bundle that is extended have: onnx itself reads no such file."""
+    folder = write_latent_bundle(tmp_path / "bundle")
+    expected = write_network(folder, kind)
+    (tmp_path / "second name").hardlink_to(folder / OUTSIDE)
+    model = read_model(read_bundle(folder).read_network())
+    assert np.array_equal(run(model.SerializeToString(), {}), expected)
 
 
 def large_outside(network: onnx.ModelProto) -> list[str]:

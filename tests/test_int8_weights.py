@@ -91,7 +91,7 @@ def test_what_edits_do_not_reach_is_said_and_nothing_is_written(
     run: Run, compressed: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = onnx.load(compressed.path / VARIANT)
-    monkeypatch.setattr(int8_weights, "compress", lambda nncf, model: small)
+    monkeypatch.setattr(int8_weights, "compress", lambda *_: small)
     monkeypatch.setattr(int8_weights, "T0S", (0.5,))
     code, _, error = run("extend", compressed.path, "--out", tmp_path / "out", "--int8", "--min-psnr", 500)
     assert code == 2
@@ -103,7 +103,7 @@ def test_a_network_that_is_too_large_is_refused(
     run: Run, compressed: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = onnx.load(compressed.path / VARIANT)
-    monkeypatch.setattr(int8_weights, "compress", lambda nncf, model: small)
+    monkeypatch.setattr(int8_weights, "compress", lambda *_: small)
     monkeypatch.setattr(int8_weights, "make_edits", lambda *_: [])
     monkeypatch.setattr(int8_weights, "LARGEST", 1000)
     code, _, error = run("extend", compressed.path, "--out", tmp_path / "out", "--int8")

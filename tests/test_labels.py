@@ -207,7 +207,8 @@ def test_the_command_line_and_its_recipe_have_the_label(bundle: Bundle, run: Run
     assert (again.pixels, again.image.recipe["label"], again.image.recipe["guidance"]) == (0, 1, 2.0)
 
 
-def test_tune_and_inspect_take_such_a_bundle(bundle: Bundle, run: Run) -> None:
+def test_tune_and_inspect_take_such_a_bundle(bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdedit.runtime.checks.tune.SECONDS", 0.1)
     assert run("tune", "--bundle", bundle.path, "--threads", 1)[0] == 0
     assert {"classes: 3", "null_label: 3"} <= set(run("inspect", bundle.path)[1].splitlines())
 
