@@ -85,7 +85,6 @@ def official256(folder: Path) -> tuple[Path, Path | None]:
 
 def add_unjudged_int8(bundle: Bundle) -> None:
     """Add an int8 network for its speed alone: edits with random weights cannot be judged. Needs nncf, else nothing."""
-
     from sdedit.errors import SdeditError
     from sdedit.export import int8
     from sdedit.export.onnx_nodes import read_model

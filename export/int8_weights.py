@@ -41,7 +41,7 @@ def write_int8_weights(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: C
     say(f"judging on {len(T0S)} edits of {STEPS} steps")
     expected = make_edits(bundle, "float32")
     with TemporaryDirectory(dir=bundle.path) as scratch:
-        compressed = compress(nncf, without_weights(bundle, Path(scratch)), scratch)
+        compressed = compress(nncf, weights_beside(bundle, Path(scratch)), scratch)
     layers = sum(node.op_type == "DequantizeLinear" for node in compressed.graph.node)
     size = sum(tensor.ByteSize() for tensor in compressed.graph.initializer)
     if size > LARGEST:
@@ -62,8 +62,8 @@ def write_int8_weights(nncf: ModuleType, bundle: Bundle, min_psnr: float, say: C
     return f"int8 weights of {layers} layers, {size / 1e6:.1f} MB, edits {said} of float32"
 
 
-def without_weights(bundle: Bundle, folder: Path) -> onnx.ModelProto:
-    """The network with its weights, float32, in a file of the folder: NNCF infers shapes, which is bounded by 2 GB."""
+def weights_beside(bundle: Bundle, folder: Path) -> onnx.ModelProto:
+    """The network, whose weights are written in float32 to a file of the folder: NNCF infers shapes, below 2 GB."""
     model = read_model(bundle.read_network())
     unstore_half(model)  # NNCF compresses constants alone, not what a Cast makes of them
     onnx.save(model, folder / NETWORK, save_as_external_data=True, location="weights", size_threshold=0)
