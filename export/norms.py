@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 LARGE = 2**18
 """Elements of one image. From this size on two reorders cost more than a dozen nodes on one value per channel."""
@@ -59,7 +60,7 @@ def with_large_norms_by_channel(
 
 
 def large_norms(network: nn.Module, shape: tuple[int, int, int], conditions: Mapping[str, Tensor]) -> list[str]:
-    """Names of these norms, found by running the network once."""
+    """Names of these norms, found by running the network once on the meta device, which knows shapes and no values."""
     found: list[str] = []
 
     def look(name: str, x: Tensor) -> None:
@@ -72,9 +73,14 @@ def large_norms(network: nn.Module, shape: tuple[int, int, int], conditions: Map
         for name, module in norms
         if module.affine
     ]
+    meta = torch.device("meta")
+    tensors = {name: tensor.to(meta) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    values = {name: value.to(meta) for name, value in conditions.items()}
     try:
         with torch.inference_mode():
-            network(torch.zeros(1, *shape), torch.zeros(1), **conditions)
+            functional_call(
+                network, tensors, (torch.zeros(1, *shape, device=meta), torch.zeros(1, device=meta)), values
+            )
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,14 +6,14 @@ Until it is saved the graph uses torch's own tensors, so that a large network is
 import gc
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
 from torch import nn
 
@@ -21,6 +21,7 @@ from sdedit.runtime.bundle import KNOWN
 
 from .attention import HEAD_BY_HEAD
 from .norms import with_large_norms_by_channel
+from .optimize import optimize
 
 OPSET = 18
 """ONNX operator set: every engine reads it. onnxruntime ran the shipped network as fast with 20, slower with 21."""
@@ -32,6 +33,9 @@ EXTERNAL_ABOVE = 1_500_000_000
 """Bytes of weights. More of them go into a file of their own, because protobuf ends at 2 GB."""
 
 DATA_SUFFIX = ".data"
+
+CHUNK = 2**18
+"""Elements that are compared at a time: what they take stays in the processor's cache."""
 
 TRACED_BATCHES = 63
 """Largest batch that the tracer is told of. diffusers' networks make a copy from 64 images on, and the tracer, told of
@@ -133,19 +137,6 @@ def export_model(
     return program.model
 
 
-def optimize(model: ir.Model) -> None:
-    """Fold constants and apply onnxscript's rules, as torch.onnx.export does, but free the weights that fall away.
-
-    The rules hold on to what they last saw, and so to the memory of all weights of a file that torch has mapped.
-    """
-    before = list(model.graph.initializers.values())
-    onnxscript.optimizer.optimize(model)
-    kept = set(map(id, model.graph.initializers.values()))
-    for value in before:
-        if id(value) not in kept:
-            value.const_value = None
-
-
 def name_sides(model: ir.Model) -> None:
     """Name the batch and the free sides of inputs and outputs; the tracer's names are terms such as 8*rows."""
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -162,11 +153,12 @@ def save_onnx(model: ir.Model, path: Path, half: bool = False) -> None:
 
     Weights too large for one file go beside it, with DATA_SUFFIX.
     """
-    if half:
-        store_in_half(model)
-    weights = model.graph.initializers.values()
-    size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
-    ir.save(model, path, external_data=path.name + DATA_SUFFIX if size > EXTERNAL_ABOVE else None)
+    with one_thread():
+        if half:
+            store_in_half(model)
+        weights = model.graph.initializers.values()
+        size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
+        ir.save(model, path, external_data=path.name + DATA_SUFFIX if size > EXTERNAL_ABOVE else None)
     onnx.checker.check_model(str(path), full_check=True)
     for value in weights:
         value.const_value = None  # onnxscript's rewriter holds on to the last graph
@@ -183,12 +175,24 @@ def strip_debugging(model: ir.Model) -> None:
         part.metadata_props.clear()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread. Several that touch new memory wait for each other in the kernel: two round 4 GB of
+    mapped weights in 5 seconds, one in 3."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def round_to_half(network: nn.Module) -> None:
     """Round the large weights of convolutions and linear layers to half precision, in place; norms and biases stay."""
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         for parameter in network.parameters():
             if parameter.ndim >= 2 and parameter.numel() >= SMALLEST_HALVED:
-                parameter.copy_(parameter.half().float())
+                parameter.copy_(parameter.half())
 
 
 def store_in_half(model: ir.Model) -> None:
@@ -203,7 +207,7 @@ def store_in_half(model: ir.Model) -> None:
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALLEST_HALVED:
             continue
         values = torch.from_numpy(tensor.numpy())
-        if not torch.equal(values.half().float(), values):
+        if not all(torch.equal(part.half().float(), part) for part in values.flatten().split(CHUNK)):
             continue
         halved = ir.LazyTensor(partial(in_half, values), ir.DataType.FLOAT16, ir.Shape(values.shape))
         half = ir.Value(
