@@ -20,6 +20,8 @@ T0 = 0.5
 SEED = 0
 SAMPLER: Final = "ddim"
 PROMPT = "a fantasy landscape"
+EDITS = 2
+"""Edits of a process. The first includes what a contender reads at its first use; the last is as all later ones."""
 
 Say = Callable[[str], None]
 
@@ -98,7 +100,7 @@ def prepare(shape: Shape, scenario: Scenario, folder: Path, threads: int, say: S
         side=shape.side,
         steps=scenario.steps,
         guidance=scenario.guidance,
-        edits=shape.edits,
+        edits=EDITS,
         threads=threads,
     )
 

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 class Shape:
     """Sizes of a pipeline's networks; channels of a U-Net or an autoencoder are given by level.
 
-    side: of a picture, in pixels. groups: of the norms. edits, rounds: how often each process edits, and how many
-    processes each contender has.
+    side: of a picture, in pixels. groups: of the norms. rounds: how many processes each contender has.
     """
 
     name: str
@@ -24,7 +23,6 @@ class Shape:
     text_width: int
     text_layers: int
     text_heads: int
-    edits: int
     rounds: int
 
     @property
@@ -54,7 +52,6 @@ SHAPES = {
             text_width=768,
             text_layers=12,
             text_heads=12,
-            edits=1,
             rounds=1,
         ),
         Shape(
@@ -69,7 +66,6 @@ SHAPES = {
             text_width=256,
             text_layers=4,
             text_heads=4,
-            edits=2,
             rounds=2,
         ),
         Shape(
@@ -84,7 +80,6 @@ SHAPES = {
             text_width=32,
             text_layers=1,
             text_heads=4,
-            edits=2,
             rounds=1,
         ),
     )
