@@ -61,11 +61,23 @@ def log_uniform(word: np.ndarray) -> np.ndarray:
 def cosine_and_sine(word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of the angle word / 2^32 of a turn, within 9e-8 for values above 0.17, and closer below.
 
-    The angle is a quadrant and a remainder of at most an eighth of a turn, w pi/4 with w in [-1, 1]. w is kept as
-    wh + wl, wh of 12 bits, so that the leading terms wh pi/4 and (wh pi/4)^2 / 2 lose nothing.
+    The angle is a quadrant and a remainder of at most an eighth of a turn.
     """
     quadrant = (word + U32(0x20000000)) >> U32(30)
-    remainder = (word - (quadrant << U32(30))).view(np.int32)
+    c, s = cosine_and_sine_of_an_eighth((word - (quadrant << U32(30))).view(np.int32))
+    odd = (quadrant & U32(1)) != 0
+    cosine = np.where(odd, s, c)
+    sine = np.where(odd, c, s)
+    cosine = np.where(((quadrant + U32(1)) & U32(2)) != 0, -cosine, cosine)
+    sine = np.where((quadrant & U32(2)) != 0, -sine, sine)
+    return cosine, sine
+
+
+def cosine_and_sine_of_an_eighth(remainder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of the angle remainder / 2^32 of a turn, which is w pi/4 with w in [-1, 1].
+
+    w is kept as wh + wl, wh of 12 bits, so that the leading terms wh pi/4 and (wh pi/4)^2 / 2 lose nothing.
+    """
     high = (remainder + np.int32(0x20000)) & np.int32(-0x40000)
     low = remainder - high
     wh = high.astype(F) * F(2**-29)
@@ -79,13 +91,7 @@ def cosine_and_sine(word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     q = q * z - F(0.015854336321353912)
     q = q * z + F(9.074112128359957e-09)
     v = F(0.3084251284599304) * (wh * wh) + (F(0.3084251284599304) * wl * (wh + w) + q * z)
-    c = F(1) - v
-    odd = (quadrant & U32(1)) != 0
-    cosine = np.where(odd, s, c)
-    sine = np.where(odd, c, s)
-    cosine = np.where(((quadrant + U32(1)) & U32(2)) != 0, -cosine, cosine)
-    sine = np.where((quadrant & U32(2)) != 0, -sine, sine)
-    return cosine, sine
+    return F(1) - v, s
 
 
 def box_muller(radius_word: np.ndarray, angle_word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
