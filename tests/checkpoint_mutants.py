@@ -1,7 +1,7 @@
-"""Damaged and hostile checkpoints and their fates. This is a module of its own because other processes import it."""
+"""Damaged and hostile checkpoints and their fates."""
 
+import io
 import random
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from bundle_mutants import mutate_bytes
-from safetensors.torch import save_file
-from tiny import tiny_ddpm
+from safetensors.torch import save
 from torch import Tensor
 from weights import weights
 
@@ -20,7 +19,8 @@ from sdedit_ref.checkpoints import load_checkpoint
 from sdedit_ref.networks.ddpm import DDPM, DDPMConfig
 from sdedit_ref.networks.ncsnpp import NCSNpp, NCSNppConfig
 
-BATCH = 250
+CONTAINERS = ("safetensors", "torch", "legacy")
+WRAPPINGS = 6
 METADATA = {"prediction": "v", "betas": "cosine", "image_size": "16", "timesteps": "100"}
 EDGE = 3000
 """Bytes at either end of a file, where what is not weights is."""
@@ -36,7 +36,7 @@ def ddpm() -> dict[str, Tensor]:
 
 @cache
 def ncsnpp() -> dict[str, Tensor]:
-    config = NCSNppConfig(width=8, width_multiples=(1, 1), blocks=1, attention=(1,), sigmas=10)
+    config = NCSNppConfig(width=8, width_multiples=(1,), blocks=1, attention=(0,), sigmas=10)
     state = tensors_of(lambda: NCSNpp(config))
     return {**state, "sigmas": torch.exp(torch.linspace(3, -3, 10))}
 
@@ -52,10 +52,10 @@ FAMILIES: dict[str, tuple[Callable[[], dict[str, Tensor]], dict[str, str | int]]
 }
 
 
-def wrap(chance: random.Random, state: dict[str, Any]) -> Any:
-    """The tensors wrapped as some training script saves them."""
+def wrappings(state: dict[str, Any]) -> list[Any]:
+    """The tensors wrapped as training scripts save them."""
     shadow = list(state.values())[1:]
-    wrapped: list[Any] = [
+    return [
         state,
         {f"module.{name}": value for name, value in state.items()},
         {"model": state, "ema": {"decay": 0.999, "shadow_params": shadow}, "optimizer": {}, "step": 3},
@@ -63,7 +63,22 @@ def wrap(chance: random.Random, state: dict[str, Any]) -> Any:
         [state, {}, 1, 2, state],
         {"state_dict": state, "epoch": np.int64(3)},
     ]
-    return chance.choice(wrapped)
+
+
+def serialize(state: dict[str, Any], container: str, wrapping: int) -> bytes:
+    """A file of these tensors. wrapping: an index of wrappings; of safetensors, even indices have metadata."""
+    if container == "safetensors":
+        plain = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, Tensor)}
+        return save(plain, None if wrapping % 2 else METADATA)
+    file = io.BytesIO()
+    torch.save(wrappings(state)[wrapping], file, _use_new_zipfile_serialization=container == "torch")
+    return file.getvalue()
+
+
+@cache
+def undamaged(family: str, container: str, wrapping: int) -> bytes:
+    build, _ = FAMILIES[family]
+    return serialize(build(), container, wrapping)
 
 
 def mutate_state(chance: random.Random, state: dict[str, Any]) -> dict[str, Any]:
@@ -109,18 +124,13 @@ def write_mutant(chance: random.Random, path: Path) -> tuple[str, dict[str, str 
     """Write a damaged checkpoint of some family in some container. Returns its description and the answers for it."""
     family = chance.choice(sorted(FAMILIES))
     build, said = FAMILIES[family]
-    state: dict[str, Any] = dict(build())
     kind = chance.choice(["bytes", "bytes", "state"])
+    container, wrapping = chance.choice(CONTAINERS), chance.randrange(WRAPPINGS)
     if kind == "state":
-        state = mutate_state(chance, state)
-    container = chance.choice(["safetensors", "torch", "legacy"])
-    if container == "safetensors":
-        plain = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, Tensor)}
-        save_file(plain, path, METADATA if chance.random() < 0.5 else None)
+        data = serialize(mutate_state(chance, build()), container, wrapping)
     else:
-        torch.save(wrap(chance, state), path, _use_new_zipfile_serialization=container == "torch")
-    if kind == "bytes":
-        path.write_bytes(damage_bytes(chance, path.read_bytes()))
+        data = damage_bytes(chance, undamaged(family, container, wrapping))
+    path.write_bytes(data)
     if chance.random() < 0.1:
         said = {name: value for name, value in said.items() if chance.random() < 0.5}
     return f"{kind} {family} {container}", said
@@ -135,18 +145,3 @@ def fate(path: Path, said: dict[str, str | int]) -> str:
             return f"an error of several lines: {error}"
         return "refused" if path.name in str(error) else f"an error that does not name the file: {error}"
     return "loaded" if checkpoint.shape[0] in (1, 3) else "loaded as no image"
-
-
-def work(seed: int, scratch: str) -> list[tuple[str, str, float]]:
-    """Make BATCH mutants. For each: what was done, its fate, and the seconds it took."""
-    torch.set_num_threads(1)
-    tiny_ddpm()  # what is imported at the first use is not timed
-    results = []
-    for index in range(BATCH):
-        path = Path(scratch) / f"{seed}-{index}.ckpt"
-        what, said = write_mutant(random.Random(seed * BATCH + index), path)
-        start = time.perf_counter()
-        outcome = fate(path, said)
-        results.append((what, outcome, time.perf_counter() - start))
-        path.unlink()
-    return results

@@ -55,7 +55,9 @@ def manifest(folder: Path) -> dict:
 @functools.cache
 def machine_code(cubin: Path) -> Counter[str]:
     """Count each instruction of a cubin, modifiers included; the file does not change."""
-    text = subprocess.run([aot.tool("nvdisasm"), cubin], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [aot.tool("nvdisasm"), "--no-dataflow", cubin], capture_output=True, text=True, check=True
+    ).stdout
     return Counter(re.findall(r"/\*[0-9a-f]{4}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", text))
 
 

@@ -15,6 +15,8 @@ from sdedit.commands import COMMANDS
 from sdedit.runtime.plan import KEEPS, SAMPLERS
 
 ROOT = Path(__file__).parent.parent
+QUICK = {"edit": ("--steps", "1"), "strokes": ("--median", "3")}
+"""Options for commands of the documents that take long; the last one given counts."""
 
 
 @pytest.mark.parametrize(
@@ -41,11 +43,13 @@ def test_the_python_of_a_document_runs(name: str, written: str, tmp_path: Path) 
 @pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a Unix shell")
 @pytest.mark.parametrize("name", ["cli.md", "gallery.md"])
 def test_the_commands_of_a_document_run(name: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, where a line needs no shell. Edits take a step or two; the numbers of the lines are checked."""
+    """In this process, where a line needs no shell. Edits take a step or two, and brushes are small; the numbers of the
+    lines are checked."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     commands = re.findall(r"^    \$ (.*)$", text, re.MULTILINE)
     assert len(commands) > 12
     assert all(1 <= int(n) <= 200 for n in re.findall(r"--steps (\S+)", "\n".join(commands)))  # of 1000 levels
+    assert all(int(n) % 2 == 1 for n in re.findall(r"--median (\S+)", "\n".join(commands)))
     folder = tmp_path / "examples"
     shutil.copytree(ROOT / "examples", folder)
     monkeypatch.setenv("SDEDIT_CACHE", str(tmp_path / "cache"))
@@ -54,8 +58,8 @@ def test_the_commands_of_a_document_run(name: str, tmp_path: Path, run: Run, mon
     monkeypatch.chdir(folder)
     for command in commands:
         if command.startswith("sdedit ") and not set(command) & set("|&;<>$`*"):
-            few = ["--steps", "1"] if command.startswith("sdedit edit ") else []  # the last one given counts
-            code, _, stderr = run(*shlex.split(command)[1:], *few)
+            words = shlex.split(command)[1:]
+            code, _, stderr = run(*words, *QUICK.get(words[0], ()))
         else:
             line = re.sub(r"^sdedit ", f"'{sys.executable}' -c 'from sdedit.cli import main; main()' ", command)
             done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=300)

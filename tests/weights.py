@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sdedit.kernels.layout import KIND_STEP
-from sdedit.kernels.noise import normal_numpy
+from sdedit.kernels.step_c import normal_c
 
 
 def normals(name: str, shape: Sequence[int]) -> np.ndarray:
     """A standard normal tensor, float32, that depends on the name."""
-    return normal_numpy(zlib.crc32(name.encode()), 0, 0, 0, KIND_STEP, math.prod(shape)).reshape(shape)
+    return normal_c(zlib.crc32(name.encode()), 0, 0, 0, KIND_STEP, math.prod(shape)).reshape(shape)
 
 
 def weight(name: str, shape: Sequence[int]) -> Tensor:

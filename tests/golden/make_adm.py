@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdedit.kernels.noise import normal_numpy
+from sdedit.kernels.step_c import normal_c
 from sdedit_ref.checkpoints.adm import PRESETS, training_schedule
 from sdedit_ref.networks.adm import ADM, ADMConfig
 
@@ -110,7 +110,7 @@ def random_state(shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
     state = {}
     for key, size in shapes.items():
         shape = tuple(size)
-        z = torch.from_numpy(normal_numpy(zlib.crc32(key.encode()), 0, 0, 0, 0, int(np.prod(shape)))).reshape(shape)
+        z = torch.from_numpy(normal_c(zlib.crc32(key.encode()), 0, 0, 0, 0, int(np.prod(shape)))).reshape(shape)
         is_norm = len(shape) == 1 and key.endswith("weight")
         state[key] = 1 + z / 10 if is_norm else z / max(1, int(np.prod(shape[1:]))) ** 0.5
     return state
@@ -134,7 +134,7 @@ def digest(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def inputs(config: ADMConfig) -> tuple[Tensor, ...]:
     """x [2, C, 8, 8], time [2] and, where there are classes, label [2]."""
     shape = (2, config.channels, config.size, config.size)
-    x = torch.from_numpy(normal_numpy(1, 0, 0, 0, 0, int(np.prod(shape)))).reshape(shape)
+    x = torch.from_numpy(normal_c(1, 0, 0, 0, 0, int(np.prod(shape)))).reshape(shape)
     time = torch.tensor([0.0, TIME])
     return (x, time, torch.tensor([0, LABEL])) if config.classes else (x, time)
 
@@ -187,7 +187,7 @@ def edit() -> np.ndarray:
     config = small()[EDITED]
     network = original("improved_diffusion", config).eval()
     network.load_state_dict(random_state(shapes_of(network)))
-    noise = torch.from_numpy(normal_numpy(SEED, 0, 0, 0, 0, 192)).reshape(1, 3, 8, 8)
+    noise = torch.from_numpy(normal_c(SEED, 0, 0, 0, 0, 192)).reshape(1, 3, 8, 8)
     with torch.no_grad():
         x = process.q_sample(torch.from_numpy(guide())[None], torch.tensor([4]), noise)
         for step in reversed(range(5)):
