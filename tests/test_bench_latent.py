@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 from PIL import Image
 
@@ -19,6 +20,7 @@ import torch
 from tiny_latent import write_latent_bundle
 
 from sdedit.benchmarks import bench, report
+from sdedit.benchmarks.case import MissingError
 from sdedit.benchmarks.latent import child, pipelines, scenarios, suite
 from sdedit.benchmarks.latent.bench import measure_latent
 from sdedit.benchmarks.latent.contenders import CONTENDERS, DIFFUSERS, Spec
@@ -38,16 +40,17 @@ SIDE = 8
 
 STEPS = 4
 NUMPY = "onnxruntime and a numpy loop"
+GENAI = "OpenVINO GenAI, float32"
 
 
 def request_for(folder: Path, guidance: float = 7.5) -> Request:
-    return Request(str(folder / "bundle"), str(folder / "sd"), "", SIDE, STEPS, guidance, edits=2, threads=1)
+    return Request(str(folder / "bundle"), str(folder / "sd"), "", "", SIDE, STEPS, guidance, edits=2, threads=1)
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
 def test_contenders_make_the_same_edit(built: Path, guidance: float) -> None:
     """The engines' latents differ by 1e-4 at most, which changes few bytes of a picture: `judge` refuses more."""
-    names = [name for name, spec in CONTENDERS.items() if not spec.slow_start]
+    names = [name for name, spec in CONTENDERS.items() if not spec.slow_start and name != GENAI]
     rows = {name: suite.start_row(name, CONTENDERS[name]) for name in names}
     pictures, calls = {}, {}
     for name in names:
@@ -61,6 +64,48 @@ def test_contenders_make_the_same_edit(built: Path, guidance: float) -> None:
     assert {name for name in names if rows[name]["status"] == "refused"} == set()
     assert all(rows[name]["edit_psnr"] >= 60 for name in names if name != DIFFUSERS)
     assert all(STEPS - 1 <= count <= STEPS for count in calls.values())
+
+
+class StandIn:
+    """openvino_genai, as far as the contender uses it: a pipeline draws noise twice and returns the guide."""
+
+    __version__ = "2026.4"
+
+    class Generator:
+        """A class to inherit from."""
+
+    class Image2ImagePipeline:
+        def __init__(self, folder: str, device: str, **options: object) -> None:
+            self.made = folder, device, options
+
+        def generate(self, prompt: str, image: openvino.Tensor, **options: Any) -> openvino.Tensor:
+            self.said = {**options, "prompt": prompt}
+            self.drawn = [np.array(options["generator"].randn_tensor([1, 4, 2, 2]).data) for _ in range(2)]
+            assert not any(options["callback"](step, STEPS, None) for step in range(STEPS))
+            return image
+
+
+def test_openvino_genai_begins_from_the_same_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in: folders for the package are written by one that does not install beside our transformers."""
+    monkeypatch.setitem(sys.modules, "openvino_genai", StandIn)
+    monkeypatch.delitem(sys.modules, "sdedit.benchmarks.latent.genai_peer", raising=False)
+    request = replace(request_for(tmp_path), converted=str(tmp_path))
+    contender: Any = CONTENDERS[GENAI].open(request)
+    stamps: list[float] = []
+    assert np.array_equal(contender.edit(child.stamper(stamps)), request.guide())
+    pipeline = contender._pipeline
+    assert len(stamps) == STEPS
+    assert pipeline.made == (str(tmp_path), "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
+    assert (pipeline.said["strength"], pipeline.said["num_inference_steps"]) == (0.5, 2 * STEPS)
+    assert not pipeline.drawn[0].any()
+    assert np.array_equal(pipeline.drawn[1], request.noise((1, 4, 2, 2)))
+    for change, message in (
+        ({"vae": "tiny"}, "it takes no tiny"),
+        ({"converted": "/nowhere"}, "/nowhere is not there"),
+    ):
+        with pytest.raises(MissingError, match=message):
+            CONTENDERS[GENAI].open(replace(request, **change))
+    monkeypatch.delitem(sys.modules, "sdedit.benchmarks.latent.genai_peer")
 
 
 def test_a_process_measures_its_contender(built: Path, tmp_path: Path) -> None:
@@ -87,7 +132,7 @@ def run_stubs(
 ) -> tuple[suite.LatentSuite, dict[str, Any]]:
     """The report of stubs, whose processes are calls of `act`: their pictures are grey, bad's is not."""
     bundle = write_latent_bundle(tmp_path / "bundle")
-    request = Request(str(bundle), "", "", 32, 2, 1.0, edits=1, threads=1)
+    request = Request(str(bundle), "", "", "", 32, 2, 1.0, edits=1, threads=1)
 
     def run(file: Path, name: str, out: Path, seconds: float) -> child.Measured:
         act(name)

@@ -13,7 +13,7 @@ Operation = tuple[str, tuple[str, ...], tuple[object, ...]]
 
 
 class Simplifiable(nn.Module):
-    """What networks have, written as a tracer sees it: a norm, halves, views, pads and sums that can be left out."""
+    """A norm, a pad, views, halves, and sums that can be left out: networks have these, as a tracer sees them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -59,6 +59,15 @@ def onnxruntime_peer() -> Spec:
     return Spec("float32", build, needs=("onnxruntime", "tokenizers"))
 
 
+def genai_peer() -> Spec:
+    def build(request: Request) -> Contender:
+        from .genai_peer import GenAI
+
+        return GenAI(request)
+
+    return Spec("float32", build, needs=("openvino", "openvino_genai"))
+
+
 DIFFUSERS = "diffusers, float32"
 """The contender that the others' pictures are compared with, and that speed-ups are measured against."""
 
@@ -67,6 +76,7 @@ CONTENDERS: dict[str, Spec] = {
     "sdedit, openvino, float32": our("openvino", "float32"),
     DIFFUSERS: diffusers_peer(compiled=False),
     "onnxruntime and a numpy loop": onnxruntime_peer(),
+    "OpenVINO GenAI, float32": genai_peer(),
     "diffusers, torch.compile, float32": diffusers_peer(compiled=True),
 }
 """In the order in which they run: where time ends, the last ones are dropped."""

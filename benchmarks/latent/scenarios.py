@@ -50,12 +50,14 @@ SCENARIOS = {
 class Request:
     """The facts that a contender's process is told.
 
-    bundle, pipeline: folders of the same networks. vae: folder of the autoencoder, "" for the pipeline's own. side: of
-    the picture. edits: how many to make. threads: of the contender.
+    bundle, pipeline: folders of the same networks. converted: where the pipeline may be in openvino's format. vae:
+    folder of the autoencoder, "" for the pipeline's own. side: of the picture. edits: how many to make. threads: of the
+    contender.
     """
 
     bundle: str
     pipeline: str
+    converted: str
     vae: str
     side: int
     steps: int
@@ -96,6 +98,7 @@ def prepare(shape: Shape, scenario: Scenario, folder: Path, threads: int, say: S
     return Request(
         bundle=str(bundle.path),
         pipeline=str(pipeline),
+        converted=str(home / "openvino"),
         vae=options.get("vae", ""),
         side=shape.side,
         steps=scenario.steps,
