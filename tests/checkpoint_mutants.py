@@ -36,7 +36,7 @@ def ddpm() -> dict[str, Tensor]:
 
 @cache
 def ncsnpp() -> dict[str, Tensor]:
-    config = NCSNppConfig(width=8, width_multiples=(1,), blocks=1, attention=(0,), sigmas=10)
+    config = NCSNppConfig(width=8, width_multiples=(1, 1), blocks=1, attention=(1,), sigmas=10)
     state = tensors_of(lambda: NCSNpp(config))
     return {**state, "sigmas": torch.exp(torch.linspace(3, -3, 10))}
 

@@ -16,7 +16,7 @@ from .scenarios import SCENARIOS
 from .shapes import Shape
 from .suite import LatentSuite
 
-MINUTES = 17.0
+MINUTES = 35.0
 """Time of a scenario, once its models are made: no contender is started later."""
 
 FOLDER = "bench-latent"

@@ -65,7 +65,7 @@ def genai_peer() -> Spec:
 
         return GenAI(request)
 
-    return Spec("float32", build, needs=("openvino", "openvino_genai"))
+    return Spec("float32, bytes cut", build, needs=("openvino", "openvino_genai"))
 
 
 DIFFUSERS = "diffusers, float32"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from .shapes import Shape
 
@@ -42,6 +43,15 @@ def save_pipeline(shape: Shape, folder: Path) -> None:
     for network in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         round_to_half(network)
     pipeline.save_pretrained(folder)
+    name_as_before(folder / "text_encoder" / "model.safetensors")
+
+
+def name_as_before(file: Path) -> None:
+    """Give the text encoder's weights the names that folders in use have; transformers' newest writes shorter ones."""
+    weights = load_file(file)
+    save_file(
+        {f"text_model.{name.removeprefix('text_model.')}": w for name, w in weights.items()}, file, {"format": "pt"}
+    )
 
 
 def round_to_half(network: torch.nn.Module) -> None:
