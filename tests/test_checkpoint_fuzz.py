@@ -34,6 +34,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(tmp_path: Path, record_prop
     record_property("mutants", MUTANTS)
     record_property("refused", counts["refused"])
     record_property("slowest_seconds", slowest)
+    assert counts.keys() == {"refused", "loaded"}
     assert refused == {f"{kind} {family} {c}" for kind in ("bytes", "state") for family in FAMILIES for c in CONTAINERS}
 
 
